@@ -1,0 +1,38 @@
+# make demo    trains, evaluates and compares three runs on the embedded digits -> results/demo/report.md
+# make test    everything that must hold: style, types, room order, tests
+# Both build .venv first if it is not there; doing either again repeats nothing that is done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo ">>> building $(VENV) (a minute or two, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	@echo ">>> dynamics demo: three runs on 8x8 digits, evaluated and compared, in results/demo"
+	$(BIN)/dynamics demo --out results/demo
+
+check: $(VENV)/.installed
+	@echo ">>> style, types, room order"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	@echo ">>> tests"
+	$(BIN)/pytest -n 2 tests dynamics --doctest-modules
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

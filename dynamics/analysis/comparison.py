@@ -1,0 +1,295 @@
+"""One row of numbers a run, and the differences between runs, judged against the spread over seeds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dynamics.analysis.metrics import Metric, metric
+from dynamics.analysis.runs import attribute, bin_edges, group, run_labels
+from dynamics.evaluation.evaluate import accuracy_interval
+from dynamics.options import invalid
+
+T_FROM = 0.3
+"""On a finite data set the exact v* memorises below this t, so that its error there does not measure quality."""
+
+PROTOCOL = (
+    "num_samples",
+    "num_reference",
+    "label_mode",
+    "method",
+    "evaluation_seed",
+    "extractor",
+    "extractor_sha256",
+    "data",
+    "data_sha256",
+    "weights",
+    "exact_rows_per_bin",
+)
+"""Attributes of the group evaluation that must agree before two runs can be compared."""
+
+
+def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Dataset:
+    """Return the squared error of a velocity as a share of the exact velocity's squared norm.
+
+    R = E[error] / E[scale] with standard error by the delta method, sqrt(sem_error^2 + R^2 sem_scale^2) / E[scale].
+    The covariance of error and scale over rows is not stored and is taken as 0. Rows with a large exact velocity tend
+    to have a large error too; then the true standard error is smaller than this one.
+
+    Args:
+        ds: The group gaps or evaluation: `<what>_error` and `<what>_scale` [...], squared pixels, and their `_sem`.
+        what: v (by t_bin), u (by gap_bin) or one_step (t, r) = (1, 0).
+
+    Returns:
+        `relative_error` and `relative_error_sem` with the same dimensions, unit 1; 1 is what a network that answers
+        0 everywhere would get.
+
+    Raises:
+        ValueError: The dataset does not have that error.
+
+    Example:
+        >>> values = {"u_error": 1.0, "u_error_sem": 0.3, "u_scale": 10.0, "u_scale_sem": 4.0}
+        >>> r = relative_error(xr.Dataset(values), "u")
+        >>> round(float(r.relative_error), 3), round(float(r.relative_error_sem), 3)
+        (0.1, 0.05)
+    """
+    if f"{what}_error" not in ds:
+        remedy = "pass the group gaps or evaluation (dynamics evaluate DIR adds the latter)"
+        raise invalid("ds", sorted(map(str, ds.data_vars)), f"a dataset with {what}_error", remedy)
+    error, scale = ds[f"{what}_error"], ds[f"{what}_scale"]
+    ratio = error / scale
+    sem = (ds[f"{what}_error_sem"] ** 2 + (ratio * ds[f"{what}_scale_sem"]) ** 2) ** 0.5 / scale
+    text = f"relative squared error of {'the one-step velocity' if what == 'one_step' else what}"
+    return xr.Dataset(
+        {
+            "relative_error": ratio.assign_attrs(units="1", long_name=text),
+            "relative_error_sem": sem.assign_attrs(units="1", long_name=f"{text}, standard error over rows"),
+        }
+    )
+
+
+def summary(tree: xr.DataTree) -> pd.DataFrame:
+    """Return one row of final numbers a run.
+
+    Exact errors are those of the evaluation if all runs have one, else of the last measurement while training.
+
+    Args:
+        tree: One run or many.
+
+    Returns:
+        Index `run`. Columns (those that were measured): v_error (mean over bins of t) and v_error_from_0.3 (bins from
+        t = 0.3), u_error_<low>-<high> by gap, one_step_error, all relative and with `_sem`; by field and number of
+        evaluations fd_<extractor>_u_nfe1, kd_<extractor>_u_nfe1 with `_sem`, accuracy_u_nfe1 with the ends `_low` and
+        `_high` of its 95% Wilson interval, precision_u_nfe1, recall_u_nfe1; seconds; peak_memory_mb; protocol, a text
+        that is equal for runs measured alike. `attrs["exact"]` names the group of the exact errors.
+
+    Raises:
+        ValueError: Neither group has the exact errors of every run.
+    """
+    runs = run_labels(tree)
+    exact, source = _exact(tree, runs)
+    columns = {**_exact_columns(exact), **_costs(tree)}
+    if "evaluation" in tree.children:
+        evaluation = group(tree, "evaluation")
+        columns = {**_exact_columns(exact), **_sampled(evaluation), **_costs(tree)}
+        columns["protocol"] = pd.Series(["; ".join(row) for row in protocol(tree).to_numpy()], evaluation.run.values)
+    table = pd.DataFrame({name: series.reindex(runs) for name, series in columns.items()}, pd.Index(runs, name="run"))
+    if "protocol" not in table:
+        table["protocol"] = [str(rows) for rows in attribute(exact, "gaps", "rows_per_bin")]
+    table["protocol"] = table["protocol"].fillna("not evaluated")
+    table.attrs["exact"] = source
+    return table
+
+
+def protocol(tree: xr.DataTree) -> pd.DataFrame:
+    """Return how each run was evaluated: index `run`, a column of texts for each name in PROTOCOL ("" if unknown).
+
+    Raises:
+        ValueError: No run was evaluated.
+    """
+    ds = group(tree, "evaluation")
+    table = {
+        name: ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        for name, values in ((name, attribute(ds, "evaluation", name)) for name in PROTOCOL)
+    }
+    return pd.DataFrame(table, pd.Index([str(run) for run in ds.run.values], name="run"))
+
+
+def differences(table: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """Compare every run with one of them.
+
+    One run a setting has no interval over seeds. What is judged is whether a difference is larger than what seeds
+    alone usually make (see `dynamics.analysis.metrics`); one that is not proves nothing, and one that is may still
+    have other causes.
+
+    Args:
+        table: From `summary`.
+        baseline: A run's label; the first run if None.
+
+    Returns:
+        A row per run and metric: run, metric, value, reference (the baseline's value), change (relative to the
+        reference), lower_is_better, direction (better, worse, equal), verdict (beyond or within the usual spread, not
+        judged, not comparable) and reason.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+    runs = [str(run) for run in table.index]
+    baseline = runs[0] if baseline is None else baseline
+    if baseline not in runs:
+        raise invalid("baseline", baseline, ", ".join(runs), "name one of the runs")
+    by_run = table.T
+    rows = [row for run in runs if run != baseline for row in _compare(by_run[run], by_run[baseline], run)]
+    names = ["run", "metric", "value", "reference", "change", "lower_is_better", "direction", "verdict", "reason"]
+    return pd.DataFrame(rows, columns=names)
+
+
+BEYOND = "beyond the usual spread"
+WITHIN = "within the usual spread"
+NOT_JUDGED = "not judged"
+NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One metric's columns of a run and of the baseline."""
+
+    name: str
+    run: "pd.Series[Any]"
+    base: "pd.Series[Any]"
+
+    @property
+    def difference(self) -> float:
+        return float(self.run[self.name] - self.base[self.name])
+
+    @property
+    def change(self) -> float:
+        base = float(self.base[self.name])
+        return self.difference / base if base > 0 else float("nan")
+
+    def verdict(self, kind: Metric) -> tuple[str, str]:
+        """Judge the difference; the second text is the reason."""
+        if kind.by_interval:
+            low, high = f"{self.name}_low", f"{self.name}_high"
+            apart = self.run[low] > self.base[high] or self.run[high] < self.base[low]
+            return (BEYOND, "95% intervals do not overlap") if apart else (WITHIN, "95% intervals overlap")
+        if kind.spread is None:
+            return NOT_JUDGED, kind.source
+        if not np.isfinite(self.change):
+            return NOT_JUDGED, "the baseline's value is not positive"
+        error = np.hypot(self.run.get(f"{self.name}_sem", 0.0), self.base.get(f"{self.name}_sem", 0.0))
+        if kind.independent and abs(self.difference) <= 2 * error:
+            return WITHIN, "less than two standard errors of the measurement"
+        return (BEYOND if abs(self.change) > kind.spread else WITHIN), kind.source
+
+
+def _compare(run: "pd.Series[Any]", base: "pd.Series[Any]", label: str) -> Iterator[dict[str, object]]:
+    for name in map(str, run.index):
+        if name == "protocol" or name.endswith(("_sem", "_low", "_high")) or run.isna()[name] or base.isna()[name]:
+            continue
+        kind, pair = metric(name), _Pair(name, run, base)
+        verdict, reason = pair.verdict(kind)
+        if kind.measured and run["protocol"] != base["protocol"]:
+            verdict, reason = NOT_COMPARABLE, "the two runs were measured differently (see the protocol)"
+        direction = "equal"
+        if pair.difference != 0:
+            direction = "better" if (pair.difference < 0) == kind.lower_is_better else "worse"
+        yield {
+            "run": label,
+            "metric": name,
+            "value": float(run[name]),
+            "reference": float(base[name]),
+            "change": pair.change,
+            "lower_is_better": kind.lower_is_better,
+            "direction": direction,
+            "verdict": verdict,
+            "reason": reason,
+        }
+
+
+def _exact(tree: xr.DataTree, runs: list[str]) -> tuple[xr.Dataset, str]:
+    """Return the final exact errors of all runs and the group they come from."""
+    for name in ("evaluation", "gaps"):
+        if name not in tree.children:
+            continue
+        ds = group(tree, name)
+        if "one_step_error" not in ds:
+            continue
+        known = np.isfinite(ds.one_step_error.transpose("run", ...).values).reshape(ds.sizes["run"], -1)
+        if set(map(str, ds.run.values)) != set(runs) or not known.any(1).all():
+            continue
+        if name == "gaps":
+            last = known.shape[1] - 1 - known[:, ::-1].argmax(1)
+            each = {"run": np.arange(len(last)), "step": last}
+            ds = ds.isel({dim: xr.DataArray(index, dims="run") for dim, index in each.items()})
+        return ds, name
+    remedy = "dynamics evaluate DIR for each of them, or train with the observer gaps"
+    raise invalid("groups", sorted(tree.children), "exact errors of every run", remedy)
+
+
+def _exact_columns(ds: xr.Dataset) -> dict[str, "pd.Series[Any]"]:
+    v, u, one_step = (relative_error(ds, what) for what in ("v", "u", "one_step"))
+    late = [low >= T_FROM for low, _ in bin_edges(ds, "t_bin")]
+    columns: dict[str, xr.Dataset] = {"v_error": _mean(v)}
+    if any(late):
+        columns[f"v_error_from_{T_FROM:g}"] = _mean(v.isel(t_bin=late))
+    for i, (low, high) in enumerate(bin_edges(ds, "gap_bin")):
+        columns[f"u_error_{low:g}-{high:g}"] = u.isel(gap_bin=i)
+    columns["one_step_error"] = one_step
+    return {
+        name + suffix: _series(part[f"relative_error{suffix}"])
+        for name, part in columns.items()
+        for suffix in ("", "_sem")
+    }
+
+
+def _mean(part: xr.Dataset) -> xr.Dataset:
+    """Average over bins of t, whose rows are independent."""
+    sem = (part.relative_error_sem**2).sum("t_bin") ** 0.5 / part.relative_error.count("t_bin")
+    return xr.Dataset({"relative_error": part.relative_error.mean("t_bin"), "relative_error_sem": sem})
+
+
+def _sampled(ds: xr.Dataset) -> dict[str, "pd.Series[Any]"]:
+    """Return distances, accuracy with interval, precision and recall by field and number of evaluations."""
+    columns = {}
+    counts = attribute(ds, "evaluation", "num_samples")
+    distances = sorted(n for n in map(str, ds.data_vars) if n.startswith(("fd_", "kd_")) and not n.endswith("_sem"))
+    for name in (*distances, "accuracy", "precision", "recall"):
+        for field in ds.field.values:
+            for nfe in ds.nfe.values:
+                column, where = f"{name}_{field}_nfe{nfe}", {"field": field, "nfe": nfe}
+                values = _series(ds[name].sel(where))
+                if values.isna().all():
+                    continue
+                columns[column] = values
+                if f"{name}_sem" in ds:
+                    columns[f"{column}_sem"] = _series(ds[f"{name}_sem"].sel(where))
+                if name == "accuracy":
+                    ends = np.array([_interval(a, n) for a, n in zip(values, counts, strict=True)])
+                    columns[f"{column}_low"] = pd.Series(ends[:, 0], values.index)
+                    columns[f"{column}_high"] = pd.Series(ends[:, 1], values.index)
+    return columns
+
+
+def _interval(accuracy: float, num_samples: object) -> tuple[float, float]:
+    if np.isnan(accuracy) or not isinstance(num_samples, int | float):
+        return float("nan"), float("nan")
+    return accuracy_interval(accuracy, int(num_samples))
+
+
+def _costs(tree: xr.DataTree) -> dict[str, "pd.Series[Any]"]:
+    """Return seconds and peak memory from whichever groups have them."""
+    columns = {}
+    for name in ("seconds", "peak_memory_mb"):
+        found = [_series(group(tree, g)[name]) for g in tree.children if name in group(tree, g).coords]
+        if found:
+            joined = pd.concat(found)
+            columns[name] = joined[~joined.index.duplicated()]
+    return columns
+
+
+def _series(values: xr.DataArray) -> "pd.Series[Any]":
+    return pd.Series(values.values.astype(float), [str(run) for run in values.run.values])

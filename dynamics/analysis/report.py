@@ -1,0 +1,157 @@
+"""The report of one run, or the comparison of several: figures, tables and plain sentences."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from dynamics.analysis import plots
+from dynamics.analysis.comparison import differences, summary
+from dynamics.analysis.runs import REMEDIES, label_runs
+from dynamics.analysis.text import how_to_repeat, protocol_table, results_tables, run_tables, sentences
+from dynamics.options import invalid
+from dynamics.store import collect, read_run, write_tree
+from dynamics.store.atomic import replacing
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One figure of the report."""
+
+    name: str
+    draw: Callable[[xr.DataTree], Figure]
+    group: str
+    caption: str
+
+
+PICTURES = (
+    _Picture(
+        "sample_grids",
+        plots.sample_grids,
+        "evaluation",
+        "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
+        "a column is a class.",
+    ),
+    _Picture(
+        "distance_by_nfe",
+        plots.distance_by_nfe,
+        "evaluation",
+        "Frechet distance to the reference images, and share of samples that a classifier puts into the class asked "
+        "for, by number of network evaluations.",
+    ),
+    _Picture(
+        "error_by_gap",
+        plots.error_by_gap,
+        "gaps",
+        "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
+        "those of one-step sampling.",
+    ),
+    _Picture(
+        "velocity_errors",
+        plots.velocity_errors,
+        "gaps",
+        "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
+        "set the exact v memorises at small t, where its error does not measure quality.",
+    ),
+    _Picture(
+        "losses",
+        plots.losses,
+        "training",
+        "Raw losses (before any weighting) of the rows with r = t and with r < t; smoothed, the recorded values faint.",
+    ),
+    _Picture(
+        "schedule",
+        plots.schedule,
+        "training",
+        "What the curricula did: share of the weight that u gets, their own series, and the gaps that were drawn.",
+    ),
+)
+
+
+def write_report(
+    run_dirs: Sequence[Path],
+    out: Path,
+    title: str | None = None,
+    baseline: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Path:
+    """Write merged.nc, figures/*.png and *.svg, and report.md into a folder; what is there is replaced.
+
+    Args:
+        run_dirs: Folders of finished runs, in the order they are shown.
+        out: The folder; made if missing.
+        title: The report's title.
+        baseline: Label of the run that the others are compared with; the first if None.
+        labels: A name for each run; the folders' names if None.
+
+    Returns:
+        Path of report.md.
+
+    Raises:
+        ValueError: No run, a folder without run.nc, labels that do not fit, an unknown baseline, or no exact errors.
+    """
+    folders = [Path(folder) for folder in run_dirs]
+    names = _labels(folders, labels)
+    if baseline is not None and baseline not in names:
+        raise invalid("baseline", baseline, ", ".join(names), "name one of the runs")
+    tree = _open(folders, names)
+    table = summary(tree)
+    out = Path(out)
+    write_tree(out / "merged.nc", tree)
+    pictures = _pictures(tree, out)
+    lead = f"Report of {names[0]}" if len(names) == 1 else f"Comparison of {len(names)} runs"
+    parts = [
+        f"# {title or lead}",
+        "## What was run",
+        run_tables(tree),
+        "## Results",
+        results_tables(table),
+    ]
+    if len(names) > 1:
+        reference = baseline or names[0]
+        parts += [f"## Differences against {reference}", sentences(differences(table, reference), reference)]
+    parts += ["## Figures", pictures]
+    parts += ["## Protocol", protocol_table(tree)]
+    parts += ["## How to repeat it", how_to_repeat(tree, dict(zip(names, folders, strict=True)), out, title, baseline)]
+    with replacing(out / "report.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return out / "report.md"
+
+
+def _labels(folders: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
+    if not folders:
+        raise invalid("run_dirs", [], "at least one run folder", "name the folders of finished runs")
+    for folder in folders:
+        if not (folder / "run.nc").is_file():
+            remedy = f"train it to the end: dynamics train PRESET --out {folder}"
+            raise invalid("run", str(folder), "a finished run (with run.nc)", remedy)
+    if labels is None:
+        names = [folder.resolve().name for folder in folders]
+        return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    if len(labels) != len(folders) or len(set(labels)) != len(labels):
+        raise invalid("labels", list(labels), f"{len(folders)} different names", "pass one label a run")
+    return list(labels)
+
+
+def _open(folders: Sequence[Path], names: Sequence[str]) -> xr.DataTree:
+    files = [folder / "run.nc" for folder in folders]
+    tree = collect(files)
+    ids = [str(read_run(file).attrs["run_id"]) for file in files]
+    return label_runs(tree, dict(zip(ids, names, strict=True)))
+
+
+def _pictures(tree: xr.DataTree, out: Path) -> str:
+    """Draw the figures that the groups allow, and link them; say what adds the others."""
+    parts = []
+    for picture in PICTURES:
+        if picture.group not in tree.children:
+            parts.append(
+                f"No {picture.name.replace('_', ' ')}: no run has the group {picture.group}. {REMEDIES[picture.group]}"
+            )
+            continue
+        figure = picture.draw(tree)
+        plots.save(figure, out / "figures" / picture.name)
+        parts.append(f"![{figure.get_suptitle()}](figures/{picture.name}.png)\n\n{picture.caption}")
+    return "\n\n".join(parts)

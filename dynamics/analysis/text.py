@@ -1,0 +1,238 @@
+"""The words and tables of a report."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WITHIN, protocol
+from dynamics.analysis.metrics import SEED_SPREAD_DISTANCE, SEED_SPREAD_EXACT, metric_title
+from dynamics.analysis.runs import attribute, group, run_labels
+from dynamics.store.schema import PROVENANCE
+
+NOT_KNOBS = {*PROVENANCE, "run", "session_seconds", "peak_memory_mb", "device", "num_parameters"}
+"""Coordinates on `run` that are no settings."""
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table.
+
+    Example:
+        >>> print(markdown(["run", "loss"], [["a", "0.5"]]))
+        | run | loss |
+        |---|---|
+        | a | 0.5 |
+    """
+    lines = [_line(header), "|" + "---|" * len(header), *(_line(row) for row in rows)]
+    return "\n".join(lines)
+
+
+def number(value: object) -> str:
+    """Return a number with three digits that count, a whole one with all of them, or a dash for none.
+
+    Example:
+        >>> [number(v) for v in (0.9, 0.012345, 356.2, 1234.5, 2000, float("nan"))]
+        ['0.900', '0.0123', '356', '1234', '2000', '-']
+    """
+    if isinstance(value, str):
+        return value or "-"
+    if not isinstance(value, int | float | np.number) or math.isnan(value):
+        return "-"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def run_tables(tree: xr.DataTree) -> str:
+    """Return what was run: a table of the runs, and one of the settings in which they differ."""
+    ds = group(tree, "training")
+    header = ["run", "id", "steps", "batch", "parameters", "seed", "revision", "host", "torch", "seconds", "peak MB"]
+    rows = []
+    for i, run in enumerate(ds.run.values):
+        known = {str(k): c.values[i] for k, c in ds.coords.items() if c.dims == ("run",)}
+        config = json.loads(str(known.get("config_json") or "{}")).get("training", {})
+        sha = str(known.get("git_sha", ""))[:10]
+        rows.append(
+            [
+                str(run),
+                f"`{known.get('run_id', '-')}`",
+                number(config.get("num_steps")),
+                number(config.get("batch_size")),
+                f"{int(known['num_parameters']):,}" if "num_parameters" in known else "-",
+                str(known.get("seed", "-")),
+                (sha or "-") + (" + uncommitted changes" if known.get("dirty") == 1 else ""),
+                str(known.get("host", "-")),
+                json.loads(str(known.get("versions") or "{}")).get("torch", "-"),
+                number(known.get("seconds")),
+                number(known.get("peak_memory_mb")),
+            ]
+        )
+    text = markdown(*_without_empty(header, rows))
+    knobs = [str(k) for k, c in ds.coords.items() if c.dims == ("run",) and k not in NOT_KNOBS]
+    if ds.sizes["run"] > 1 and knobs:
+        values = [[str(run), *(f"`{ds[k].values[i]}`" for k in knobs)] for i, run in enumerate(ds.run.values)]
+        text += "\n\nSettings in which they differ:\n\n" + markdown(["run", *knobs], values)
+    return text
+
+
+def results_tables(table: pd.DataFrame) -> str:
+    """Return the final numbers of `summary`: one table of exact errors, one of samples."""
+    source = {"evaluation": "measured by the evaluation", "gaps": "at the last measurement while training"}
+    exact = [name for name in _metrics(table) if "_error" in name]
+    text = (
+        f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
+        "answering 0), with one standard error over rows, the same rows for every run. On a finite data set the exact "
+        "v memorises at small t; there its error does not measure quality.\n\n"
+    )
+    text += _results(table, exact)
+    sampled = [name for name in _metrics(table) if name not in (*exact, "seconds", "peak_memory_mb")]
+    if sampled:
+        text += "\n\nSamples, by sampled field (u or v) and number of network evaluations (NFE); accuracy with its 95% "
+        text += "Wilson interval:\n\n" + _results(table, sampled)
+    return text
+
+
+def sentences(table: pd.DataFrame, baseline: str) -> str:
+    """Say how each run differs from the baseline, whichever way it goes.
+
+    Args:
+        table: From `differences`.
+        baseline: The label of the run they are compared with.
+    """
+    parts = [
+        "One run a setting has no interval over seeds. As a yardstick, seeds alone change exact errors by up to "
+        f"{SEED_SPREAD_EXACT:.0%} and Frechet distances by up to {SEED_SPREAD_DISTANCE:.0%} (measured on 8x8 digits); "
+        "a difference inside that spread shows nothing, and one beyond it needs more seeds to be sure. Accuracy is "
+        "judged by its 95% intervals, which cover the sampling only."
+    ]
+    for run in dict.fromkeys(table["run"]):
+        mine = table[table["run"] == run]
+        lines = [f"**{run}** against {baseline}:", ""]
+        for direction in ("better", "worse"):
+            found = mine[(mine["verdict"] == BEYOND) & (mine["direction"] == direction)]
+            lines.append(f"- {direction.capitalize()}, {BEYOND}:" + ("" if len(found) else " nothing."))
+            lines += [f"    - {difference}" for difference in _differences(found)]
+        within = _differences(mine[mine["verdict"] == WITHIN])
+        lines.append(f"- {WITHIN.capitalize()}: {'; '.join(within) or 'nothing'}.")
+        for verdict in (NOT_JUDGED, NOT_COMPARABLE):
+            for reason, found in mine[mine["verdict"] == verdict].groupby("reason", sort=False):
+                lines.append(f"- {verdict.capitalize()}, {reason}: {'; '.join(_differences(found))}.")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def protocol_table(tree: xr.DataTree) -> str:
+    """Return how the runs were evaluated: checkpoint, weights, samples, extractor, data, with their sha256."""
+    if "evaluation" not in tree.children:
+        return "No run was evaluated: dynamics evaluate DIR."
+    ds, table = group(tree, "evaluation"), protocol(tree)
+    table["checkpoint_step"] = [number(step) for step in attribute(ds, "evaluation", "checkpoint")]
+    table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"
+    rows = []
+    for name in table.columns:
+        values = [str(value) or "-" for value in table[name]]
+        rows.append([str(name).replace("_", " "), *(values if len(set(values)) > 1 else values[:1])])
+    if all(len(row) == 2 for row in rows):
+        text = markdown(["setting", "value"], rows)
+    else:
+        full = [row if len(row) > 2 else row + row[1:] * (len(table) - 1) for row in rows]
+        text = markdown(["setting", *table.index], full)
+    missing = [run for run in run_labels(tree) if run not in table.index]
+    if missing:
+        text += f"\n\nNot evaluated: {', '.join(missing)} (dynamics evaluate DIR)."
+    return text + "\n\nThe reference is all images of the data set, seen by the extractor's features."
+
+
+def how_to_repeat(
+    tree: xr.DataTree, folders: Mapping[str, Path], out: Path, title: str | None, baseline: str | None
+) -> str:
+    """Return the commands that make the runs, their evaluation and this report again.
+
+    Args:
+        tree: The runs.
+        folders: Each run's folder by its label.
+        out: The report's folder.
+        title: As given.
+        baseline: As given.
+    """
+    lines = [_command("train", folder / "config.json", "--out", folder) for folder in folders.values()]
+    if "evaluation" in tree.children:
+        ds = group(tree, "evaluation")
+        for i, run in enumerate(ds.run.values):
+            lines += _evaluations(ds, i, folders[str(run)])
+    last = ["report", *folders.values(), "--out", out]
+    for option, value in (("--title", title), ("--baseline", baseline)):
+        last += [option, value] if value is not None else []
+    lines.append(_command(*last))
+    text = "\n".join(lines)
+    return f"A finished run is left alone; give another `--out` to train it anew.\n\n```\n{text}\n```"
+
+
+def _evaluations(ds: xr.Dataset, run: int, folder: Path) -> list[str]:
+    known = {name: attribute(ds, "evaluation", name)[run] for name in ("num_samples", "label_mode", "method")}
+    known["seed"] = attribute(ds, "evaluation", "evaluation_seed")[run]
+    known["weights"] = attribute(ds, "evaluation", "weights")[run]
+    known["exact_rows"] = attribute(ds, "evaluation", "exact_rows_per_bin")[run]
+    given = {f"--{name.replace('_', '-')}": number(value) for name, value in known.items() if value is not None}
+    options = [part for pair in given.items() for part in pair]
+    lines = []
+    for field in ds.field.values:
+        measured = ds.accuracy.isel(run=run).sel(field=field).dropna("nfe").nfe.values.tolist()
+        if measured:
+            lines.append(_command("evaluate", folder, "--field", str(field), "--nfe", *map(str, measured), *options))
+    return lines
+
+
+def _command(*parts: object) -> str:
+    return shlex.join(["dynamics", *map(str, parts)])
+
+
+def _ema(config_json: str) -> str:
+    decays = json.loads(config_json or "{}").get("training", {}).get("ema_decays", [])
+    return str(decays[0]) if decays else "-"
+
+
+def _metrics(table: pd.DataFrame) -> list[str]:
+    return [str(c) for c in table.columns if c != "protocol" and not str(c).endswith(("_sem", "_low", "_high"))]
+
+
+def _results(table: pd.DataFrame, names: Sequence[str]) -> str:
+    runs, by_run = [str(run) for run in table.index], table.T
+    return markdown(["", *runs], ([metric_title(n), *(_value(by_run[run], n) for run in runs)] for n in names))
+
+
+def _value(row: "pd.Series[Any]", name: str) -> str:
+    text = number(float(row[name]))
+    if text == "-":
+        return text
+    if f"{name}_sem" in row:
+        text += f" ± {float(row[f'{name}_sem']):.2g}"
+    if f"{name}_low" in row:
+        text += f" [{float(row[f'{name}_low']):.3g}, {float(row[f'{name}_high']):.3g}]"
+    return text
+
+
+def _differences(found: pd.DataFrame) -> list[str]:
+    """Say each difference in words: what, the value, the baseline's, the relative change and the direction."""
+    lines = []
+    for row in found.to_dict("records"):
+        change = f"{row['change']:+.1%}, " if math.isfinite(row["change"]) else ""
+        what = f"{metric_title(row['metric'])}: {number(row['value'])} instead of {number(row['reference'])}"
+        lines.append(f"{what} ({change}{row['direction']})")
+    return lines
+
+
+def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Drop the columns that no run has a value for."""
+    kept = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -1,0 +1,257 @@
+"""The command `dynamics`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from dynamics.options import invalid
+
+BAD_INPUT = 2
+NOT_FINITE = 3
+
+POSITIONAL = tyro.conf.Positional
+
+
+def presets(args: "PresetsArgs") -> None:
+    """Print the table of presets."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynamics.config import PRESETS
+    from dynamics.data import load
+    from dynamics.models.cost import cost
+
+    table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
+    for name, config in PRESETS.items():
+        data, training = load(config.data), config.training
+        c = cost(config.model, data.shape, data.num_classes)
+        memory = c.training_gb(training.batch_size // training.accumulation, len(training.ema_decays))
+        model = " ".join(f"{k}={v}" for k, v in config.model.model_dump().items() if k not in ("kind", "mlp_ratio"))
+        table.add_row(
+            name,
+            data.name,
+            f"{config.model.kind} {model}",
+            f"{c.num_parameters:,}",
+            f"{c.forward_gflops:.4g}",
+            f"{training.num_steps:,}",
+            f"{training.batch_size}",
+            f"{memory:.2f}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print("GFLOPs: multiply-adds of one row. Memory: weights, gradients, optimiser, averages and activations;")
+    console.print("torch itself takes about 0.4 GB more. Any value can be changed: dynamics train PRESET --help")
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Measure a finished run: Frechet and kernel distance, class accuracy, exact velocity errors, sample grids.
+
+    Adds the group `evaluation` to DIR/run.nc; settings measured before stay beside the new ones.
+    """
+
+    dir: Annotated[POSITIONAL[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    nfe: tuple[int, ...] = (1, 2, 32)
+    """Numbers of network evaluations per sample."""
+    num_samples: int = 2000
+    """Samples per setting."""
+    field: Literal["u", "v"] = "u"
+    """Sample by the average velocity u, or integrate the instantaneous velocity v."""
+    method: Literal["euler", "heun"] = "euler"
+    """Integrator of v."""
+    label_mode: Literal["uniform", "balanced"] = "uniform"
+    """Labels uniformly at random, or equally many of each class."""
+    seed: int = 0
+    """Seed of labels and noise."""
+    weights: str = "ema"
+    """ema (the first average), model, or a recorded decay such as 0.999."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; the newest if left out."""
+    exact_rows: int = 256
+    """Rows per bin for the exact velocity errors."""
+
+
+def evaluate(args: EvaluateArgs) -> None:
+    """Measure a finished run and show the result."""
+    from dynamics.evaluation.evaluate import EvaluationOptions
+    from dynamics.runner import evaluate_run
+
+    options = EvaluationOptions(
+        nfe=args.nfe,
+        num_samples=args.num_samples,
+        field=args.field,
+        method=args.method,
+        label_mode=args.label_mode,
+        seed=args.seed,
+    )
+    measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights)
+    columns = [name for name in measured.data_vars if measured[name].dims == ("field", "nfe")]
+    print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+    one_step = float(measured.one_step_error / measured.one_step_scale)
+    print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
+    print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Draw figures and write report.md for one run, or compare several."""
+
+    dirs: Annotated[POSITIONAL[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Folders of finished runs; the first is the baseline unless --baseline names another."""
+    out: Path
+    """Folder that takes merged.nc, figures/ and report.md."""
+    title: str | None = None
+    """Title of the report."""
+    baseline: str | None = None
+    """Name of the run that the others are compared with."""
+
+
+def report(args: ReportArgs) -> None:
+    """Write the report and name it."""
+    from dynamics.analysis.report import write_report
+    from dynamics.runner import check_finished
+
+    check_finished(args.dirs)
+    print(write_report(args.dirs, args.out, title=args.title, baseline=args.baseline))
+
+
+@dataclass(frozen=True)
+class DemoArgs:
+    """Train the MeanFlow baseline, the improved schedule and the gap law on 8x8 digits; evaluate and compare them.
+
+    Takes a few minutes on two cores. The same command again continues, and repeats nothing that is done.
+    """
+
+    out: Path = Path("results/demo")
+    """Folder of the runs, figures and report.md."""
+    num_steps: int | None = None
+    """Steps of each run; the presets' own if left out. Fewer is a quick look, not a result."""
+
+
+def run_demo(args: DemoArgs) -> None:
+    """Run the demo and name its report."""
+    from dynamics.demo import demo
+
+    print(f"report: {demo(args.out, args.num_steps)}")
+
+
+@dataclass(frozen=True)
+class DoctorArgs:
+    """Test this installation: derivative, attention kernels, compile, data, GPU, Slurm."""
+
+    compile: bool = True
+    """Also test torch.compile, which takes up to a minute."""
+
+
+def doctor(args: DoctorArgs) -> None:
+    """Print the findings; exit code 1 if anything that must work does not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynamics.doctor import examine
+
+    table = Table("check", "status", "detail")
+    findings = examine(args.compile)
+    for finding in findings:
+        table.add_row(finding.subject, finding.status, finding.detail)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if any(finding.status == "FAILED" for finding in findings):
+        raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a preset, or the config of a JSON file. The same command again resumes; a finished run is left alone."""
+
+    preset: Annotated[POSITIONAL[str], tyro.conf.arg(metavar="PRESET")]
+    """Name of a preset (see `dynamics presets`), or path of a config.json."""
+    out: Path
+    """The run folder."""
+    config: Annotated[Any, tyro.conf.arg(name="")]
+    """Every value of the config, the preset's where nothing is given."""
+
+
+def train(argv: Sequence[str]) -> None:
+    """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
+    from dynamics.config import PRESETS, RunConfig, preset
+    from dynamics.runner import run
+
+    # the defaults depend on the preset, so its name is needed before the options can be parsed
+    name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
+    path = Path(name)
+    config = RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
+    default = TrainArgs(preset=tyro.MISSING, out=tyro.MISSING, config=config)
+    args = tyro.cli(tyro.conf.AvoidSubcommands[TrainArgs], prog="dynamics train", args=list(argv), default=default)
+    folder = run(args.config, args.out)
+    print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
+
+
+@dataclass(frozen=True)
+class PresetsArgs:
+    """List the presets: data, model, parameters, forward GFLOPs, steps and a memory estimate."""
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "presets": (PresetsArgs, presets),
+    "train": (TrainArgs, train),
+    "evaluate": (EvaluateArgs, evaluate),
+    "report": (ReportArgs, report),
+    "demo": (DemoArgs, run_demo),
+    "doctor": (DoctorArgs, doctor),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; bad input is one line and exit code 2, a stop with checkpoint 75, a non-finite loss 3."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(argv)
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            own = problem.get("ctx", {}).get("error")  # a message of ours is complete already
+            text = own or invalid(where, problem["input"], problem["msg"], "see dynamics train PRESET --help")
+            print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except RuntimeError as error:
+        raise SystemExit(_explained(error)) from None
+
+
+def _dispatch(argv: list[str]) -> None:
+    if argv and argv[0] in COMMANDS:
+        arguments, command = COMMANDS[argv[0]]
+        if command is train:
+            return train(argv[1:])
+        return command(tyro.cli(arguments, prog=f"dynamics {argv[0]}", args=argv[1:]))
+    if argv and not argv[0].startswith("-"):
+        raise invalid("command", argv[0], ", ".join(COMMANDS), "dynamics --help")
+    print("usage: dynamics COMMAND [options]      training dynamics of one-step generative models\n")
+    for name, (arguments, _) in COMMANDS.items():
+        print(f"  {name:10} {(arguments.__doc__ or '').splitlines()[0]}")
+    print("\ndynamics COMMAND --help explains a command.")
+    raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else BAD_INPUT)
+
+
+def _explained(error: RuntimeError) -> int:
+    """Print what a known error means and return its exit code; raise an unknown one again."""
+    from dynamics.training import STOPPED, DamagedCheckpointError, Interrupted, NonFiniteLossError
+
+    if isinstance(error, Interrupted):
+        print(f"{error}; the same command continues", file=sys.stderr)
+        return STOPPED
+    if isinstance(error, NonFiniteLossError):
+        print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)
+        return NOT_FINITE
+    if isinstance(error, DamagedCheckpointError):
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    raise error

@@ -1,0 +1,85 @@
+"""The whole configuration of a run, and the presets."""
+
+import hashlib
+import json
+from typing import Self
+
+from pydantic import model_validator
+
+from dynamics.curricula import Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
+from dynamics.data import DataOptions
+from dynamics.flow.times import TimesOptions
+from dynamics.instruments import GapsOptions, ObserverOptions
+from dynamics.models import DiTOptions, MLPOptions, ModelOptions
+from dynamics.objectives import FlowMatching, MeanFlow, ObjectiveOptions
+from dynamics.options import Options, invalid
+from dynamics.training import TrainingOptions
+
+
+class RunConfig(Options):
+    """Everything that decides the outcome of a run."""
+
+    seed: int = 0
+    """Seed of initialisation, data order, times, noise and label drop."""
+    data: DataOptions = DataOptions()
+    model: ModelOptions = DiTOptions()
+    objective: ObjectiveOptions = MeanFlow()
+    times: TimesOptions = TimesOptions()
+    curricula: tuple[CurriculumOptions, ...] = ()
+    training: TrainingOptions = TrainingOptions()
+    observers: tuple[ObserverOptions, ...] = (GapsOptions(),)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if isinstance(self.objective, FlowMatching) and self.times.gap_share:
+            share = self.times.gap_share
+            raise invalid("times.gap_share", share, "0 with the flow_matching objective", "set it to 0")
+        # a chain of curricula that cannot work together fails here and not in the middle of a run
+        plan_for(
+            self.times,
+            self.curricula,
+            Progress(0, self.training.num_steps),
+            [c.initial_state() for c in self.curricula],
+        )
+        return self
+
+    def to_json(self) -> str:
+        """Return the config as canonical JSON."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def run_id(self) -> str:
+        """Hash of the JSON, 12 hexadecimal digits: equal configs have equal ids.
+
+        Example:
+            >>> RunConfig().run_id == RunConfig().run_id, RunConfig().run_id == RunConfig(seed=1).run_id
+            (True, False)
+        """
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+_DIGITS = TrainingOptions(num_steps=2000, batch_size=128, learning_rate=2e-3, ema_decays=(0.995,))
+
+PRESETS: dict[str, RunConfig] = {
+    "digits-meanflow": RunConfig(training=_DIGITS),
+    "digits-improved": RunConfig(curricula=(MinSNR(), Beta()), training=_DIGITS),
+    "digits-gap-law": RunConfig(times=TimesOptions(gap_share=0.5), curricula=(GapLaw(),), training=_DIGITS),
+    "digits-flow-matching": RunConfig(
+        objective=FlowMatching(), times=TimesOptions(gap_share=0.0), training=_DIGITS
+    ),
+    "mixture-meanflow": RunConfig(
+        data=DataOptions(name="digits-mixture"), model=MLPOptions(), training=_DIGITS
+    ),
+}
+"""One row per preset; every value not named here is the default of its room."""
+
+
+def preset(name: str) -> RunConfig:
+    """Return a preset by name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in PRESETS:
+        raise invalid("preset", name, ", ".join(PRESETS), "choose one of these, or pass the path of a config.json")
+    return PRESETS[name]

@@ -1,0 +1,29 @@
+"""beta(dt, s): the weight of average velocities moves from small gaps to all gaps (2511.19065)."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record, weigh_u
+from dynamics.flow.times import mean_gap
+
+
+class Beta(Curriculum):
+    """beta(dt, s) = 1 - s + lambda s (1 - dt) on r < t rows, s = 1 - (i/T)^k, lambda = 1/E[1 - dt].
+
+    lambda follows from the law of the gaps in force at the step, so that E[beta] = 1 for every s.
+    """
+
+    kind: Literal["beta"] = "beta"
+    k: float = Field(default=1.0, gt=0)
+    """Exponent of the progress; larger stays with small gaps for longer."""
+
+    def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
+        s = 1 - progress.fraction**self.k
+
+        def beta(plan: Plan, t: Tensor, r: Tensor) -> Tensor:
+            scale = 1 / (1 - mean_gap(plan.gap_law))
+            return 1 - s + scale * s * (1 - (t - r))
+
+        return record(weigh_u(plan, beta), beta_s=s)

@@ -1,0 +1,27 @@
+"""The 8x8 digits inside scikit-learn: the data set that needs no download."""
+
+import torch
+from sklearn import datasets
+
+from dynamics.data.imageset import ImageSet
+
+
+def load_digits() -> ImageSet:
+    """Return the 1797 handwritten digits of scikit-learn: 1x8x8, levels 0..16, 10 classes.
+
+    Example:
+        >>> data = load_digits()
+        >>> len(data.pixels), data.shape, data.num_classes
+        (1797, (1, 8, 8), 10)
+    """
+    bunch = datasets.load_digits()
+    return ImageSet(
+        pixels=torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1),
+        labels=torch.from_numpy(bunch.target).long(),
+        levels=16,
+        num_classes=10,
+        name="digits",
+        source="scikit-learn load_digits: test part of the UCI Optical Recognition of Handwritten Digits "
+        "(Alpaydin and Kaynak 1998, doi:10.24432/C50P49)",
+        licence="CC BY 4.0",
+    )

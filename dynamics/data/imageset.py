@@ -1,0 +1,161 @@
+"""What training sees of a data set, and the finite set of images that implements it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dynamics.data.loader import batch_indices
+from dynamics.options import invalid
+
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
+
+
+class DataSource(Protocol):
+    """Images by step: a pure function of (seed, step), whatever was asked before."""
+
+    @property
+    def name(self) -> str:
+        """What results call the data."""
+
+    @property
+    def source(self) -> str:
+        """Where the data come from."""
+
+    @property
+    def licence(self) -> str:
+        """Under which terms they may be used."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that decides the images and labels."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; labels are 0..K-1 and K itself is the null class."""
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of one image."""
+
+    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step: x [B, C, H, W] float32, [-1, 1] being the pixel range, and y [B] long."""
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        """Return the images and labels that distances are measured against."""
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """Round and clamp x [B, C, H, W] to the pixel levels that the data themselves can take."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A finite set of labelled images, x = 2 pixels / levels - 1.
+
+    Args:
+        pixels: Integer levels 0..levels, uint8 [N, C, H, W].
+        labels: Classes 0..num_classes-1, long [N]; all 0 with one class for unlabelled images.
+        levels: The pixel value of white: 255, or 16 for digits.
+        num_classes: Number of classes K.
+        name: What results call the data.
+        source: Where the data come from.
+        licence: Under which terms they may be used.
+
+    Raises:
+        ValueError: No images, another dtype or number of axes, pixels above `levels`, another number of labels than
+            images, or labels outside 0..K-1.
+
+    Example:
+        >>> pixels = torch.tensor([0, 16], dtype=torch.uint8).reshape(2, 1, 1, 1)
+        >>> data = ImageSet(pixels, torch.tensor([0, 1]), 16, 2, "two", "made up", "none")
+        >>> data.reference()[0].flatten().tolist(), data.shape
+        ([-1.0, 1.0], (1, 1, 1))
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    levels: int
+    num_classes: int
+    name: str
+    source: str
+    licence: str
+
+    def __post_init__(self) -> None:
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise invalid(
+                "pixels",
+                f"{pixels.dtype} {list(pixels.shape)}",
+                "uint8 [N, C, H, W]",
+                "convert the images to 8-bit levels and four axes",
+            )
+        if pixels.numel() == 0:
+            raise invalid("pixels", list(pixels.shape), "at least one image", "check where the images are read from")
+        if labels.dtype != torch.long or labels.ndim != 1:
+            raise invalid("labels", f"{labels.dtype} {list(labels.shape)}", "long [N]", "convert the labels to int64")
+        if len(labels) != len(pixels):
+            raise invalid(
+                "labels",
+                f"{len(labels)} labels for {len(pixels)} images",
+                "one label per image",
+                "check that images and labels belong together",
+            )
+        if not 1 <= self.levels <= 255 or int(pixels.max()) > self.levels:
+            raise invalid(
+                "levels",
+                f"levels={self.levels} with pixels up to {int(pixels.max())}",
+                "1 <= levels <= 255 and pixels <= levels",
+                "pass the pixel value of white",
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise invalid(
+                "labels",
+                f"{low}..{high}",
+                f"0..{self.num_classes - 1} for num_classes={self.num_classes}",
+                "number the classes from 0",
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of one image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of shape, levels, pixels and labels: the same on every machine, whatever file they came from."""
+        digest = hashlib.sha256(json.dumps([list(self.pixels.shape), self.levels, self.num_classes]).encode())
+        digest.update(self.pixels.contiguous().numpy().data)
+        digest.update(self.labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step.
+
+        Args:
+            seed: The run's seed.
+            step: Training step, counted from 0.
+            batch_size: Global batch size B, over all ranks and accumulation steps.
+
+        Returns:
+            x [B, C, H, W] float32 in [-1, 1] and y [B] long.
+        """
+        rows = batch_indices(len(self.pixels), seed, step, batch_size)
+        return self._scale(self.pixels[rows]), self.labels[rows]
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        """Return all images [N, C, H, W] in [-1, 1] and their labels [N], in stored order."""
+        return self._scale(self.pixels), self.labels.clone()
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """Round x [B, C, H, W] to the nearest of the levels + 1 pixel levels, clamped to [-1, 1]."""
+        return ((x + 1) * (self.levels / 2)).round().clamp(0, self.levels) * (2 / self.levels) - 1
+
+    def _scale(self, pixels: Tensor) -> Tensor:
+        return pixels.float() * (2 / self.levels) - 1

@@ -1,0 +1,42 @@
+"""The main job on the embedded data: baseline, improved schedule and gap law, trained, evaluated and compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynamics.analysis.report import write_report
+from dynamics.config import RunConfig, preset
+from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.runner import evaluate_run, evaluated, run
+
+DEMO_PRESETS = ("digits-meanflow", "digits-improved", "digits-gap-law")
+"""Same seed, data order, initialisation, noise and number of steps; the first is the baseline."""
+
+
+def demo(out: Path, num_steps: int | None = None, presets: Sequence[str] = DEMO_PRESETS, progress: bool = True) -> Path:
+    """Train, evaluate and report; a finished part is not done again.
+
+    Args:
+        out: Folder of the runs and the report.
+        num_steps: Steps of each run; None takes the presets'.
+        presets: Which presets to compare.
+        progress: Show bars.
+
+    Returns:
+        Path of report.md.
+    """
+    folders = []
+    for name in presets:
+        config = preset(name)
+        if num_steps is not None:
+            config = with_steps(config, num_steps)
+        folders.append(run(config, out / name, progress))
+    options = EvaluationOptions(nfe=(1, 2, 32))
+    for folder in folders:
+        if not evaluated(folder):
+            evaluate_run(folder, options, progress=progress)
+    return write_report(folders, out, title="MeanFlow on 8x8 digits: baseline and schedules", baseline=presets[0])
+
+
+def with_steps(config: RunConfig, num_steps: int) -> RunConfig:
+    """Return the config with another number of steps."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"num_steps": num_steps})})

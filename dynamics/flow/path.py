@@ -1,0 +1,38 @@
+"""THE convention: t = 1 is noise, t = 0 is data, and the path between them is a straight line.
+
+Every velocity in this toolkit, network or oracle, is called as `u(z, t, r, y)`, the average velocity from t down to r;
+`u(z, t, t, y)` is the instantaneous velocity v.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""u(z [B,...], t [B], r [B], y [B] long) -> [B,...]"""
+
+
+def expand(a: Tensor, like: Tensor) -> Tensor:
+    """Reshape per-row values [B] so that they broadcast against `like` [B, ...]."""
+    return a.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def interpolate(x: Tensor, e: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Place rows on the path: z_t = (1 - t) x + t e, with velocity v = e - x (Mean Flows, 2505.13447, eq. 2).
+
+    Args:
+        x: Data [B, ...].
+        e: Standard normal noise [B, ...].
+        t: Times [B] in [0, 1]; 1 is noise.
+
+    Returns:
+        z_t and v, both [B, ...].
+
+    Example:
+        >>> x, e = torch.zeros(1, 2), torch.ones(1, 2)
+        >>> interpolate(x, e, torch.tensor([0.25]))
+        (tensor([[0.2500, 0.2500]]), tensor([[1., 1.]]))
+    """
+    s = expand(t, x)
+    return (1 - s) * x + s * e, e - x

@@ -1,0 +1,103 @@
+"""The rows of one batch: images, noise and times, in a fixed layout."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dynamics.flow.path import interpolate
+from dynamics.flow.times import TimeLaw
+from dynamics.options import invalid
+from dynamics.rng import generator
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows in the layout [rows with r = t | rows with r < t].
+
+    The layout is fixed so that the expensive derivative runs on a contiguous block and shapes do not change.
+    """
+
+    x: Tensor
+    """Images [B, C, H, W] in [-1, 1]."""
+    e: Tensor
+    """Standard normal noise [B, C, H, W]."""
+    t: Tensor
+    """Later (noisier) time [B]."""
+    r: Tensor
+    """Earlier time [B], r <= t."""
+    y: Tensor
+    """Labels [B] long; the null class is num_classes."""
+    dropped: Tensor
+    """[B] bool, True where the label was dropped to the null class. On the CPU, so that selecting rows never waits."""
+    num_equal: int
+    """How many rows, from the front, have r = t."""
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def num_gap(self) -> int:
+        """How many rows, at the back, have r < t."""
+        return len(self) - self.num_equal
+
+    def path(self) -> tuple[Tensor, Tensor]:
+        """Return z_t and v of every row, [B, C, H, W] each."""
+        return interpolate(self.x, self.e, self.t)
+
+    def shard(self, index: int, count: int) -> "Rows":
+        """Return every `count`-th row from `index`: the share of a rank or of one accumulation step.
+
+        The layout survives, and all shards together are the batch.
+        """
+        if len(self) % count:
+            raise invalid("batch_size", len(self), f"a multiple of {count}", "change batch_size or accumulation")
+        part = slice(index, None, count)
+        return Rows(
+            self.x[part],
+            self.e[part],
+            self.t[part],
+            self.r[part],
+            self.y[part],
+            self.dropped[part],
+            num_equal=len(range(index, self.num_equal, count)),
+        )
+
+    def to(self, device: torch.device) -> "Rows":
+        """Return the rows on `device`; the mask of dropped labels stays on the CPU."""
+        if device.type == "cpu":
+            return self
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("x", "e", "t", "r", "y")}
+        return replace(self, **moved)
+
+
+def draw_rows(
+    x: Tensor,
+    y: Tensor,
+    *,
+    equal_law: TimeLaw,
+    gap_law: TimeLaw,
+    num_gap: int,
+    seed: int,
+    tag: str | int,
+) -> Rows:
+    """Give images their noise and times.
+
+    Args:
+        x: Images [B, C, H, W].
+        y: Labels [B].
+        equal_law: Law whose t the r = t rows take.
+        gap_law: Law of the r < t rows.
+        num_gap: Number of r < t rows, the last of the batch.
+        seed: Seed of the run.
+        tag: What the rows are for: the step, or the name of a measurement.
+    """
+    num_equal = x.shape[0] - num_gap
+    if not 0 <= num_gap <= x.shape[0]:
+        raise invalid("num_gap", num_gap, f"0..{x.shape[0]}", "draw at most as many r < t rows as there are images")
+    times = generator(seed, "times", tag)
+    t_equal, _ = equal_law.sample(num_equal, times)
+    t_gap, r_gap = gap_law.sample(num_gap, times)
+    e = torch.randn(x.shape, generator=generator(seed, "noise", tag))
+    t, r = torch.cat([t_equal, t_gap]), torch.cat([t_equal, r_gap])
+    return Rows(x, e, t, r, y, torch.zeros(len(y), dtype=torch.bool), num_equal)

@@ -1,0 +1,199 @@
+"""Laws of (t, r): how the times of training rows are drawn.
+
+Every law maps two independent uniform numbers to a pair r <= t, so that sampling, expectations and truncation share one
+formula. Rows with r = t take the law's t and overwrite r (Mean Flows, 2505.13447, section 4.3): their t is therefore
+the larger of two draws, not one draw.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from dynamics.options import Options, invalid
+
+
+class TimeLaw(Options):
+    """A joint law of (t, r) with 0 <= r <= t <= 1."""
+
+    @abstractmethod
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Map independent uniforms a, b [B] in (0, 1), float64, to t and r [B], float64."""
+
+    def sample(self, num_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw t and r, both [num_rows] float32."""
+        a, b = torch.rand(2, num_rows, generator=generator, dtype=torch.float64)
+        t, r = self.quantile(a, b)
+        return t.float(), r.float()
+
+    def expect(self, f: Callable[[Tensor, Tensor], Tensor], num_points: int = 512) -> float:
+        """Return E[f(t, r)] by the midpoint rule on the unit square of (a, b), num_points^2 nodes."""
+        nodes = (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points
+        a, b = torch.meshgrid(nodes, nodes, indexing="ij")
+        return float(f(*self.quantile(a.reshape(-1), b.reshape(-1))).mean())
+
+
+class MaxMinLaw(TimeLaw):
+    """Larger and smaller of two independent draws from one law of t, given by its quantile function.
+
+    The larger of two has the distribution function F^2, and given it the smaller is a draw truncated from above. So
+    t = Q(sqrt(a)), r = Q(b sqrt(a)) has exactly the law of (max, min), and t can be truncated from below by moving a.
+    """
+
+    @abstractmethod
+    def draw_quantile(self, p: Tensor) -> Tensor:
+        """Q(p): the quantile function of one draw."""
+
+    @abstractmethod
+    def draw_cdf(self, t: float) -> float:
+        """F(t): the distribution function of one draw."""
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        root = a.sqrt()
+        return self.draw_quantile(root), self.draw_quantile(b * root)
+
+
+class LogitNormalPair(MaxMinLaw):
+    """Mean Flows' law: two draws of sigmoid(N(mean, std^2)), t the larger and r the smaller.
+
+    Example:
+        >>> law = LogitNormalPair()
+        >>> round(law.expect(lambda t, r: t - r), 3), round(law.expect(lambda t, r: t), 3)
+        (0.233, 0.535)
+    """
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    mean: float = -0.4
+    """Mean of the normal draw before the sigmoid."""
+    std: float = Field(default=1.0, gt=0)
+    """Standard deviation of the normal draw before the sigmoid."""
+
+    def draw_quantile(self, p: Tensor) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(p))
+
+    def draw_cdf(self, t: float) -> float:
+        logit = torch.logit(torch.tensor(t, dtype=torch.float64))
+        return float(torch.special.ndtr((logit - self.mean) / self.std))
+
+
+class UniformPair(MaxMinLaw):
+    """Two uniform draws, t the larger and r the smaller: uniform on the triangle r <= t.
+
+    Example:
+        >>> round(UniformPair().expect(lambda t, r: t - r), 3)
+        0.333
+    """
+
+    kind: Literal["uniform_pair"] = "uniform_pair"
+
+    def draw_quantile(self, p: Tensor) -> Tensor:
+        return p
+
+    def draw_cdf(self, t: float) -> float:
+        return t
+
+
+class UniformGap(TimeLaw):
+    """The gap t - r is uniform in [low, high], and t is uniform in [gap, 1].
+
+    With (0, 1) every gap is equally likely, also the one from (t, r) = (1, 0) that one-step sampling uses; with a
+    narrow interval it draws directly inside a gap bin.
+    """
+
+    kind: Literal["uniform_gap"] = "uniform_gap"
+    low: float = Field(default=0.0, ge=0, le=1)
+    """Smallest gap t - r."""
+    high: float = Field(default=1.0, ge=0, le=1)
+    """Largest gap t - r."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise invalid("uniform_gap", (self.low, self.high), "low <= high", "swap the two edges")
+        return self
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        gap = self.low + (self.high - self.low) * a
+        t = gap + (1 - gap) * b
+        return t, t - gap
+
+
+class FromTime(TimeLaw):
+    """A max-min law given that t >= t_min, for curricula that start with the noisiest times."""
+
+    base: MaxMinLaw
+    """The law before truncation."""
+    t_min: float = Field(ge=0, lt=1)
+    """Smallest t."""
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        below = self.base.draw_cdf(self.t_min) ** 2
+        return self.base.quantile(below + (1 - below) * a, b)
+
+
+class UniformFromTime(TimeLaw):
+    """t uniform in [t_min, 1] and r uniform in [0, t]."""
+
+    t_min: float = Field(ge=0, lt=1)
+    """Smallest t."""
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.t_min + (1 - self.t_min) * a
+        return t, b * t
+
+
+class Blend(TimeLaw):
+    """Each row comes from `other` with probability `share`, else from `base`."""
+
+    base: TimeLaw
+    """The law at share 0."""
+    other: TimeLaw
+    """The law at share 1."""
+    share: float = Field(ge=0, le=1)
+    """Probability of a draw from `other`."""
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        from_other = a < self.share
+        # within each branch a is again uniform once rescaled; the clamp only serves rows the branch does not use
+        inside = self.other.quantile((a / max(self.share, 1e-12)).clamp(max=1), b)
+        outside = self.base.quantile(((a - self.share) / max(1 - self.share, 1e-12)).clamp(min=0), b)
+        return torch.where(from_other, inside[0], outside[0]), torch.where(from_other, inside[1], outside[1])
+
+    def expect(self, f: Callable[[Tensor, Tensor], Tensor], num_points: int = 512) -> float:
+        return self.share * self.other.expect(f, num_points) + (1 - self.share) * self.base.expect(f, num_points)
+
+
+AnyLaw = Annotated[LogitNormalPair | UniformPair | UniformGap, Field(discriminator="kind")]
+
+
+@lru_cache(maxsize=4096)
+def mean_gap(law: TimeLaw) -> float:
+    """Return E[t - r] of a law.
+
+    Example:
+        >>> round(1 / (1 - mean_gap(LogitNormalPair())), 4)
+        1.3043
+    """
+    if isinstance(law, Blend):
+        return law.share * mean_gap(law.other) + (1 - law.share) * mean_gap(law.base)
+    return law.expect(lambda t, r: t - r)
+
+
+class TimesOptions(Options):
+    """How the rows' times are drawn before any curriculum changes them."""
+
+    law: AnyLaw = LogitNormalPair()
+    """Law of (t, r); rows with r = t take its t."""
+    gap_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of rows with r < t, P(r != t); the others have r = t."""
+
+
+def check_edges(name: str, edges: tuple[float, ...]) -> None:
+    """Refuse bin edges that are not at least two increasing numbers in [0, 1]."""
+    increasing = all(lo < hi for lo, hi in zip(edges, edges[1:], strict=False))
+    if len(edges) < 2 or not increasing or edges[0] < 0 or edges[-1] > 1:
+        raise invalid(name, edges, "at least two increasing numbers in [0, 1]", "for example 0 0.1 0.3 0.5 0.7 0.9 1")

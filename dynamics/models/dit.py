@@ -1,0 +1,124 @@
+"""Diffusion transformer with adaLN-zero (Scalable Diffusion Models with Transformers, 2212.09748) for u(z, t, r, y)."""
+
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from dynamics.models.attention import Attention
+from dynamics.models.embeddings import Conditioning, modulate, position_table
+from dynamics.models.linear import Linear
+from dynamics.options import Options, invalid
+
+
+class DiTOptions(Options):
+    """Diffusion transformer."""
+
+    kind: Literal["dit"] = "dit"
+    patch_size: int = Field(default=2, gt=0)
+    """Side of a square patch, in pixels or latent cells."""
+    dim: int = Field(default=96, gt=0)
+    """Width of a token."""
+    depth: int = Field(default=4, gt=0)
+    """Number of blocks."""
+    heads: int = Field(default=4, gt=0)
+    """Attention heads; must divide dim."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of a block's MLP over dim."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.dim % self.heads or self.dim % 4:
+            raise invalid("model.dim", self.dim, f"a multiple of 4 and of heads={self.heads}", "change dim or heads")
+        return self
+
+
+SIZES = {
+    "B/4": DiTOptions(patch_size=4, depth=12, dim=768, heads=12),
+    "B/2": DiTOptions(patch_size=2, depth=12, dim=768, heads=12),
+    "M/2": DiTOptions(patch_size=2, depth=16, dim=1024, heads=16),
+    "L/2": DiTOptions(patch_size=2, depth=24, dim=1024, heads=16),
+    "XL/2": DiTOptions(patch_size=2, depth=28, dim=1152, heads=16),
+}
+"""The published sizes (Mean Flows, table 4)."""
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the conditioning; the identity at initialisation."""
+
+    def __init__(self, options: DiTOptions) -> None:
+        super().__init__()
+        dim, hidden = options.dim, int(options.dim * options.mlp_ratio)
+        self.attention = Attention(dim, options.heads)
+        self.mlp_in = Linear(dim, hidden)
+        self.mlp_out = Linear(hidden, dim)
+        self.modulation = Linear(dim, 6 * dim)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).unsqueeze(1).chunk(6, dim=-1)
+        x = x + gate1 * self.attention(modulate(_norm(x), shift1, scale1))
+        hidden = F.gelu(self.mlp_in(modulate(_norm(x), shift2, scale2)), approximate="tanh")
+        return x + gate2 * self.mlp_out(hidden)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class DiT(nn.Module):
+    """u(z, t, r, y): z [B, C, H, W], t and r [B], y [B] long with the null class num_classes -> [B, C, H, W]."""
+
+    positions: Tensor
+
+    def __init__(self, options: DiTOptions, shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        p = options.patch_size
+        if height % p or width % p:
+            raise invalid("model.patch_size", p, f"a divisor of the image size {height} x {width}", "change patch_size")
+        self.grid, self.patch, self.channels, self.num_classes = (height // p, width // p), p, channels, num_classes
+        dim = options.dim
+        self.embed = Linear(channels * p * p, dim)
+        self.conditioning = Conditioning(dim, num_classes)
+        self.blocks = nn.ModuleList(Block(options) for _ in range(options.depth))
+        self.final_modulation = Linear(dim, 2 * dim)
+        self.final = Linear(dim, channels * p * p)
+        self.register_buffer("positions", position_table(*self.grid, dim), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        own = set(self.conditioning.modules())  # the conditioning has drawn its own weights already
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                if module not in own:
+                    nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        zeros = [self.final_modulation, self.final]
+        zeros += [block.modulation for block in self.blocks if isinstance(block, Block)]
+        for layer in zeros:  # adaLN-zero: every block is the identity and u = 0
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+        (gh, gw), p, ch = self.grid, self.patch, self.channels
+        b = z.shape[0]
+        patches = z.view(b, ch, gh, p, gw, p).permute(0, 2, 4, 1, 3, 5).reshape(b, gh * gw, ch * p * p)
+        x = self.embed(patches) + self.positions
+        c = self.conditioning(t, r, y)
+        for block in self.blocks:
+            x = block(x, c)
+        shift, scale = self.final_modulation(F.silu(c)).unsqueeze(1).chunk(2, dim=-1)
+        out = self.final(modulate(_norm(x), shift, scale))
+        return out.view(b, gh, gw, ch, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, ch, gh * p, gw * p)
+
+
+def num_parameters(options: DiTOptions, shape: tuple[int, int, int], num_classes: int) -> int:
+    """Count trainable parameters without allocating them.
+
+    Example:
+        >>> num_parameters(SIZES["B/4"], (4, 32, 32), 1000)
+        131165248
+    """
+    with torch.device("meta"):
+        return sum(p.numel() for p in DiT(options, shape, num_classes).parameters())

@@ -1,0 +1,34 @@
+"""The total time derivative du/dt along the path, by one forward-mode pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dynamics.flow.path import Velocity
+
+Derivative = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(z, t, r, y, v) -> u, du/dt"""
+
+
+def total_derivative(
+    u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """u and du/dt = v . grad_z u + d_t u with r held fixed (Mean Flows, 2505.13447, eq. 8).
+
+    Args:
+        u: The velocity field.
+        z: [B, ...].
+        t: [B].
+        r: [B].
+        y: [B] long.
+        v: Tangent of z, [B, ...]: the instantaneous velocity.
+
+    Returns:
+        u(z, t, r, y) and its derivative, both [B, ...], without gradient.
+    """
+    # the context matters to compiled code only; eager attention chooses by itself
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        value, derivative = torch.func.jvp(lambda z, t: u(z, t, r, y), (z, t), (v, torch.ones_like(t)))
+    return value, derivative

@@ -1,0 +1,51 @@
+"""What an objective hands over: one loss per row, unreduced, and the adaptive weight."""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+from torch import Tensor
+
+from dynamics.options import Options
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Per-row losses in the rows' layout [r = t | r < t]."""
+
+    raw: Tensor
+    """[B] squared error, summed over C, H, W, with gradient."""
+    adaptive: Tensor
+    """[B] adaptive weight, without gradient."""
+    prediction: Tensor
+    """[B, C, H, W] the network's u, with gradient."""
+    du_dt_norm: Tensor
+    """[num_gap] Euclidean norm of du/dt of the r < t rows."""
+    target_norm: Tensor
+    """[B] Euclidean norm of the target."""
+
+
+class Adaptive(Options):
+    """Adaptive weight 1 / (L + c)^p of a row with raw loss L (Mean Flows, section 4.3).
+
+    With p = 1 a row's weighted loss is close to 1 whatever L is, so curricula weigh rows after this normalisation and
+    only the raw loss is worth plotting.
+    """
+
+    p: float = Field(default=1.0, ge=0)
+    """Exponent; 0 switches the weight off."""
+    c: float = Field(default=0.01, gt=0)
+    """Offset, for a raw loss summed over C, H, W (with a mean the same c would mean something else)."""
+
+    def weight(self, raw: Tensor) -> Tensor:
+        """Return the weight [B] of raw losses [B], without gradient."""
+        return (raw.detach() + self.c) ** -self.p
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """||prediction - target||^2 summed over C, H, W, [B]."""
+    return (prediction - target).flatten(1).square().sum(1)
+
+
+def row_norm(a: Tensor) -> Tensor:
+    """Euclidean norm over C, H, W without gradient, [B]."""
+    return a.detach().flatten(1).norm(dim=1)

@@ -1,0 +1,165 @@
+"""One run is one netCDF file with groups, replaced as a whole: a reader sees the old file or the new one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dynamics.options import invalid
+from dynamics.store import atomic, netcdf
+from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
+
+COMPRESS_FROM = 64 * 1024
+"""Arrays of at least so many bytes are compressed."""
+
+
+def write_run(path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> None:
+    """Write a run's file, or replace it as a whole.
+
+    Numeric arrays carry checksums (HDF5's fletcher32), so that damage is an error when they are read. Scalars,
+    strings and attributes carry none: the format offers it for chunked arrays of numbers only.
+
+    Args:
+        path: The file, by custom `run.nc` in the run's folder; the folder is made if need be.
+        groups: Datasets by group name. See `schema.check` for what they need; their attributes are encoded.
+        attrs: The file's attributes: provenance and what else describes the run. `schema_version` is added.
+
+    Raises:
+        ValueError: If a dataset does not keep to the schema; nothing is written then.
+
+    Example:
+        >>> import tempfile
+        >>> loss = xr.Variable("step", [0.9, 0.5], {"units": "1", "long_name": "loss"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(f"{folder}/run.nc", {"training": xr.Dataset({"loss": loss})}, {"run_id": "a", "seed": 0})
+        ...     tree = read_run(f"{folder}/run.nc")
+        >>> tree["training/loss"].values, tree.attrs["run_id"]
+        (array([0.9, 0.5]), 'a')
+    """
+    target = _target(path)
+    tree = _run_tree(groups, attrs)
+    with atomic.locked(target):
+        atomic.remove_leftovers(target)
+        _write(target, tree)
+
+
+def update_run(
+    path: str | os.PathLike[str], group: str, dataset: xr.Dataset, attrs: Mapping[str, object] | None = None
+) -> None:
+    """Replace or add one group of a run's file and keep all the others, also while others update theirs.
+
+    Args:
+        path: An existing run file.
+        group: The group to replace.
+        dataset: Its new content; see `schema.check`.
+        attrs: File attributes to set; the others stay.
+
+    Raises:
+        ValueError: If the file is missing, damaged or foreign, or the dataset does not keep to the schema.
+    """
+    target = _present(path)
+    with atomic.locked(target):
+        atomic.remove_leftovers(target)
+        groups = read_groups(target)
+        kept: dict[str, object] = {str(key): value for key, value in groups.pop("/").attrs.items()}
+        kept.update(attrs or {})
+        _write(target, _run_tree({**{name[1:]: old for name, old in groups.items()}, group: dataset}, kept))
+
+
+def read_run(path: str | os.PathLike[str]) -> xr.DataTree:
+    """Read a run's file, or a merged one, into memory and close it.
+
+    Args:
+        path: A file that `write_run` or `write_tree` wrote.
+
+    Returns:
+        The tree of its groups, fully loaded, without encodings; numbers and strings among the file's attributes are
+        plain Python values.
+
+    Raises:
+        ValueError: If the file is missing, damaged, not one of ours, or written by a newer schema.
+    """
+    return xr.DataTree.from_dict(dict(read_groups(path)))
+
+
+def write_tree(path: str | os.PathLike[str], tree: xr.DataTree) -> None:
+    """Write a tree, by custom the one `collect` returns, as one file: atomically, as `write_run` does.
+
+    Raises:
+        ValueError: If a group does not keep to the schema; nothing is written then.
+    """
+    target = _target(path)
+    groups = {}
+    for name, dataset in tree.copy().to_dict().items():  # a copy of a branch is a root
+        groups[name] = encoded(dataset)
+        if name != "/":
+            check(groups[name], name[1:], merged=True)
+    groups["/"].attrs["schema_version"] = SCHEMA_VERSION
+    _write(target, xr.DataTree.from_dict(groups))
+
+
+def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
+    """Read a file's groups as `read_run` does, without building the tree: {"/": root, "/training": ...}."""
+    target = _present(path)
+    try:
+        groups = netcdf.read(target)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # which error a flipped byte causes depends on where it hits
+        remedy = f"restore it from a copy or run it again ({type(error).__name__}: {error})"
+        raise invalid("path", str(path), "an undamaged netCDF file", remedy) from error
+    root = groups["/"]
+    root.attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in root.attrs.items()}
+    _check_version(path, root.attrs.get("schema_version"))
+    return groups
+
+
+def _check_version(path: str | os.PathLike[str], version: object) -> None:
+    if not isinstance(version, int):
+        allowed = "a netCDF file with the attribute schema_version"
+        raise invalid("path", str(path), allowed, "open files of other programs with xarray.open_dataset")
+    if version > SCHEMA_VERSION:
+        remedy = "install the newer toolkit that wrote it"
+        raise invalid(f"schema_version of {path}", version, f"up to {SCHEMA_VERSION}", remedy)
+
+
+def _present(path: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.abspath(path))
+    if not target.is_file():
+        raise invalid("path", str(path), "an existing netCDF file", "check the path, or write the run first")
+    return target
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    target = Path(os.path.abspath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _run_tree(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> xr.DataTree:
+    datasets = {name: encoded(dataset) for name, dataset in groups.items()}
+    for name, dataset in datasets.items():
+        check(dataset, name)
+    root = xr.Dataset(attrs={name: encode_attr(name, value) for name, value in attrs.items()})
+    root.attrs["schema_version"] = SCHEMA_VERSION
+    return xr.DataTree.from_dict({"/": root, **{f"/{name}": dataset for name, dataset in datasets.items()}})
+
+
+def _write(path: Path, tree: xr.DataTree) -> None:
+    encoding = {
+        name: {str(key): _filters(variable) for key, variable in dataset.variables.items()}
+        for name, dataset in tree.to_dict().items()
+    }
+    with atomic.replacing(path) as temporary:
+        tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def _filters(variable: xr.Variable) -> dict[str, Any]:
+    if variable.ndim == 0 or variable.dtype.kind not in "biufc":
+        return {}
+    if variable.nbytes < COMPRESS_FROM:
+        return {"fletcher32": True}
+    return {"fletcher32": True, "zlib": True, "complevel": 1, "shuffle": True}

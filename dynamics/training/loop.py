@@ -1,0 +1,80 @@
+"""The training loop: plan, draw, step, observe, checkpoint."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import xarray as xr
+
+from dynamics.curricula import Curriculum, Progress, plan_for
+from dynamics.data import DataSource
+from dynamics.flow.times import TimesOptions
+from dynamics.objectives import Objective
+from dynamics.training.checkpoint import Checkpoints
+from dynamics.training.options import TrainingOptions
+from dynamics.training.record import StepRecord
+from dynamics.training.state import TrainState
+from dynamics.training.step import draw, passes, train_step
+from dynamics.training.stop import StopRequest
+
+
+class Observer(Protocol):
+    """Something that measures a run while it trains and never changes it."""
+
+    group: str
+    """Group of the run's file that takes the measurements."""
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether to measure after `step` optimiser steps."""
+        ...
+
+    def measure(self, state: TrainState) -> xr.Dataset:
+        """Return this step's measurement, without a step dimension; must draw from streams of its own."""
+        ...
+
+
+class Interrupted(RuntimeError):  # noqa: N818 - a request that was honoured, not an error
+    """The run stopped on a signal, with a checkpoint."""
+
+
+def fit(
+    state: TrainState,
+    data: DataSource,
+    objective: Objective,
+    times: TimesOptions,
+    curricula: tuple[Curriculum, ...],
+    options: TrainingOptions,
+    seed: int,
+    checkpoints: Checkpoints,
+    observers: Sequence[Observer] = (),
+    on_step: Callable[[StepRecord], None] = lambda record: None,
+    on_measurement: Callable[[str, int, xr.Dataset], None] = lambda group, step, dataset: None,
+) -> None:
+    """Train from state.step to options.num_steps.
+
+    Records go out in order: measurements of a step follow the step's record, and both precede its checkpoint, so that
+    whoever keeps them can rewind to any checkpoint.
+
+    Raises:
+        Interrupted: on SIGTERM, SIGUSR2 or Ctrl-C, after a checkpoint.
+        NonFiniteLossError: from the step that met it.
+    """
+    ways = passes(state.model, options)
+
+    def observe() -> None:
+        for observer in observers:
+            if observer.due(state.step, options.num_steps):
+                on_measurement(observer.group, state.step, observer.measure(state))
+
+    with StopRequest() as stop:
+        if state.step == 0:
+            observe()
+        while state.step < options.num_steps:
+            plan = plan_for(times, curricula, Progress(state.step, options.num_steps), state.curricula)
+            rows = draw(data, plan, objective, options.batch_size, seed, state.step)
+            on_step(train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes))
+            observe()
+            finished = state.step == options.num_steps
+            if finished or stop.received or state.step % options.checkpoint_every == 0:
+                checkpoints.save(state)
+            if stop.received and not finished:
+                raise Interrupted(f"stopped by {stop.received.name} at step {state.step}, checkpoint written")

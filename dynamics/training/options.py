@@ -1,0 +1,53 @@
+"""How a run is optimised."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from dynamics.options import Options, invalid
+
+
+class TrainingOptions(Options):
+    """Optimiser, batch, averages and checkpoints."""
+
+    num_steps: int = Field(default=2000, gt=0)
+    """Total planned optimiser steps T; curricula read their progress from it."""
+    batch_size: int = Field(default=128, gt=0)
+    """Rows per optimiser step, over all accumulation steps."""
+    accumulation: int = Field(default=1, gt=0)
+    """Split each batch into this many passes; must divide batch_size."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """AdamW step size, constant after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises linearly."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest gradient norm; none switches clipping off, as in the paper."""
+    ema_decays: tuple[float, ...] = (0.999,)
+    """Decay of each exponential moving average of the weights; the first is the one evaluated."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the gradient and guidance passes under autocast; the derivative stays in float32."""
+    compile: bool = False
+    """Compile the network and its derivative with torch.compile."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU if there is one."""
+    num_threads: int = Field(default=2, gt=0)
+    """CPU threads of this process; part of the config because it changes rounding."""
+    checkpoint_every: int = Field(default=500, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """How many of the newest checkpoints stay."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batch_size % self.accumulation:
+            allowed = f"a divisor of batch_size={self.batch_size}"
+            raise invalid("training.accumulation", self.accumulation, allowed, "change accumulation or batch_size")
+        if not self.ema_decays or not all(0 <= d < 1 for d in self.ema_decays):
+            raise invalid("training.ema_decays", self.ema_decays, "one or more in [0, 1)", "for example 0.999")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise invalid("training.betas", self.betas, "two numbers in [0, 1)", "for example 0.9 0.95")
+        return self

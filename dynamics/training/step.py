@@ -1,0 +1,165 @@
+"""One optimiser step: rows -> losses -> gradient -> weights, averages, curricula."""
+
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dynamics.curricula import Curriculum, Plan
+from dynamics.data import DataSource
+from dynamics.flow.path import Velocity
+from dynamics.flow.rows import Rows, draw_rows
+from dynamics.models import Model
+from dynamics.objectives import Derivative, LossTerms, Objective, total_derivative
+from dynamics.rng import generator
+from dynamics.training.options import TrainingOptions
+from dynamics.training.record import GAP_BINS, StepRecord
+from dynamics.training.state import TrainState, update_emas
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient is not finite; carries the offending rows. The weights are those before the step."""
+
+    def __init__(self, step: int, what: str, rows: list[dict[str, float]]) -> None:
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step, self.what, self.rows = step, what, rows
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The two ways through the network: with gradient, and with the forward-mode derivative."""
+
+    u: Velocity
+    du_dt: Derivative
+
+
+def passes(model: Model, options: TrainingOptions) -> Passes:
+    """Return the network's passes, under autocast or compiled if asked; the derivative is always float32."""
+    device = next(model.parameters()).device.type
+    mixed = options.precision == "bfloat16"
+    network: Velocity = torch.compile(model) if options.compile else model
+
+    def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+            return network(z, t, r, y)
+
+    derivative: Derivative = partial(total_derivative, model)
+    return Passes(u, torch.compile(derivative) if options.compile else derivative)
+
+
+def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, seed: int, step: int) -> Rows:
+    """Draw the global batch of a step: a pure function of (seed, step) and the plan."""
+    x, y = data.batch(seed, step, batch_size)
+    num_gap = round(plan.gap_share * batch_size)
+    rows = draw_rows(
+        x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step
+    )
+    return objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
+
+
+def curriculum_weights(plan: Plan, rows: Rows) -> Tensor:
+    """Return alpha(t) of the r = t rows and beta of the r < t rows, [B]."""
+    n = rows.num_equal
+    return torch.cat([plan.v_weight(rows.t[:n]), plan.u_weight(rows.t[n:], rows.r[n:])])
+
+
+def train_step(
+    state: TrainState,
+    passes: Passes,
+    objective: Objective,
+    plan: Plan,
+    rows: Rows,
+    options: TrainingOptions,
+    curricula: tuple[Curriculum, ...],
+    num_classes: int,
+) -> StepRecord:
+    """Do one optimiser step and return its record.
+
+    The loss is mean_B(weight * raw / sg((raw + c)^p)): curriculum weights come after the adaptive normalisation, before
+    it they would cancel (2511.19065, eq. 9).
+
+    Raises:
+        NonFiniteLossError: before anything has changed.
+    """
+    began = time.perf_counter()
+    state.optimizer.zero_grad(set_to_none=True)
+    device = next(state.model.parameters()).device
+    shards: list[tuple[Rows, LossTerms, Tensor]] = []
+    for index in range(options.accumulation):
+        shard = rows.shard(index, options.accumulation).to(device)
+        terms = objective.terms(passes.u, passes.du_dt, shard, num_classes)
+        weight = curriculum_weights(plan, shard)
+        loss = (weight * terms.adaptive * terms.raw).mean() / options.accumulation
+        loss.backward()  # type: ignore[no-untyped-call]
+        shards.append((shard, terms, weight))
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    limit = math.inf if options.clip_norm is None else options.clip_norm
+    grad_norm = torch.nn.utils.get_total_norm(gradients)
+    if math.isfinite(limit):
+        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), limit, grad_norm)
+    record = summarise(state.step + 1, shards, plan, float(grad_norm))
+    if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
+        raise NonFiniteLossError(state.step + 1, "the loss or its gradient", offending_rows(shards))
+    for group in state.optimizer.param_groups:
+        group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
+    state.optimizer.step()
+    update_emas(state)
+    state.curricula = [c.observe(s, record.raw_v) for c, s in zip(curricula, state.curricula, strict=True)]
+    state.step += 1
+    record.step_seconds = time.perf_counter() - began
+    return record
+
+
+def summarise(
+    step: int, shards: list[tuple[Rows, LossTerms, Tensor]], plan: Plan, grad_norm: float
+) -> StepRecord:
+    """Reduce the per-row losses of a step to its record, with one transfer from the device."""
+    raw, adaptive, weight, gap, is_v = (
+        torch.cat(parts)
+        for parts in zip(
+            *(
+                (terms.raw.detach(), terms.adaptive, w, rows.t - rows.r, torch.arange(len(rows)) < rows.num_equal)
+                for rows, terms, w in shards
+            ),
+            strict=True,
+        )
+    )
+    du_dt = torch.cat([terms.du_dt_norm for _, terms, _ in shards])
+    table = torch.stack([raw, adaptive, weight, gap]).double().cpu()
+    raw, adaptive, weight, gap = table
+    weighted = raw * adaptive * weight
+    edges = torch.linspace(0, 1, GAP_BINS + 1, dtype=torch.float64)
+    counts = torch.histc(gap[~is_v], bins=GAP_BINS, min=float(edges[0]), max=float(edges[-1]))
+
+    def mean(values: Tensor) -> float:
+        return float(values.mean()) if len(values) else math.nan
+
+    return StepRecord(
+        step=step,
+        loss=float(weighted.mean()),
+        raw_v=mean(raw[is_v]),
+        raw_u=mean(raw[~is_v]),
+        weighted_v=mean(weighted[is_v]),
+        weighted_u=mean(weighted[~is_v]),
+        total_v_weight=float(weight[is_v].sum()) / len(weight),
+        total_u_weight=float(weight[~is_v].sum()) / len(weight),
+        du_dt_norm=mean(du_dt.double().cpu()),
+        grad_norm=grad_norm,
+        gap_count=[int(c) for c in counts],
+        series=dict(plan.series),
+    )
+
+
+def offending_rows(shards: list[tuple[Rows, LossTerms, Tensor]]) -> list[dict[str, float]]:
+    """List the rows whose loss is not finite, or else the ten of largest loss, with what explains them."""
+    table: list[dict[str, float]] = []
+    for number, (rows, terms, _) in enumerate(shards):
+        norms = [math.nan] * rows.num_equal + terms.du_dt_norm.tolist()
+        columns = (rows.t.tolist(), rows.r.tolist(), terms.raw.tolist(), norms)
+        for i, (t, r, raw, norm) in enumerate(zip(*columns, strict=True)):
+            table.append({"row": i * len(shards) + number, "t": t, "r": r, "raw": raw, "du_dt_norm": norm})
+    broken = [row for row in table if not math.isfinite(row["raw"])]
+    return broken or sorted(table, key=lambda row: -row["raw"])[:10]

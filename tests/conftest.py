@@ -1,0 +1,36 @@
+"""What all tests share: one thread, and a run small enough to be repeated many times."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from dynamics.config import RunConfig
+from dynamics.curricula import DTD, Beta, GapLaw, MinSNR
+from dynamics.flow.times import TimesOptions
+from dynamics.instruments import GapsOptions
+from dynamics.models import DiTOptions
+from dynamics.objectives import Guidance, MeanFlow
+from dynamics.training import TrainingOptions
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> RunConfig:
+    """A run of about a second that uses every part with state: DTD, a moving gap share, two averages, guidance."""
+    return RunConfig(
+        model=DiTOptions(dim=16, depth=1, heads=2),
+        objective=MeanFlow(guidance=Guidance(k=0.5)),
+        times=TimesOptions(gap_share=0.5),
+        curricula=(DTD(num_clusters=3, patience=2), MinSNR(normalise=True), Beta(), GapLaw(start=0.2)),
+        training=TrainingOptions(
+            num_steps=24, batch_size=16, ema_decays=(0.9, 0.99), checkpoint_every=5, num_threads=1, warmup_steps=3
+        ),
+        observers=(GapsOptions(every=7, rows_per_bin=4),),
+    )

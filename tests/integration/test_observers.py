@@ -1,0 +1,55 @@
+"""Measuring never changes training, and what is measured is right."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynamics.config import RunConfig
+from dynamics.data import load
+from dynamics.instruments import GapProbe, GapsOptions
+from dynamics.instruments.gaps import exact_velocities
+from dynamics.runner import run
+from dynamics.store import read_run
+
+
+def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path) -> None:
+    with_observers = run(tiny, tmp_path / "on", progress=False)
+    without = run(tiny.model_copy(update={"observers": ()}), tmp_path / "off", progress=False)
+    for name in ("model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors"):
+        paths = [folder / "checkpoints" / "step_00000024" / name for folder in (with_observers, without)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    a, b = (read_run(folder / "run.nc")["training"].to_dataset() for folder in (with_observers, without))
+    for name in a.data_vars:
+        if name != "step_seconds":
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_measurements_are_at_the_asked_steps(tiny: RunConfig, tmp_path: Path) -> None:
+    gaps = read_run(run(tiny, tmp_path, progress=False) / "run.nc")["gaps"]
+    assert gaps.step.values.tolist() == [0, 7, 14, 21, 24]
+
+
+def test_the_oracle_itself_has_no_error_and_zero_has_all_of_it(tiny: RunConfig) -> None:
+    """The exact field measured as if it were a network: error 0; its loss is what cannot be learned."""
+    data = load(tiny.data)
+    probe = GapProbe(data, tiny.objective, GapsOptions(rows_per_bin=4), seed=0)
+    oracle = exact_velocities(data, tiny.objective)
+    exact = probe.exact
+
+    def zero(z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 0 * z + 0 * (t - r).reshape(-1, 1, 1, 1)
+
+    nothing = probe.errors(zero)
+    np.testing.assert_allclose(nothing.u_error, nothing.u_scale)
+    np.testing.assert_allclose(nothing.v_error, nothing.v_scale)
+    rows = probe.rows
+    z, v = rows.path()
+    n = rows.num_equal
+    by_hand = oracle.v(z[:n], rows.t[:n], rows.y[:n])
+    irreducible = (v[:n] - by_hand).double().flatten(1).square().sum(1).reshape(-1, 4).mean(1)
+    np.testing.assert_allclose(nothing.v_irreducible, irreducible, rtol=1e-5)
+    assert exact.shape == rows.x.shape
+    gap = (rows.t - rows.r)[n:-4].reshape(-1, 4)
+    low, high = torch.tensor(nothing.gap_bin_low.values), torch.tensor(nothing.gap_bin_high.values)
+    assert bool(((gap.T >= low - 1e-6) & (gap.T <= high + 1e-6)).all())

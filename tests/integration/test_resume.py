@@ -1,0 +1,187 @@
+"""Nothing is lost: a run that was killed, stopped or damaged ends bitwise where an undisturbed one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import xarray as xr
+
+from dynamics.config import RunConfig
+from dynamics.runner import RunFolder, run
+from dynamics.store import read_run
+from dynamics.training import DamagedCheckpointError, Interrupted
+
+TIMINGS = ["step_seconds"]
+
+
+def final(folder: Path) -> tuple[dict[str, bytes], dict[str, xr.Dataset]]:
+    """Everything that must be equal: the last checkpoint's files and all recorded series but the wall time."""
+    newest = max((folder / "checkpoints").iterdir())
+    files = {p.name: p.read_bytes() for p in newest.glob("*.safetensors")}
+    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
+    for index, moments in optimizer["state"].items():
+        for name, tensor in moments.items():
+            files[f"{index}.{name}"] = tensor.numpy().tobytes()
+    files["state"] = json.dumps(json.loads((newest / "state.json").read_text())["curricula"]).encode()
+    tree = read_run(folder / "run.nc")
+    return files, {name: node.to_dataset().drop_vars(TIMINGS, errors="ignore") for name, node in tree.children.items()}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    files_a, groups_a = final(a)
+    files_b, groups_b = final(b)
+    assert files_a == files_b
+    assert groups_a.keys() == groups_b.keys()
+    for name, dataset in groups_a.items():
+        xr.testing.assert_identical(dataset, groups_b[name])
+
+
+@pytest.fixture
+def undisturbed(tiny: RunConfig, tmp_path: Path) -> Path:
+    return run(tiny, tmp_path / "undisturbed", progress=False)
+
+
+def in_child(config: RunConfig, out: Path) -> int:
+    """Start the run in a forked process, which spares the imports, and return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run(config, out, progress=False)
+            code = 0
+        except Interrupted:
+            code = 75
+        finally:
+            os._exit(code)
+    return pid
+
+
+def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments, 20 times in one run; then it finishes and equals the undisturbed run."""
+    out, kills = tmp_path / "killed", 0
+    chance = random.Random(0)
+    began = time.monotonic()
+    run(tiny, tmp_path / "timed", progress=False)
+    whole = time.monotonic() - began
+    while kills < 20:
+        pid = in_child(tiny, out)
+        # mostly long enough to pass a checkpoint, sometimes in the middle of the set-up
+        time.sleep(chance.uniform(0.0, 0.35) * whole)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 and (out / "run.nc").exists():
+            # it was done before the signal came: take back the end so that there is something to kill
+            (out / "run.nc").unlink()
+            continue
+        kills += 1
+    run(tiny, out, progress=False)
+    assert_same(out, undisturbed)
+
+
+def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
+    """The deterministic twin: die right after a given number of logged records, again and again."""
+    out = tmp_path / "killed"
+    for after in (1, 3, 5, 6, 7, 9, 11, 2, 24):
+        pid = os.fork()
+        if pid == 0:
+            from dynamics.store import RunLog
+
+            count, append = 0, RunLog.append
+
+            def dying(self: RunLog, record: dict[str, object], after: int = after) -> None:
+                nonlocal count
+                append(self, record)
+                count += 1
+                if count >= after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            RunLog.append = dying  # type: ignore[method-assign]
+            run(tiny, out, progress=False)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    run(tiny, out, progress=False)
+    assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "stopped"
+    pid = in_child(tiny, out)
+    log = RunFolder(out).log
+    while not log.exists() or log.read_text().count("raw_v") < 6:
+        time.sleep(0.005)
+    os.kill(pid, number)
+    _, status = os.waitpid(pid, 0)
+    assert os.WEXITSTATUS(status) == 75
+    steps = RunFolder(out).checkpoints().steps()
+    assert steps
+    assert steps[-1] >= 6
+    run(tiny, out, progress=False)
+    assert_same(out, undisturbed)
+
+
+def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
+    """The same through the real command, killed by SIGTERM in a process of its own."""
+    command = [
+        *(sys.executable, "-m", "dynamics", "train", "digits-improved", "--out", str(tmp_path / "run")),
+        *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
+        *("--training.num-steps", "60", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or log.read_text().count("raw_v") < 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "the same command continues" in errors
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 60
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    tiny: RunConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "damaged"
+    run(tiny, out, progress=False)
+    (out / "run.nc").unlink()
+    newest = RunFolder(out).checkpoints().path(24) / "model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"step_00000024 is damaged \(model.safetensors fails its checksum\)"):
+        run(tiny, out, progress=False)
+    assert_same(out, undisturbed)
+
+
+def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(tiny: RunConfig, tmp_path: Path) -> None:
+    run(tiny, tmp_path, progress=False)
+    (tmp_path / "run.nc").unlink()
+    for step in RunFolder(tmp_path).checkpoints().steps():
+        (RunFolder(tmp_path).checkpoints().path(step) / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(DamagedCheckpointError, match="no intact checkpoint"):
+        run(tiny, tmp_path, progress=False)
+
+
+def test_another_config_in_the_same_folder_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
+    run(tiny, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="seed: 0 there, 1 asked for"):
+        run(tiny.model_copy(update={"seed": 1}), tmp_path, progress=False)
+
+
+def test_a_finished_run_is_left_alone(tiny: RunConfig, undisturbed: Path) -> None:
+    before = (undisturbed / "run.nc").stat().st_mtime_ns
+    run(tiny, undisturbed, progress=False)
+    assert (undisturbed / "run.nc").stat().st_mtime_ns == before

@@ -1,0 +1,186 @@
+"""Laws of (t, r): their range, their expectations, their truncation, and the numbers the method sheet quotes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from dynamics.curricula import MinSNR, Plan
+from dynamics.flow.times import (
+    Blend,
+    FromTime,
+    LogitNormalPair,
+    MaxMinLaw,
+    TimeLaw,
+    UniformFromTime,
+    UniformGap,
+    UniformPair,
+    mean_gap,
+)
+
+quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+unit = st.floats(0, 1, allow_nan=False)
+pairs: st.SearchStrategy[MaxMinLaw] = st.one_of(
+    st.builds(LogitNormalPair, mean=st.floats(-2, 2), std=st.floats(0.2, 2)), st.just(UniformPair())
+)
+gaps = st.tuples(unit, unit).map(lambda edges: UniformGap(low=min(edges), high=max(edges)))
+truncated = st.one_of(
+    st.builds(FromTime, base=pairs, t_min=st.floats(0, 0.95)), st.builds(UniformFromTime, t_min=st.floats(0, 0.95))
+)
+simple: st.SearchStrategy[TimeLaw] = st.one_of(pairs, gaps, truncated)
+laws: st.SearchStrategy[TimeLaw] = st.one_of(simple, st.builds(Blend, base=pairs, other=gaps, share=unit))
+
+
+def draw(law: TimeLaw, num_rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return law.sample(num_rows, torch.Generator().manual_seed(seed))
+
+
+def same_law(one: Tensor, two: Tensor) -> bool:
+    """Whether two samples pass the Kolmogorov-Smirnov test at the 0.1% level."""
+    return float(stats.ks_2samp(one.numpy(), two.numpy()).pvalue) > 1e-3
+
+
+@quick
+@given(laws)
+def test_times_stay_in_order_and_in_range(law: TimeLaw) -> None:
+    t, r = draw(law, 5000)
+    assert t.dtype == r.dtype == torch.float32
+    assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
+
+
+@quick
+@given(laws, st.lists(st.tuples(st.sampled_from([0.0, 1e-300, 0.5, 1 - 2**-53]), unit), min_size=1, max_size=4))
+def test_extreme_uniforms_stay_in_range(law: TimeLaw, nodes: list[tuple[float, float]]) -> None:
+    a, b = torch.tensor(nodes, dtype=torch.float64).unbind(1)
+    t, r = (x.float() for x in law.quantile(a, b.clamp(max=1 - 2**-53)))
+    assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
+
+
+@quick
+@given(laws)
+def test_sample_means_agree_with_expect(law: TimeLaw) -> None:
+    num = 20_000
+    t, r = draw(law, num)
+    functions: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+        lambda t, r: t, lambda t, r: r, lambda t, r: (t - r) ** 2, lambda t, r: t * r,
+    )  # fmt: skip
+    for f in functions:
+        values = f(t.double(), r.double())
+        # 5 standard errors, and the midpoint rule's own error
+        assert abs(float(values.mean()) - law.expect(f, 256)) < 5 * float(values.std()) / num**0.5 + 2e-3
+
+
+@quick
+@given(laws)
+def test_mean_gap_is_the_expectation_of_the_gap(law: TimeLaw) -> None:
+    assert mean_gap(law) == pytest.approx(law.expect(lambda t, r: t - r), abs=1e-12)
+
+
+@settings(parent=quick, max_examples=8)
+@given(pairs, st.floats(0, 0.7))
+def test_truncation_equals_rejection(base: MaxMinLaw, t_min: float) -> None:
+    t, r = draw(base, 40_000, seed=1)
+    keep = t >= t_min
+    if int(keep.sum()) < 500:
+        return
+    direct_t, direct_r = draw(FromTime(base=base, t_min=t_min), 8000, seed=2)
+    assert float(direct_t.min()) >= t_min - 1e-6
+    assert same_law(t[keep], direct_t)
+    assert same_law(r[keep], direct_r)
+    assert same_law(t[keep] - r[keep], direct_t - direct_r)
+
+
+@settings(parent=quick, max_examples=8)
+@given(st.floats(-1.5, 1.5), st.floats(0.3, 2))
+def test_logit_normal_pair_is_max_and_min_of_two_draws(mean: float, std: float) -> None:
+    draws = torch.sigmoid(mean + std * torch.randn(2, 8000, generator=torch.Generator().manual_seed(3)))
+    t, r = draw(LogitNormalPair(mean=mean, std=std), 8000, seed=4)
+    assert same_law(t, draws.max(0).values)
+    assert same_law(r, draws.min(0).values)
+    assert same_law(t - r, draws.max(0).values - draws.min(0).values)
+
+
+def test_the_comparison_of_laws_can_fail() -> None:
+    """One draw is not the larger of two, and t of a wider law is seen."""
+    draws = torch.sigmoid(-0.4 + torch.randn(2, 8000, generator=torch.Generator().manual_seed(3)))
+    t, _ = draw(LogitNormalPair(), 8000, seed=4)
+    assert not same_law(t, draws[0])
+    assert not same_law(draw(LogitNormalPair(std=1.1), 8000, seed=4)[0], draws.max(0).values)
+
+
+@quick
+@given(pairs)
+def test_draw_quantile_inverts_draw_cdf(law: MaxMinLaw) -> None:
+    for p in (0.01, 0.3, 0.5, 0.99):
+        t = float(law.draw_quantile(torch.tensor([p], dtype=torch.float64)))
+        assert law.draw_cdf(t) == pytest.approx(p, abs=1e-9)
+
+
+@quick
+@given(st.floats(0, 0.9), st.floats(0.01, 0.1))
+def test_uniform_gap_stays_in_its_bin_and_fills_it(low: float, width: float) -> None:
+    t, r = draw(UniformGap(low=low, high=low + width), 4000)
+    gap = t - r
+    assert low - 1e-6 <= float(gap.min())
+    assert float(gap.max()) <= low + width + 1e-6
+    assert stats.kstest((gap.numpy() - low) / width, "uniform").pvalue > 1e-3
+
+
+@quick
+@given(unit)
+def test_blend_draws_each_part_with_its_share(share: float) -> None:
+    num = 5000
+    t, r = draw(Blend(base=LogitNormalPair(), other=UniformGap(low=1, high=1), share=share), num)
+    found = float(((t == 1) & (r == 0)).float().mean())
+    assert abs(found - share) <= 5 * (share * (1 - share) / num) ** 0.5 + 1e-9
+
+
+# ---- the numbers the method sheet quotes, to their printed precision -------------------------------------------------
+
+BASE = LogitNormalPair()
+
+
+def share(low: float, high: float) -> float:
+    return BASE.expect(lambda t, r: ((t - r >= low) & (t - r < high)).double(), 2048)
+
+
+def test_quoted_mean_gap_and_lambda() -> None:
+    assert f"{mean_gap(BASE):.4f}" == "0.2333"
+    assert f"{1 / (1 - mean_gap(BASE)):.4f}" == "1.3043"
+    # the sheet's 1.4994 is a simulated value: E[t - r] = 1/3 gives 3/2
+    assert 1 / (1 - mean_gap(UniformPair())) == pytest.approx(1.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "quoted"), [(0, 0.1, "0.264"), (0.1, 0.3, "0.422"), (0.3, 0.5, "0.230"), (0.5, 0.7, "0.076")]
+)
+def test_quoted_gap_shares(low: float, high: float, quoted: str) -> None:
+    assert f"{share(low, high):.3f}" == quoted
+
+
+def test_quoted_rare_gaps() -> None:
+    assert f"{share(0.7, 0.9):.4f}" == "0.0082"
+    assert f"{share(0.9, 1.1):.0e}" == "2e-05"
+
+
+def test_quoted_quantiles() -> None:
+    t, r = BASE.quantile(*torch.rand(2, 1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    assert float((t - r).median()) == pytest.approx(0.201, abs=1e-3)
+    assert np.quantile(t.numpy(), [0.05, 0.5, 0.95]) == pytest.approx([0.24, 0.54, 0.83], abs=6e-3)
+    assert f"{BASE.expect(lambda t, r: t):.3f}" == "0.535"
+    one_draw = BASE.draw_quantile((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).mean()
+    assert f"{float(one_draw):.3f}" == "0.418"
+
+
+@pytest.mark.parametrize(("form", "quoted"), [("x0", "0.216"), ("v", "0.399"), ("eps", "0.947")])
+def test_quoted_means_of_alpha(form: str, quoted: str) -> None:
+    alpha = MinSNR.model_validate({"form": form})
+    assert f"{BASE.expect(lambda t, r: alpha.alpha(t)):.3f}" == quoted
+    plan = MinSNR.model_validate({"form": form, "normalise": True}).apply(Plan(BASE, BASE, 0.25), None, {})  # type: ignore[arg-type]
+    assert BASE.expect(lambda t, r: plan.v_weight(t)) == pytest.approx(1, abs=1e-9)

@@ -1,0 +1,213 @@
+"""Every file format: a round trip, and every way a file can be wrong."""
+
+import gzip
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynamics.data import DataOptions, load
+from dynamics.data.cache import write_atomically
+from dynamics.data.files import load_folder, load_idx, load_npz
+
+random = np.random.default_rng(0)
+GREY = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+COLOUR = random.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+CLASSES = np.array([2, 0, 1, 1, 0, 2])
+
+
+@pytest.mark.parametrize("x", [GREY, GREY[..., None], COLOUR])
+def test_npz_round_trip(tmp_path: Path, x: np.ndarray) -> None:
+    path = tmp_path / "my images.npz"
+    np.savez(path, x=x, y=CLASSES)
+    data = load(DataOptions(name="npz", path=path))
+    pixels = x if x.ndim == 4 else x[..., None]
+    images, labels = data.reference()
+    expected = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 127.5 - 1).float()
+    torch.testing.assert_close(images, expected)
+    assert labels.tolist() == CLASSES.tolist()
+    assert (data.name, data.num_classes, data.shape) == ("npz-my_images", 3, (pixels.shape[3], 5, 4))
+
+
+def test_npz_without_labels_is_one_class(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=GREY)
+    data = load_npz(tmp_path / "a.npz")
+    assert (data.num_classes, data.labels.tolist()) == (1, [0] * 6)
+
+
+BAD_NPZ: list[tuple[dict[str, Any], str]] = [
+    ({"images": GREY}, "without an array x"),
+    ({"x": GREY.astype(np.float32)}, "float32"),
+    ({"x": GREY[0]}, r"\[5, 4\]"),
+    ({"x": COLOUR.transpose(0, 3, 1, 2)}, "channels last"),
+    ({"x": GREY[:0]}, "at least one image"),
+    ({"x": GREY, "y": CLASSES[:5]}, "5 labels for 6 images"),
+    ({"x": GREY, "y": CLASSES.astype(float)}, "y in .*float64"),
+    ({"x": GREY, "y": CLASSES - 1}, r"-1\.\.1"),
+    ({"x": GREY, "y": np.array([{}] * 6)}, "without pickled objects"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_NPZ)
+def test_bad_npz_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_npz(tmp_path / "bad.npz")
+    assert "bad.npz" in str(caught.value)
+
+
+def test_damaged_npz_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=GREY, y=CLASSES)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[60:90] = bytes(30)
+    array = io.BytesIO()
+    np.save(array, GREY)
+    for content in (b"", b"text", whole[:100], whole[: len(whole) // 2], bytes(flipped), array.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npz .*received|received .*a\.npz"):
+            load_npz(path)
+    with pytest.raises(ValueError, match="existing npz"):
+        load_npz(tmp_path / "none.npz")
+
+
+def write_idx(folder: Path, zipped: bool = False, **changes: bytes) -> None:
+    contents = {
+        "train-images-idx3-ubyte": struct.pack(">IIII", 2051, 6, 5, 4) + GREY.tobytes(),
+        "train-labels-idx1-ubyte": struct.pack(">II", 2049, 6) + CLASSES.astype(np.uint8).tobytes(),
+    }
+    for name, content in contents.items():
+        data = changes.get(name.split("-")[1], content)
+        (folder / f"{name}.gz").write_bytes(gzip.compress(data)) if zipped else (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_round_trip(tmp_path: Path, zipped: bool) -> None:
+    write_idx(tmp_path, zipped)
+    data = load(DataOptions(name="idx", path=tmp_path))
+    assert torch.equal(torch.from_numpy(GREY)[:, None], load_idx(tmp_path).pixels)
+    assert data.reference()[1].tolist() == CLASSES.tolist()
+    assert (data.shape, data.num_classes) == ((1, 5, 4), 3)
+
+
+BAD_IDX: list[tuple[dict[str, bytes], str]] = [
+    ({"images": b""}, "magic number of .*train-images"),
+    ({"images": struct.pack(">II", 2049, 6) + bytes(6)}, "received 2049; allowed: 2051"),
+    ({"images": struct.pack(">IIII", 2051, 6, 5, 4) + bytes(119)}, "of 135 bytes"),
+    ({"images": struct.pack(">IIII", 2051, 6, 5, 4) + bytes(121)}, "of 137 bytes"),
+    ({"images": struct.pack(">IIII", 2051, 0, 5, 4)}, "at least one image"),
+    ({"images": struct.pack(">IIII", 2051, *[2**32 - 1] * 3)}, "allowed: 792281"),
+    ({"labels": struct.pack(">II", 2051, 6) + bytes(6)}, "magic number of .*train-labels"),
+    ({"labels": struct.pack(">II", 2049, 5) + bytes(5)}, "5 labels for 6 images"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_IDX)
+def test_bad_idx_files_are_refused(tmp_path: Path, changes: dict[str, bytes], message: str) -> None:
+    write_idx(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_idx(tmp_path)
+
+
+def test_damaged_and_missing_idx_files_are_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path, zipped=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    for content in (whole[:40], b"no gzip", whole[:30] + bytes(20) + whole[50:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
+            load_idx(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="a folder with train-images"):
+        load_idx(tmp_path)
+
+
+def picture(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path)
+
+
+def test_folder_round_trip_in_the_order_of_names(tmp_path: Path) -> None:
+    for name, pixels in {"b/2.png": GREY[2], "b/1.PNG": GREY[1], "a/deep/x.png": GREY[0], "c/z.bmp": GREY[3]}.items():
+        picture(tmp_path / name, pixels)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "._x.png").write_text("hidden")
+    (tmp_path / ".hidden").mkdir()
+    data = load_folder(tmp_path)
+    assert torch.equal(data.pixels, torch.from_numpy(GREY[:4])[:, None])
+    assert (data.labels.tolist(), data.num_classes, data.shape) == ([0, 1, 1, 2], 3, (1, 5, 4))
+
+
+def test_folder_with_any_colour_is_rgb(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png", GREY[0])
+    picture(tmp_path / "a" / "2.png", COLOUR[0])
+    picture(tmp_path / "b" / "3.png", np.dstack([COLOUR[1], GREY[1]]))  # with transparency
+    picture(tmp_path / "b" / "4.png", GREY[2], "LA")
+    data = load(DataOptions(name="folder", path=tmp_path))
+    expected = [np.dstack([GREY[0]] * 3), COLOUR[0], COLOUR[1], np.dstack([GREY[2]] * 3)]
+    images, _ = data.reference()
+    torch.testing.assert_close(images, torch.from_numpy(np.stack(expected).transpose(0, 3, 1, 2) / 127.5 - 1).float())
+
+
+def test_folder_crops_the_centre_and_resizes(tmp_path: Path) -> None:
+    wide, tall = np.zeros((4, 10), np.uint8), np.zeros((12, 8), np.uint8)
+    wide[:, 3:7], tall[2:10] = 200, 100
+    picture(tmp_path / "a" / "1.png", wide)
+    picture(tmp_path / "a" / "2.png", tall)
+    data = load(DataOptions(name="folder", path=tmp_path, image_size=4))
+    expected = torch.tensor([200.0, 100.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    torch.testing.assert_close(data.reference()[0], expected / 127.5 - 1)
+    with pytest.raises(ValueError, match=r"2\.png.*1\.png.*pass image_size"):
+        load_folder(tmp_path)
+
+
+BAD_FOLDERS: list[tuple[Callable[[Path], Any], str]] = [
+    (lambda folder: None, "without subfolders"),
+    (lambda folder: picture(folder / "1.png", GREY[0]), "outside any class"),
+    (lambda folder: (folder / "empty").mkdir(), "empty without images"),
+    (lambda folder: (folder / "a" / "bad.png").write_bytes(b"text"), r"bad\.png"),
+    (lambda folder: picture(folder / "a" / "deep.png", GREY[0].astype(np.uint16)), r"deep\.png of mode I"),
+    (lambda folder: picture(folder / "a" / "deep.tif", GREY[0].astype(np.float32)), r"deep\.tif of mode F"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+def test_bad_folders_are_refused(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    if message != "without subfolders":
+        picture(tmp_path / "a" / "0.png", GREY[0])
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_folder(tmp_path)
+
+
+def test_truncated_images_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "cut.png", COLOUR[0].repeat(20, 0).repeat(20, 1))
+    path = tmp_path / "a" / "cut.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cut\.png.*replace or remove"):
+        load_folder(tmp_path)
+    with pytest.raises(ValueError, match="an existing folder"):
+        load_folder(tmp_path / "none")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(path, fail)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+    write_atomically(path, lambda temporary: temporary.write_text("new") and None)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "new")]

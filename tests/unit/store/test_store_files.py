@@ -1,0 +1,234 @@
+"""Round trips, atomic replacement, damage and versions of run files."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from dynamics.store import (
+    SCHEMA_VERSION,
+    atomic,
+    collect,
+    files,
+    netcdf,
+    open_results,
+    read_run,
+    update_run,
+    write_run,
+    write_tree,
+)
+
+ATTRS = {"units": "1", "long_name": "x"}
+
+
+def var(dims: object, values: object, **attrs: object) -> xr.Variable:
+    return xr.Variable(dims, values, {**ATTRS, **attrs})
+
+
+def rich() -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "f8": var("step", [1.0, np.nan, -np.inf]),
+            "f4": var("step", np.float32([0.1, 2, 3]), two=[1, 2], names=["a", "b"], unicode="é日", nothing=""),
+            "i4": var("step", np.int32([1, -2, 3])),
+            "u1": var("step", np.uint8([0, 1, 255])),
+            "i8": var("step", [2**62, -(2**62), 0]),
+            "c16": var("step", np.array([1j, 2, 3])),
+            "flag": var("step", [True, False, True]),
+            "text": var("step", ["a", "", "é日本 longer"]),
+            "scalar": var((), 2.5),
+            "word": var((), "hé"),
+            "table": var(("step", "bare"), np.arange(12.0).reshape(3, 4)),
+            "none": var(("zero", "bare"), np.zeros((0, 4), dtype=np.float32)),
+            "no_text": var("zero", np.zeros(0, dtype="U3")),
+            "seconds_spent": var("step", [1.0, 2.0, 3.0], units="seconds"),
+            "large": var("wide", np.arange(20_000.0)),
+            "square": var(("task", "task2"), np.eye(2)),
+        },
+        {"step": [3, 4, 5], "label": ("step", ["x", "yy", "z"]), "scale": 7, "task": ["v", "u[.1,.3]"]},
+        {"splits": 4, "note": "é"},
+    )
+
+
+def groups() -> dict[str, xr.Dataset]:
+    only_coords = xr.Dataset(coords={"q": [1.0, 2.0], "name": ("q", ["a", "b"])})
+    return {"training": rich(), "empty": xr.Dataset(), "coords": only_coords}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a run [1] é" / "run.nc"
+
+
+def test_round_trip(path: Path) -> None:
+    write_run(path, groups(), {"run_id": "a", "seed": 3, "seconds": 1.5})
+    tree = read_run(path)
+    assert set(tree.children) == set(groups())
+    for name, expected in groups().items():
+        found = tree[name].to_dataset()
+        xr.testing.assert_identical(found, expected)
+        for key, variable in expected.variables.items():
+            assert found[key].dtype == variable.dtype or variable.size == 0, key
+            assert found[key].encoding == {}
+    assert tree.attrs == {"run_id": "a", "seed": 3, "seconds": 1.5, "schema_version": SCHEMA_VERSION}
+    assert {type(value) for value in tree.attrs.values()} == {str, int, float}
+
+
+def test_our_reader_agrees_with_xarrays(path: Path) -> None:
+    write_run(path, groups(), {"run_id": "a"})
+    with h5py.File(path, "a") as file:  # the netCDF C library writes ASCII attributes like this
+        file["training"].attrs["fixed"] = np.bytes_("abc")
+    ours = netcdf.read(path)
+    theirs = xr.open_groups(path, engine="h5netcdf", decode_times=False)
+    assert set(ours) == set(theirs)
+    for name, lazy in theirs.items():
+        twin = lazy.load()
+        xr.testing.assert_identical(ours[name], twin)
+        assert {n: v.dtype for n, v in ours[name].variables.items()} == {n: v.dtype for n, v in twin.variables.items()}
+        lazy.close()
+
+
+def test_attributes_are_encoded_and_the_callers_stay(path: Path) -> None:
+    dataset = xr.Dataset({"a": var("x", [1.0], law={"p": 1}, on=True)}, attrs={"parent": None})
+    before = dataset.copy(deep=True)
+    write_run(path, {"gaps": dataset}, {"path": Path("/data"), "amp": False, "options": {"a": None}, "none": None})
+    xr.testing.assert_identical(dataset, before)
+    tree = read_run(path)
+    assert tree["gaps/a"].attrs == {**ATTRS, "law": '{"p": 1}', "on": 1}
+    assert tree["gaps"].attrs == {"parent": ""}
+    found = {name: tree.attrs[name] for name in ("path", "amp", "options", "none")}
+    assert found == {"path": "/data", "amp": 0, "options": '{"a": null}', "none": ""}
+
+
+def test_a_bad_dataset_changes_nothing(path: Path) -> None:
+    write_run(path, {"gaps": rich()}, {})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="gaps/a"):
+        write_run(path, {"gaps": xr.Dataset({"a": ("x", [1.0])})}, {})
+    with pytest.raises(ValueError, match="gaps/a"):
+        update_run(path, "gaps", xr.Dataset({"a": ("x", [1.0])}))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["write", "sync", "replace"])
+def test_a_failure_leaves_the_old_file_and_no_other(path: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(path, {"gaps": rich()}, {"run_id": "old"})
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    if stage == "write":
+        monkeypatch.setattr(xr.DataTree, "to_netcdf", lambda _, file, **__: (file.write_bytes(b"half"), fail()))
+    else:
+        monkeypatch.setattr(atomic.os, {"sync": "fsync", "replace": "replace"}[stage], fail)
+    for call in (
+        lambda: write_run(path, {"gaps": rich()}, {"run_id": "new"}),
+        lambda: update_run(path, "more", rich()),
+        lambda: write_tree(path, xr.DataTree()),
+    ):
+        with pytest.raises(OSError, match="no space"):
+            call()
+        assert path.read_bytes() == before
+        assert sorted(os.listdir(path.parent)) == [".run.nc.lock", "run.nc"]
+
+
+def test_leftovers_of_a_killed_writer_go_with_the_next_write(path: Path) -> None:
+    write_run(path, {}, {})
+    (path.parent / ".run.nc.0123.tmp").write_bytes(b"half")
+    (path.parent / ".other.nc.0123.tmp").write_bytes(b"half")
+    write_run(path, {}, {})
+    assert sorted(os.listdir(path.parent)) == [".other.nc.0123.tmp", ".run.nc.lock", "run.nc"]
+
+
+def test_update_replaces_one_group_and_keeps_the_others(path: Path) -> None:
+    write_run(path, groups(), {"run_id": "a", "seed": 1, "list": [1, 2]})
+    fresh = xr.Dataset({"fd_digits": var("nfe", [3.0, 2.0])}, {"nfe": [1, 2]})
+    update_run(path, "evaluation", fresh, {"seconds": 2.5, "seed": 2})
+    update_run(path, "coords", fresh)
+    tree = read_run(path)
+    xr.testing.assert_identical(tree["training"].to_dataset(), rich())
+    xr.testing.assert_identical(tree["evaluation"].to_dataset(), fresh)
+    xr.testing.assert_identical(tree["coords"].to_dataset(), fresh)
+    assert (tree.attrs["run_id"], tree.attrs["seed"], tree.attrs["seconds"]) == ("a", 2, 2.5)
+    assert list(tree.attrs["list"]) == [1, 2]
+
+
+def test_update_of_a_missing_file_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="write the run first"):
+        update_run(tmp_path / "no" / "run.nc", "a", xr.Dataset())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [100, 30_000])
+def test_a_flipped_byte_in_the_numbers_is_an_error(path: Path, size: int) -> None:
+    values = np.random.default_rng(0).normal(size=size)
+    write_run(path, {"gaps": xr.Dataset({"a": var("x", values)})}, {})
+    with h5py.File(path) as file:
+        assert file["gaps/a"].fletcher32
+        assert file["gaps/a"].compression == (None if size == 100 else "gzip")
+    content = bytearray(path.read_bytes())
+    # numbers of 100 rows lie in the file as they are; compressed ones fill most of it
+    start = content.find(values.tobytes()) if size == 100 else len(content) // 4
+    assert start > 0
+    width = values.nbytes if size == 100 else len(content) // 2
+    for offset in range(start, start + width, width // 7):
+        damaged = bytearray(content)
+        damaged[offset] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.nc.*undamaged.*remedy"):
+            read_run(path)
+
+
+def test_truncated_and_foreign_files_are_errors(path: Path) -> None:
+    write_run(path, {"gaps": rich()}, {})
+    content = path.read_bytes()
+    for damaged in (b"", b"not a netCDF file", content[: len(content) // 2], content[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.nc.*remedy"):
+            read_run(path)
+    xr.Dataset({"a": ("x", [1.0])}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ValueError, match=r"run\.nc.*schema_version"):
+        read_run(path)
+
+
+def test_a_newer_schema_is_refused_by_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        write_run(path, {}, {})
+    with pytest.raises(ValueError, match=rf"schema_version of .*run\.nc: received {SCHEMA_VERSION + 1}"):
+        read_run(path)
+
+
+def test_a_branch_is_written_as_a_tree(path: Path) -> None:
+    study = xr.DataTree.from_dict({"/study/training": rich(), "/other": xr.Dataset()})
+    write_tree(path, study["study"])
+    tree = read_run(path)
+    assert list(tree.children) == ["training"]
+    xr.testing.assert_identical(tree["training"].to_dataset(), rich())
+    assert "schema_version" not in study["study"].attrs
+
+
+def test_open_results(tmp_path: Path) -> None:
+    data = {"gaps": xr.Dataset({"a": var("step", [1.0])}, {"step": [0]})}
+    for name in ("a", "b"):
+        write_run(tmp_path / "study" / name / "run.nc", data, {"run_id": name, "config_json": "{}"})
+    run = tmp_path / "study" / "a"
+    assert open_results(run).identical(open_results(run / "run.nc"))
+    assert open_results(str(run)).attrs["run_id"] == "a"
+    study = open_results(tmp_path / "study")
+    assert study["gaps"]["run"].values.tolist() == ["a", "b"]
+    write_tree(tmp_path / "other" / "small.nc", collect([run / "run.nc"]))
+    assert open_results(tmp_path / "other")["gaps"].sizes["run"] == 1
+    write_tree(tmp_path / "other" / "second.nc", study)
+    with pytest.raises(ValueError, match=r"second\.nc, small\.nc"):
+        open_results(tmp_path / "other")
+    write_tree(tmp_path / "other" / "merged.nc", study)
+    assert open_results(tmp_path / "other")["gaps"].sizes["run"] == 2
+    (tmp_path / "nothing").mkdir()
+    for missing in ("nothing", "no_such"):
+        with pytest.raises(ValueError, match=f"{missing}.*remedy"):
+            open_results(tmp_path / missing)
