@@ -14,8 +14,6 @@ from dynamics.options import invalid
 BAD_INPUT = 2
 NOT_FINITE = 3
 
-POSITIONAL = tyro.conf.Positional
-
 
 def presets(args: "PresetsArgs") -> None:
     """Print the table of presets."""
@@ -55,7 +53,7 @@ class EvaluateArgs:
     Adds the group `evaluation` to DIR/run.nc; settings measured before stay beside the new ones.
     """
 
-    dir: Annotated[POSITIONAL[Path], tyro.conf.arg(metavar="DIR")]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """The run folder."""
     nfe: tuple[int, ...] = (1, 2, 32)
     """Numbers of network evaluations per sample."""
@@ -92,7 +90,10 @@ def evaluate(args: EvaluateArgs) -> None:
     )
     measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights)
     columns = [name for name in measured.data_vars if measured[name].dims == ("field", "nfe")]
-    print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+    if columns:
+        print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+    else:
+        print("no labels, so no classifier to measure distances with; pictures and exact errors only")
     one_step = float(measured.one_step_error / measured.one_step_scale)
     print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
     print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
@@ -102,7 +103,7 @@ def evaluate(args: EvaluateArgs) -> None:
 class ReportArgs:
     """Draw figures and write report.md for one run, or compare several."""
 
-    dirs: Annotated[POSITIONAL[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
+    dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Folders of finished runs; the first is the baseline unless --baseline names another."""
     out: Path
     """Folder that takes merged.nc, figures/ and report.md."""
@@ -169,7 +170,7 @@ def doctor(args: DoctorArgs) -> None:
 class TrainArgs:
     """Train a preset, or the config of a JSON file. The same command again resumes; a finished run is left alone."""
 
-    preset: Annotated[POSITIONAL[str], tyro.conf.arg(metavar="PRESET")]
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")]
     """Name of a preset (see `dynamics presets`), or path of a config.json."""
     out: Path
     """The run folder."""

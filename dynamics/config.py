@@ -11,7 +11,7 @@ from dynamics.data import DataOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
-from dynamics.objectives import FlowMatching, MeanFlow, ObjectiveOptions
+from dynamics.objectives import FlowMatching, Guidance, MeanFlow, ObjectiveOptions
 from dynamics.options import Options, invalid
 from dynamics.training import TrainingOptions
 
@@ -59,16 +59,24 @@ class RunConfig(Options):
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=128, learning_rate=2e-3, ema_decays=(0.995,))
+_DIT = DiTOptions(patch_size=2, dim=64, depth=4, heads=4)
+_BASELINE = RunConfig(
+    model=_DIT,
+    objective=MeanFlow(guidance=Guidance(w=1.0, k=0.25)),  # effective guidance scale w / (1 - k) = 1.33
+    training=_DIGITS,
+)
 
 PRESETS: dict[str, RunConfig] = {
-    "digits-meanflow": RunConfig(training=_DIGITS),
-    "digits-improved": RunConfig(curricula=(MinSNR(), Beta()), training=_DIGITS),
-    "digits-gap-law": RunConfig(times=TimesOptions(gap_share=0.5), curricula=(GapLaw(),), training=_DIGITS),
-    "digits-flow-matching": RunConfig(
-        objective=FlowMatching(), times=TimesOptions(gap_share=0.0), training=_DIGITS
+    "digits-meanflow": _BASELINE,
+    "digits-improved": _BASELINE.model_copy(update={"curricula": (MinSNR(), Beta())}),
+    "digits-gap-law": _BASELINE.model_copy(
+        update={"times": TimesOptions(gap_share=0.5), "curricula": (GapLaw(share_to=0.5, start=0.5, end=1.0),)}
     ),
-    "mixture-meanflow": RunConfig(
-        data=DataOptions(name="digits-mixture"), model=MLPOptions(), training=_DIGITS
+    "digits-flow-matching": _BASELINE.model_copy(
+        update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
+    ),
+    "mixture-meanflow": _BASELINE.model_copy(
+        update={"data": DataOptions(name="digits-mixture"), "model": MLPOptions()}
     ),
 }
 """One row per preset; every value not named here is the default of its room."""

@@ -12,13 +12,20 @@ DEMO_PRESETS = ("digits-meanflow", "digits-improved", "digits-gap-law")
 """Same seed, data order, initialisation, noise and number of steps; the first is the baseline."""
 
 
-def demo(out: Path, num_steps: int | None = None, presets: Sequence[str] = DEMO_PRESETS, progress: bool = True) -> Path:
+def demo(
+    out: Path,
+    num_steps: int | None = None,
+    presets: Sequence[str] = DEMO_PRESETS,
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008 - frozen
+    progress: bool = True,
+) -> Path:
     """Train, evaluate and report; a finished part is not done again.
 
     Args:
         out: Folder of the runs and the report.
         num_steps: Steps of each run; None takes the presets'.
         presets: Which presets to compare.
+        options: How each run is evaluated.
         progress: Show bars.
 
     Returns:
@@ -30,7 +37,6 @@ def demo(out: Path, num_steps: int | None = None, presets: Sequence[str] = DEMO_
         if num_steps is not None:
             config = with_steps(config, num_steps)
         folders.append(run(config, out / name, progress))
-    options = EvaluationOptions(nfe=(1, 2, 32))
     for folder in folders:
         if not evaluated(folder):
             evaluate_run(folder, options, progress=progress)

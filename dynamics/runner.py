@@ -8,20 +8,21 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Never
 
 import torch
 import xarray as xr
 from tqdm import tqdm
 
+from dynamics.atomic import replacing
 from dynamics.config import RunConfig
-from dynamics.data import DataSource, load
+from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, observer
 from dynamics.models import Model, build
 from dynamics.options import invalid
 from dynamics.store import RunLog, measurement_datasets, provenance, read_run, training_dataset, update_run, write_run
-from dynamics.store.atomic import replacing
 from dynamics.training import (
     GAP_BINS,
     UNITS,
@@ -232,7 +233,7 @@ def _join(before: xr.Dataset, now: xr.Dataset) -> xr.Dataset:
     return joined.assign_attrs(now.attrs)
 
 
-def _on_step(log: RunLog, bar: "tqdm[None]", record: StepRecord) -> None:
+def _on_step(log: RunLog, bar: "tqdm[Never]", record: StepRecord) -> None:
     log.append({"group": "training", **record.flat()})
     losses = {"v": record.raw_v, "u": record.raw_u}
     shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
@@ -240,7 +241,7 @@ def _on_step(log: RunLog, bar: "tqdm[None]", record: StepRecord) -> None:
     bar.update()
 
 
-def _bar(done: int, total: int, name: str, progress: bool) -> "tqdm[None]":
+def _bar(done: int, total: int, name: str, progress: bool) -> "tqdm[Never]":
     # a log file or a pipe gets a line now and then, a terminal a moving bar
     interval = 0.1 if os.isatty(2) else 10.0
     return tqdm(

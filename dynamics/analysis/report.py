@@ -11,9 +11,9 @@ from dynamics.analysis import plots
 from dynamics.analysis.comparison import differences, summary
 from dynamics.analysis.runs import REMEDIES, label_runs
 from dynamics.analysis.text import how_to_repeat, protocol_table, results_tables, run_tables, sentences
+from dynamics.atomic import replacing
 from dynamics.options import invalid
 from dynamics.store import collect, read_run, write_tree
-from dynamics.store.atomic import replacing
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,12 @@ def number(value: object) -> str:
     """
     if isinstance(value, str):
         return value or "-"
-    if not isinstance(value, int | float | np.number) or math.isnan(value):
+    x = float(value) if isinstance(value, int | float | np.number) else math.nan
+    if math.isnan(x):
         return "-"
-    if float(value).is_integer() or abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:#.3g}".rstrip(".")
+    if x.is_integer() or abs(x) >= 1000:
+        return f"{x:.0f}"
+    return f"{x:#.3g}".rstrip(".")
 
 
 def run_tables(tree: xr.DataTree) -> str:
@@ -87,8 +88,8 @@ def results_tables(table: pd.DataFrame) -> str:
     exact = [name for name in _metrics(table) if "_error" in name]
     text = (
         f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
-        "answering 0), with one standard error over rows, the same rows for every run. On a finite data set the exact "
-        "v memorises at small t; there its error does not measure quality.\n\n"
+        "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
+        "the exact v memorises at small t; there its error does not measure quality.\n\n"
     )
     text += _results(table, exact)
     sampled = [name for name in _metrics(table) if name not in (*exact, "seconds", "peak_memory_mb")]
@@ -212,9 +213,9 @@ def _value(row: "pd.Series[Any]", name: str) -> str:
     if text == "-":
         return text
     if f"{name}_sem" in row:
-        text += f" ± {float(row[f'{name}_sem']):.2g}"
+        text += f" ± {float(row[f'{name}_sem']):#.2g}".rstrip(".")
     if f"{name}_low" in row:
-        text += f" [{float(row[f'{name}_low']):.3g}, {float(row[f'{name}_high']):.3g}]"
+        text += f" [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
     return text
 
 

@@ -24,6 +24,7 @@ class Beta(Curriculum):
 
         def beta(plan: Plan, t: Tensor, r: Tensor) -> Tensor:
             scale = 1 / (1 - mean_gap(plan.gap_law))
-            return 1 - s + scale * s * (1 - (t - r))
+            weight: Tensor = 1 - s + scale * s * (1 - (t - r))
+            return weight
 
         return record(weigh_u(plan, beta), beta_s=s)

@@ -79,9 +79,7 @@ class Curriculum(Options):
         return state
 
 
-def plan_for(
-    times: TimesOptions, curricula: tuple[Curriculum, ...], progress: Progress, states: list[State]
-) -> Plan:
+def plan_for(times: TimesOptions, curricula: tuple[Curriculum, ...], progress: Progress, states: list[State]) -> Plan:
     """Build the plan of one step: the base law, changed by each curriculum in turn."""
     plan = Plan(times.law, times.law, times.gap_share)
     for curriculum, state in zip(curricula, states, strict=True):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.data.cache import cache_folder, write_atomically
+from dynamics.atomic import replacing
+from dynamics.data.cache import cache_folder
 from dynamics.data.files import load_npz
 from dynamics.data.imageset import ImageSet
 from dynamics.options import invalid
@@ -21,7 +22,8 @@ def load_mnist5k(cache: Path | None = None) -> ImageSet:
     """
     path = (cache or cache_folder()) / "mnist5k.npz"
     if not path.exists():
-        write_atomically(path, _write)
+        with replacing(path) as temporary:
+            _write(temporary)
     try:
         images = load_npz(path)
     except ValueError as error:

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dynamics.atomic import replacing
 from dynamics.data import DataOptions, DataSource, Shape, batch_indices, load
-from dynamics.data.cache import write_atomically
 from dynamics.options import Options, invalid
 from dynamics.rng import generator
 
@@ -161,7 +161,8 @@ def save_classifier(path: Path, trained: TrainedClassifier, data: DataSource, se
     }
     # one JSON entry, because safetensors writes several in random order and the file's hash would change
     text = {"classifier": json.dumps(metadata, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=text))
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=text)
 
 
 def load_classifier(path: Path) -> tuple[FeatureClassifier, dict[str, object]]:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
@@ -44,17 +45,21 @@ class EvaluationOptions(Options):
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images seen by the feature extractor."""
+    """A data set, and its images as the feature extractor sees them."""
 
-    extractor: Extractor
-    features: Tensor
     data: DataSource
+    extractor: Extractor | None
+    """None where the data have no labels to train one with; then there are pictures but no distances."""
+    features: Tensor
+    """[N, 64] float64."""
 
 
 def reference_for(data: DataSource) -> Reference:
     """Return the reference that the data set's samples are compared with."""
+    if data.num_classes < 2:
+        return Reference(data, None, torch.zeros(0, 64, dtype=torch.float64))
     extractor = extractor_for(data)
-    return Reference(extractor, extractor.features(data.reference()[0]), data)
+    return Reference(data, extractor, extractor.features(data.reference()[0]))
 
 
 def evaluate(u: Velocity, reference: Reference, options: EvaluationOptions, progress: bool = False) -> xr.Dataset:
@@ -72,28 +77,32 @@ def evaluate(u: Velocity, reference: Reference, options: EvaluationOptions, prog
         grid of uint8 pictures [field, nfe, class, row, C, H, W].
     """
     check_nfe(options.nfe)
-    data, extractor = reference.data, reference.extractor
+    data = reference.data
     if options.field == "v" and options.method == "heun" and any(n % 2 for n in options.nfe):
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
     labels = _labels(options, data.num_classes)
-    rows = []
+    rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
-        samples = _samples(u, labels, nfe, options, data, "evaluation noise")
-        features = extractor.features(samples)
-        kernel = kernel_distance(reference.features, features)
-        inside = precision_recall(reference.features, features)
-        rows.append(
-            {
-                f"fd_{extractor.name}": frechet_distance(reference.features, features),
-                f"kd_{extractor.name}": kernel.value,
-                f"kd_{extractor.name}_sem": kernel.standard_error,
-                "accuracy": float((extractor.classify(samples) == labels).double().mean()),
-                "precision": inside.precision,
-                "recall": inside.recall,
-                "samples": _grid(u, nfe, options, data),
-            }
-        )
+        row: dict[str, object] = {"samples": _grid(u, nfe, options, data)}
+        if reference.extractor is not None:
+            samples = _samples(u, labels, nfe, options, data, "evaluation noise")
+            row |= _distances(samples, labels, reference.extractor, reference.features)
+        rows.append(row)
     return _labelled(rows, options, reference)
+
+
+def _distances(samples: Tensor, labels: Tensor, extractor: Extractor, real: Tensor) -> dict[str, object]:
+    features = extractor.features(samples)
+    kernel = kernel_distance(real, features)
+    inside = precision_recall(real, features)
+    return {
+        f"fd_{extractor.name}": frechet_distance(real, features),
+        f"kd_{extractor.name}": kernel.value,
+        f"kd_{extractor.name}_sem": kernel.standard_error,
+        "accuracy": float((extractor.classify(samples) == labels).double().mean()),
+        "precision": inside.precision,
+        "recall": inside.recall,
+    }
 
 
 def _labels(options: EvaluationOptions, num_classes: int) -> Tensor:
@@ -108,8 +117,9 @@ def _samples(
 ) -> Tensor:
     """Sample one image per label, rounded to the data's pixel levels; noise depends on the seed alone."""
     noise = torch.randn(len(labels), *data.shape, generator=generator(options.seed, purpose))
-    parts = []
-    for e, y in zip(noise.split(options.batch_size), labels.split(options.batch_size), strict=True):
+    parts: list[Tensor] = []
+    pairs = zip(torch.split(noise, options.batch_size), torch.split(labels, options.batch_size), strict=True)
+    for e, y in pairs:
         if options.field == "u":
             parts.append(sample_u(u, e, y, nfe))
         else:
@@ -117,7 +127,7 @@ def _samples(
     return data.quantise(torch.cat(parts).float().cpu())
 
 
-def _grid(u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource) -> np.ndarray:  # type: ignore[type-arg]
+def _grid(u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource) -> NDArray[np.uint8]:
     labels = torch.arange(data.num_classes).repeat_interleave(GRID_ROWS)
     pictures = _samples(u, labels, nfe, options, data, "picture noise")
     pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -136,10 +146,11 @@ _NAMES = {
 
 def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, reference: Reference) -> xr.Dataset:
     extractor, data = reference.extractor, reference.data
+    extractor_name, extractor_sha256 = (extractor.name, extractor.sha256) if extractor else ("none", "")
     variables = {}
     for name in rows[0]:
         units, text = _NAMES[name.split("_")[0]]
-        text = text.format(extractor.name) + (", standard error" if name.endswith("_sem") else "")
+        text = text.format(extractor_name) + (", standard error" if name.endswith("_sem") else "")
         values = np.stack([np.asarray(row[name]) for row in rows])[None]
         dims = ("field", "nfe", "class", "row", "channel", "height", "width")[: values.ndim]
         variables[name] = (dims, values, {"units": units, "long_name": text})
@@ -153,8 +164,8 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         "label_mode": options.label_mode,
         "method": options.method,
         "evaluation_seed": options.seed,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
+        "extractor": extractor_name,
+        "extractor_sha256": extractor_sha256,
         "data": data.name,
         "data_sha256": data.sha256,
     }

@@ -6,7 +6,6 @@ Every velocity in this toolkit, network or oracle, is called as `u(z, t, r, y)`,
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

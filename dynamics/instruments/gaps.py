@@ -164,14 +164,17 @@ def _labelled(content: Content, options: GapsOptions) -> xr.Dataset:
     for dim, values in (("t_bin", options.t_edges), ("gap_bin", options.gap_edges)):
         low, high = np.array(values[:-1]), np.array(values[1:])
         what = "time t" if dim == "t_bin" else "gap t - r"
-        for suffix, array in (("", (low + high) / 2), ("_low", low), ("_high", high)):
-            label = {"": "middle", "_low": "lower edge", "_high": "upper edge"}[suffix]
-            coords[dim + suffix] = (dim, array, {"units": "1", "long_name": f"{label} of the bin of {what}"})
+        for suffix, label, side in (
+            ("", "middle", (low + high) / 2),
+            ("_low", "lower edge", low),
+            ("_high", "upper edge", high),
+        ):
+            coords[dim + suffix] = (dim, side, {"units": "1", "long_name": f"{label} of the bin of {what}"})
     variables = {}
-    for name, (dims, values) in content.items():
+    for name, (dims, mean) in content.items():
         base = name.removesuffix("_sem")
         part, quantity = base.rsplit("_", 1)
         text = f"{_NAMES[quantity]}, {_NAMES[part]}" + (", standard error over rows" if base != name else "")
-        variables[name] = (dims, values, {"units": "squared pixel", "long_name": text})
+        variables[name] = (dims, mean, {"units": "squared pixel", "long_name": text})
     attrs = {"rows_per_bin": options.rows_per_bin, "weights": options.weights}
     return xr.Dataset(variables, coords=coords, attrs=attrs)

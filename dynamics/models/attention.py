@@ -14,8 +14,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     The fused kernels have no forward-mode derivative, so dual numbers take the explicit product; the compiler, which
     cannot see them, chooses by the backend that `objectives.derivative` sets.
     """
-    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(q).tangent is not None:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(q).tangent is not None:  # type: ignore[no-untyped-call]
+        scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return scores.softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -19,8 +19,8 @@ class Cost(Options):
     forward_gflops: float
     """Forward pass of one row, 1e9 multiply-adds (what the papers print as GFLOPs)."""
     activation_bytes_per_row: int
-    """Bytes that a float32 forward pass keeps for the backward pass, per row; an upper bound, since fused attention does
-    not keep the score matrix that is counted here."""
+    """Bytes that a float32 forward pass keeps for the backward pass, per row; an upper bound, because the
+    score matrix counted here is not kept by fused attention."""
 
     def training_gb(self, batch_size: int, num_emas: int) -> float:
         """Estimate the memory of a float32 training step in GB: weights, gradients, Adam's two moments, averages,
@@ -43,7 +43,9 @@ def cost(options: DiTOptions | MLPOptions, shape: tuple[int, int, int], num_clas
         131165248
     """
     with torch.device("meta"):
-        model = DiT(options, shape, num_classes) if isinstance(options, DiTOptions) else MLP(options, shape, num_classes)
+        model = (
+            DiT(options, shape, num_classes) if isinstance(options, DiTOptions) else MLP(options, shape, num_classes)
+        )
         row = (torch.empty(1, *shape), torch.empty(1), torch.empty(1), torch.empty(1, dtype=torch.long))
         kept: dict[int, Tensor] = {}
         weights = {p.untyped_storage()._cdata for p in model.parameters()}

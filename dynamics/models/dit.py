@@ -60,7 +60,8 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).unsqueeze(1).chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulate(_norm(x), shift1, scale1))
         hidden = F.gelu(self.mlp_in(modulate(_norm(x), shift2, scale2)), approximate="tanh")
-        return x + gate2 * self.mlp_out(hidden)
+        out: Tensor = x + gate2 * self.mlp_out(hidden)
+        return out
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class DiT(nn.Module):
         for block in self.blocks:
             x = block(x, c)
         shift, scale = self.final_modulation(F.silu(c)).unsqueeze(1).chunk(2, dim=-1)
-        out = self.final(modulate(_norm(x), shift, scale))
+        out: Tensor = self.final(modulate(_norm(x), shift, scale))
         return out.view(b, gh, gw, ch, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, ch, gh * p, gw * p)
 
 

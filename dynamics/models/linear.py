@@ -16,6 +16,9 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # the compiler removes the zero product by itself
             return F.linear(x, self.weight, self.bias)
-        primal, tangent = forward_ad.unpack_dual(x)
+        primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
         out = F.linear(primal, self.weight, self.bias)
-        return out if tangent is None else forward_ad.make_dual(out, F.linear(tangent, self.weight))
+        if tangent is None:
+            return out
+        dual: Tensor = forward_ad.make_dual(out, F.linear(tangent, self.weight))  # type: ignore[no-untyped-call]
+        return dual

@@ -36,7 +36,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(F.silu(c)).chunk(3, dim=-1)
         x_norm = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return x + gate * self.out(F.gelu(self.hidden(modulate(x_norm, shift, scale)), approximate="tanh"))
+        hidden = F.gelu(self.hidden(modulate(x_norm, shift, scale)), approximate="tanh")
+        out: Tensor = x + gate * self.out(hidden)
+        return out
 
 
 class MLP(nn.Module):
@@ -64,4 +66,5 @@ class MLP(nn.Module):
             x = block(x, c)
         shift, scale = self.final_modulation(F.silu(c)).chunk(2, dim=-1)
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return self.final(modulate(x, shift, scale)).view(z.shape)
+        out: Tensor = self.final(modulate(x, shift, scale))
+        return out.view(z.shape)

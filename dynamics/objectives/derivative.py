@@ -12,9 +12,7 @@ Derivative = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
 """(z, t, r, y, v) -> u, du/dt"""
 
 
-def total_derivative(
-    u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor]:
+def total_derivative(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """u and du/dt = v . grad_z u + d_t u with r held fixed (Mean Flows, 2505.13447, eq. 8).
 
     Args:
@@ -30,5 +28,7 @@ def total_derivative(
     """
     # the context matters to compiled code only; eager attention chooses by itself
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        value, derivative = torch.func.jvp(lambda z, t: u(z, t, r, y), (z, t), (v, torch.ones_like(t)))
-    return value, derivative
+        out: tuple[Tensor, Tensor] = torch.func.jvp(  # type: ignore[assignment]
+            lambda z, t: u(z, t, r, y), (z, t), (v, torch.ones_like(t))
+        )
+    return out

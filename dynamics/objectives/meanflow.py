@@ -56,6 +56,5 @@ class MeanFlow(Options):
             return v_gap, torch.zeros_like(v_gap)
         t, r = rows.t[n:], rows.r[n:]
         # contiguous copies: the compiler cannot take offset slices as inputs of a forward-mode pass
-        inputs = (a.clone() for a in (z[n:], t, r, rows.y[n:]))
-        _, derivative = du_dt(*inputs, v_gap)
+        _, derivative = du_dt(z[n:].clone(), t.clone(), r.clone(), rows.y[n:].clone(), v_gap)
         return v_gap - expand((t - r).clamp(0, 1), z) * derivative, derivative

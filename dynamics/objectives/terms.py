@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -38,14 +39,16 @@ class Adaptive(Options):
 
     def weight(self, raw: Tensor) -> Tensor:
         """Return the weight [B] of raw losses [B], without gradient."""
-        return (raw.detach() + self.c) ** -self.p
+        return torch.pow(raw.detach() + self.c, -self.p)
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """||prediction - target||^2 summed over C, H, W, [B]."""
-    return (prediction - target).flatten(1).square().sum(1)
+    error: Tensor = prediction - target
+    return error.flatten(1).square().sum(1)
 
 
 def row_norm(a: Tensor) -> Tensor:
     """Euclidean norm over C, H, W without gradient, [B]."""
-    return a.detach().flatten(1).norm(dim=1)
+    out: Tensor = torch.linalg.vector_norm(a.detach().flatten(1), dim=1)
+    return out

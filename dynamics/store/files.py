@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dynamics import atomic
 from dynamics.options import invalid
-from dynamics.store import atomic, netcdf
+from dynamics.store import netcdf
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
 
 COMPRESS_FROM = 64 * 1024

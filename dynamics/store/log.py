@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dynamics import atomic
 from dynamics.options import invalid
-from dynamics.store import atomic
 from dynamics.store.join import column, join
 
 Record = dict[str, Any]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from dynamics.atomic import sync
 from dynamics.options import invalid
 from dynamics.training.state import TrainState, Weights, load_weights
 
@@ -51,7 +52,9 @@ class Checkpoints:
         temporary = self.folder / f".{final.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({n: p.detach().contiguous() for n, p in state.model.named_parameters()}, temporary / "model.safetensors")
+        save_file(
+            {n: p.detach().contiguous() for n, p in state.model.named_parameters()}, temporary / "model.safetensors"
+        )
         for decay, ema in state.emas.items():
             save_file(ema, temporary / f"ema_{decay}.safetensors")
         torch.save(state.optimizer.state_dict(), temporary / "optimizer.pt")
@@ -59,11 +62,11 @@ class Checkpoints:
         content = {"step": state.step, "emas": list(state.emas), "curricula": state.curricula, "sha256": hashes}
         (temporary / "state.json").write_text(json.dumps(content, indent=1))
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         if final.exists():  # the same step again, after a damaged copy was refused
             shutil.rmtree(final)
         os.replace(temporary, final)
-        _sync(self.folder)
+        sync(self.folder)
         self._prune()
         return final
 
@@ -147,11 +150,3 @@ class Checkpoints:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

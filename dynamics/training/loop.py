@@ -32,7 +32,7 @@ class Observer(Protocol):
         ...
 
 
-class Interrupted(RuntimeError):  # noqa: N818 - a request that was honoured, not an error
+class Interrupted(RuntimeError):
     """The run stopped on a signal, with a checkpoint."""
 
 

@@ -54,9 +54,7 @@ def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, se
     """Draw the global batch of a step: a pure function of (seed, step) and the plan."""
     x, y = data.batch(seed, step, batch_size)
     num_gap = round(plan.gap_share * batch_size)
-    rows = draw_rows(
-        x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step
-    )
+    rows = draw_rows(x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step)
     return objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
 
 
@@ -113,9 +111,7 @@ def train_step(
     return record
 
 
-def summarise(
-    step: int, shards: list[tuple[Rows, LossTerms, Tensor]], plan: Plan, grad_norm: float
-) -> StepRecord:
+def summarise(step: int, shards: list[tuple[Rows, LossTerms, Tensor]], plan: Plan, grad_norm: float) -> StepRecord:
     """Reduce the per-row losses of a step to its record, with one transfer from the device."""
     raw, adaptive, weight, gap, is_v = (
         torch.cat(parts)

@@ -19,7 +19,9 @@ class StopRequest:
         self._before = {s: signal.signal(s, self._remember) for s in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
 

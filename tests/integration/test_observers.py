@@ -52,4 +52,4 @@ def test_the_oracle_itself_has_no_error_and_zero_has_all_of_it(tiny: RunConfig) 
     assert exact.shape == rows.x.shape
     gap = (rows.t - rows.r)[n:-4].reshape(-1, 4)
     low, high = torch.tensor(nothing.gap_bin_low.values), torch.tensor(nothing.gap_bin_high.values)
-    assert bool(((gap.T >= low - 1e-6) & (gap.T <= high + 1e-6)).all())
+    assert bool(((low - 1e-6 <= gap.T) & (high + 1e-6 >= gap.T)).all())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import xarray as xr
 
 from dynamics.config import RunConfig
 from dynamics.runner import RunFolder, run
-from dynamics.store import read_run
+from dynamics.store import RunLog, read_run
 from dynamics.training import DamagedCheckpointError, Interrupted
 
 TIMINGS = ["step_seconds"]
@@ -66,6 +67,18 @@ def in_child(config: RunConfig, out: Path) -> int:
     return pid
 
 
+def die_after_records(number: int) -> None:
+    """Make this process kill itself right after it has logged `number` records."""
+    append, counter = RunLog.append, iter(range(1, number + 1))
+
+    def dying(self: RunLog, record: Mapping[str, object]) -> None:
+        append(self, record)
+        if next(counter) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunLog.append = dying  # type: ignore[method-assign]
+
+
 def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, 20 times in one run; then it finishes and equals the undisturbed run."""
     out, kills = tmp_path / "killed", 0
@@ -94,18 +107,7 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
     for after in (1, 3, 5, 6, 7, 9, 11, 2, 24):
         pid = os.fork()
         if pid == 0:
-            from dynamics.store import RunLog
-
-            count, append = 0, RunLog.append
-
-            def dying(self: RunLog, record: dict[str, object], after: int = after) -> None:
-                nonlocal count
-                append(self, record)
-                count += 1
-                if count >= after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            RunLog.append = dying  # type: ignore[method-assign]
+            die_after_records(after)
             run(tiny, out, progress=False)
             os._exit(0)
         os.waitpid(pid, 0)
@@ -171,7 +173,10 @@ def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(tiny: Ru
     (tmp_path / "run.nc").unlink()
     for step in RunFolder(tmp_path).checkpoints().steps():
         (RunFolder(tmp_path).checkpoints().path(step) / "state.json").write_text("{")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(DamagedCheckpointError, match="no intact checkpoint"):
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(DamagedCheckpointError, match="no intact checkpoint"),
+    ):
         run(tiny, tmp_path, progress=False)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dynamics.evaluation import distances
 from dynamics.evaluation.distances import frechet_distance, frechet_from_moments, kernel_distance, precision_recall
 
 
@@ -71,6 +72,14 @@ def test_frechet_to_oneself_is_zero_also_at_deficient_rank(rows: int) -> None:
     assert shifted == pytest.approx(30 * 4, rel=1e-9)
 
 
+def test_frechet_of_gaussians_in_orthogonal_subspaces() -> None:
+    # the covariances' product is zero; roots of eigenvalues that are zero up to round-off would show as 1e-6
+    basis = torch.linalg.qr(normal(30, 30, 20)).Q
+    zero = torch.zeros(30, dtype=torch.float64)
+    one, two = 100 * basis[:, :5] @ basis[:, :5].T, 100 * basis[:, 5:] @ basis[:, 5:].T
+    assert frechet_from_moments(zero, one, zero, two) == pytest.approx(3000, abs=1e-9)
+
+
 def test_frechet_equals_torchmetrics() -> None:
     fid = pytest.importorskip("torchmetrics.image.fid")
     a, b = normal(300, 16, 5), normal(250, 16, 6, 1.3) @ torch.diag(torch.linspace(0.3, 2, 16).double()) + 0.2
@@ -99,7 +108,9 @@ def brute_mmd(a: Tensor, b: Tensor) -> float:
     return within(a) + within(b) - 2 * float(np.mean([kernel(x, y) for x in a for y in b]))
 
 
-def test_kernel_and_its_jackknife_equal_brute_force() -> None:
+@pytest.mark.parametrize("chunk", [4, 256])
+def test_kernel_and_its_jackknife_equal_brute_force(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "_CHUNK", chunk)
     a, b = normal(9, 3, 9), normal(7, 3, 10) + 0.5
     found = kernel_distance(a, b)
     assert found.value == pytest.approx(brute_mmd(a, b), rel=1e-12)
@@ -148,10 +159,11 @@ def test_precision_recall_equals_brute_force(k: int) -> None:
 
 
 def test_precision_recall_across_chunks_and_far_from_the_origin() -> None:
-    real, fake = normal(700, 2, 15) + 1e4, normal(600, 2, 16, 1.5) + 1e4
-    distances, own = torch.cdist(fake, real), torch.cdist(real, real)
-    expected = (distances <= own.sort(1).values[:, 3]).any(1).double().mean()
-    assert precision_recall(real, fake).precision == pytest.approx(float(expected), abs=2e-3)
+    real, fake = normal(700, 2, 15), normal(600, 2, 16, 1.5)
+    between, own = torch.cdist(fake, real), torch.cdist(real, real)
+    expected = float((between <= own.sort(1).values[:, 3]).any(1).double().mean())
+    assert precision_recall(real, fake).precision == pytest.approx(expected)
+    assert precision_recall(real + 1e8, fake + 1e8).precision == pytest.approx(expected, abs=2e-3)
 
 
 def test_precision_recall_tell_dropped_modes_from_bad_samples() -> None:

@@ -91,7 +91,7 @@ def _errors(tree: xr.DataTree, title: str, what: str, dim: str, text: str) -> Fi
         ax.set(title=f"{text} in [{low:g}, {high:g}]")
         log_axis(ax)
     figure.supylabel("squared error / exact squared norm", fontsize=9.5)
-    legend(figure, tree, note="band: one standard error over rows, the same rows in every run; dotted: answering 0")
+    legend(figure, tree, note="band: one standard error over rows; dotted: answering 0")
     return figure
 
 
@@ -108,4 +108,4 @@ def _band(ax: Axes, relative: xr.Dataset, run: str, colour: tuple[float, float, 
 def _of(values: xr.DataArray, run: str) -> xr.DataArray:
     """Return one run's recorded steps; none if the group does not have the run."""
     chosen = values.isel(run=[str(r) == run for r in values.run.values]).dropna("step")
-    return chosen.isel(run=0, drop=True) if chosen.sizes["run"] else chosen.isel(step=[]).max("run")
+    return chosen.isel(run=0, drop=True) if chosen.sizes["run"] else values.isel(run=0, step=[], drop=True)

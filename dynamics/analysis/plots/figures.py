@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from dynamics.analysis.runs import run_labels
-from dynamics.store.atomic import replacing
+from dynamics.atomic import replacing
 
 P = ParamSpec("P")
 

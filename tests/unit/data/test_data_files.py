@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from dynamics.data import DataOptions, load
-from dynamics.data.cache import write_atomically
 from dynamics.data.files import load_folder, load_idx, load_npz
 
 random = np.random.default_rng(0)
@@ -196,18 +195,3 @@ def test_truncated_images_and_missing_folders_are_refused(tmp_path: Path) -> Non
         load_folder(tmp_path)
     with pytest.raises(ValueError, match="an existing folder"):
         load_folder(tmp_path / "none")
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        write_atomically(path, fail)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
-    write_atomically(path, lambda temporary: temporary.write_text("new") and None)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "new")]

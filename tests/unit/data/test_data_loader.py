@@ -46,7 +46,7 @@ def test_seeds_and_epochs_differ() -> None:
 
 
 def test_writing_into_a_batch_leaves_later_batches_alone() -> None:
-    before = batch_indices(10, 0, 0, 4)
+    before = batch_indices(10, 0, 0, 4).clone()
     batch_indices(10, 0, 0, 4).zero_()
     assert torch.equal(batch_indices(10, 0, 0, 4), before)
 

@@ -101,6 +101,13 @@ def test_mixture_moments_match_its_samples() -> None:
     assert error.abs().max() < 4.5
 
 
+def test_mixture_keeps_the_class_proportions_of_digits() -> None:
+    data = load_digits_mixture()
+    share = torch.zeros(10, dtype=torch.float64).index_add_(0, data.labels, data.weights)
+    labels = load(DataOptions()).reference()[1]
+    torch.testing.assert_close(share, labels.bincount().double() / 1797, rtol=0, atol=1e-5)
+
+
 def test_mixture_labels_belong_to_their_components() -> None:
     far = GaussianMixtureSet(
         means=torch.tensor([[-50.0], [50.0]], dtype=torch.float64),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from dynamics import atomic
 from dynamics.store import (
     SCHEMA_VERSION,
-    atomic,
     collect,
     files,
     netcdf,

@@ -10,7 +10,8 @@ import pytest
 import torch
 import xarray as xr
 
-from dynamics.store import RunLog, atomic, check, measurement_datasets, training_dataset
+from dynamics import atomic
+from dynamics.store import RunLog, check, measurement_datasets, training_dataset
 
 
 def row(step: int, **values: object) -> dict[str, object]:

@@ -15,15 +15,16 @@ def replacing(path: Path) -> Iterator[Path]:
     The content reaches the disk before the name does. After an error `path` is untouched and the temporary file is
     gone; after a kill -9 it may stay behind, and `remove_leftovers` takes it away.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def remove_leftovers(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,58 @@
+"""Run folders with known numbers: no training."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from synthetic_runs import BASE, OTHER, STEPS, Numbers, bins, evaluation, exact, training
+
+from dynamics.store import open_results, write_run
+
+
+def write(
+    folder: Path, name: str, numbers: Numbers, without: tuple[str, ...] = (), steps: int = 100, **attrs: object
+) -> Path:
+    config = {"training": {"num_steps": steps, "batch_size": 32, "ema_decays": [0.995]}, "name": name}
+    lead = {"lead": ("step",), "fall": [1.0, 0.5, 0.25]}
+    gaps = xr.Dataset(
+        exact(numbers["v"], numbers["u"], numbers["one_step"], **lead),
+        {"step": STEPS, **bins()},
+        {"rows_per_bin": 16, "weights": "ema"},
+    )
+    extra = {"beta_s": np.linspace(1, 0, steps)} if name == "other" else {}
+    groups = {"training": training(steps, **extra), "gaps": gaps, "evaluation": evaluation(numbers, **attrs)}
+    file = {
+        "run_id": f"id-{name}",
+        "config_json": json.dumps(config),
+        "seed": 0,
+        "git_sha": "0123456789abcdef",
+        "dirty": int(name == "other"),
+        "host": "machine",
+        "versions": json.dumps({"torch": "2.13.0"}),
+        "seconds": 60.0,
+        "peak_memory_mb": 500.0,
+    }
+    write_run(folder / name / "run.nc", {k: g for k, g in groups.items() if k not in without}, file)
+    return folder / name
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run folder; `without` names groups to leave out, the rest are attributes of the evaluation."""
+    return partial(write, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [write(folder, "base", BASE), write(folder, "other", OTHER)]
+
+
+@pytest.fixture(scope="module")
+def tree(two: list[Path]) -> xr.DataTree:
+    """Both runs merged, under their ids."""
+    return open_results(two[0].parent)

@@ -1,0 +1,94 @@
+"""Synthetic runs with known numbers: no training."""
+
+import numpy as np
+import xarray as xr
+
+EDGES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+STEPS = np.array([0, 50, 100])
+
+Numbers = dict[str, float]
+
+
+def variable(dims: tuple[str, ...], values: object, units: str = "1") -> xr.Variable:
+    return xr.Variable(dims, np.asarray(values), {"units": units, "long_name": "x"})
+
+
+def bins() -> dict[str, tuple[str, np.ndarray]]:
+    out = {}
+    for dim in ("t_bin", "gap_bin"):
+        out[dim] = (dim, (EDGES[1:] + EDGES[:-1]) / 2)
+        out[f"{dim}_low"], out[f"{dim}_high"] = (dim, EDGES[:-1]), (dim, EDGES[1:])
+    return out
+
+
+def exact(
+    v: float, u: float, one_step: float, lead: tuple[str, ...] = (), fall: object = 1.0
+) -> dict[str, xr.Variable]:
+    """Errors relative to a scale of 100; v is twice as large in the bins below t = 0.3."""
+    fall = np.asarray(fall, float)
+    shapes = {
+        "v": (("t_bin",), 100 * v * np.where(EDGES[:-1] < 0.3, 2.0, 1.0)),
+        "u": (("gap_bin",), 100 * u * np.ones(6)),
+        "one_step": ((), np.array(100 * one_step)),
+    }
+    out = {}
+    for name, (dims, values) in shapes.items():
+        full = np.multiply.outer(fall, values) if lead else values
+        for suffix, array in (
+            ("error", full),
+            ("error_sem", 0.1 * full),
+            ("scale", np.full_like(full, 100.0)),
+            ("scale_sem", np.zeros_like(full)),
+        ):
+            out[f"{name}_{suffix}"] = variable((*lead, *dims), array, "squared pixel")
+    return out
+
+
+def training(steps: int = 100, share: float = 0.25, **series: np.ndarray) -> xr.Dataset:
+    names = ("loss", "raw_v", "raw_u", "weighted_v", "weighted_u", "du_dt_norm", "grad_norm", "step_seconds")
+    variables = {name: variable(("step",), np.linspace(100, 20, steps)) for name in names}
+    variables["total_v_weight"] = variable(("step",), np.full(steps, 1 - share))
+    variables["total_u_weight"] = variable(("step",), np.full(steps, share))
+    variables["gap_count"] = variable(("step", "gap_bin"), np.tile(np.arange(10, 0, -1), (steps, 1)), "rows")
+    variables |= {name: variable(("step",), values) for name, values in series.items()}
+    return xr.Dataset(variables, {"step": np.arange(steps) + 1, "gap_bin": (np.arange(10) + 0.5) / 10})
+
+
+def evaluation(n: Numbers, **attrs: object) -> xr.Dataset:
+    """u at 1 and 2 evaluations, v at 2 alone."""
+
+    def table(value: float) -> np.ndarray:
+        return np.array([[value, value / 2], [np.nan, value / 4]])
+
+    dims = ("field", "nfe")
+    variables = {
+        "fd_digits": variable(dims, table(n["fd"])),
+        "kd_digits": variable(dims, table(n["kd"])),
+        "kd_digits_sem": variable(dims, table(0.1)),
+        "accuracy": variable(dims, np.array([[n["accuracy"]] * 2, [np.nan, n["accuracy"]]])),
+        "precision": variable(dims, table(0.8)),
+        "recall": variable(dims, table(0.6)),
+    }
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 2, 10, 4, 1, 8, 8), dtype=np.uint8)
+    variables["samples"] = variable((*dims, "class", "row", "channel", "height", "width"), pictures)
+    variables |= exact(n["v"], n["u"], n["one_step"])
+    protocol = {
+        "num_samples": 1000,
+        "num_reference": 1797,
+        "label_mode": "uniform",
+        "method": "euler",
+        "evaluation_seed": 0,
+        "extractor": "digits",
+        "extractor_sha256": "e" * 64,
+        "data": "digits",
+        "data_sha256": "d" * 64,
+        "checkpoint": 100,
+        "weights": "ema",
+        "exact_rows_per_bin": 16,
+    }
+    coords = {"field": ["u", "v"], "nfe": [1, 2], **bins()}
+    return xr.Dataset(variables, coords, {**protocol, **attrs})
+
+
+BASE = {"fd": 4.0, "kd": 2.0, "accuracy": 0.5, "v": 0.1, "u": 0.2, "one_step": 0.3}
+OTHER = {"fd": 2.0, "kd": 1.95, "accuracy": 0.9, "v": 0.104, "u": 0.3, "one_step": 0.15}

@@ -1,0 +1,118 @@
+"""Edges and errors of the path, the rows and the laws of times."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dynamics.flow.path import expand, interpolate
+from dynamics.flow.rows import Rows, draw_rows
+from dynamics.flow.times import Blend, LogitNormalPair, TimesOptions, UniformFromTime, UniformGap, check_edges
+
+LAW = LogitNormalPair()
+
+
+def batch(num_rows: int = 6, num_gap: int = 2, tag: str | int = 0) -> Rows:
+    x, y = torch.ones(num_rows, 1, 2, 2), torch.arange(num_rows)
+    return draw_rows(x, y, equal_law=LAW, gap_law=LAW, num_gap=num_gap, seed=0, tag=tag)
+
+
+def test_path_ends() -> None:
+    x, e = torch.randn(2, 3, 1, 2, 2)
+    for t, end in ((0.0, x), (1.0, e)):
+        z, v = interpolate(x, e, torch.full((3,), t))
+        assert torch.equal(z, end)
+        assert torch.equal(v, e - x)
+
+
+def test_path_is_per_row() -> None:
+    x, e = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    z, _ = interpolate(x, e, torch.tensor([0.1, 0.5, 0.9]))
+    torch.testing.assert_close(z[:, 0, 0, 0], torch.tensor([0.1, 0.5, 0.9]))
+    assert expand(torch.ones(3), x).shape == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("num_gap", [0, 2, 6])
+def test_layout(num_gap: int) -> None:
+    rows = batch(num_gap=num_gap)
+    assert (len(rows), rows.num_equal, rows.num_gap) == (6, 6 - num_gap, num_gap)
+    n = rows.num_equal
+    assert torch.equal(rows.t[:n], rows.r[:n])
+    assert bool((rows.r[n:] < rows.t[n:]).all())
+    assert not bool(rows.dropped.any())
+
+
+def test_noise_does_not_depend_on_the_number_of_gap_rows() -> None:
+    """Changing the schedule keeps the noise, so that two runs can be compared row by row."""
+    assert torch.equal(batch(num_gap=0).e, batch(num_gap=6).e)
+    assert not torch.equal(batch(tag=0).e, batch(tag="0").e)
+
+
+def test_equal_rows_take_the_larger_draw() -> None:
+    """r is overwritten after max and min: the mean of t is .535 and not the .418 of one draw."""
+    assert float(batch(20_000, 0).t.mean()) == pytest.approx(0.535, abs=0.01)
+
+
+@pytest.mark.parametrize("num_gap", [-1, 7])
+def test_impossible_number_of_gap_rows(num_gap: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_gap: received {num_gap}; allowed: 0\.\.6; remedy: "):
+        batch(num_gap=num_gap)
+
+
+def test_shard_must_divide() -> None:
+    with pytest.raises(ValueError, match=r"batch_size: received 6; allowed: a multiple of 4; remedy: "):
+        batch().shard(0, 4)
+
+
+def test_move_to_a_device_keeps_the_mask_on_the_cpu() -> None:
+    rows = batch()
+    assert rows.to(torch.device("cpu")) is rows
+    moved = rows.to(torch.device("meta"))
+    assert moved.x.device.type == moved.t.device.type == moved.y.device.type == "meta"
+    assert moved.dropped.device.type == "cpu"
+    assert moved.num_equal == rows.num_equal
+
+
+def test_path_of_rows() -> None:
+    rows = replace(batch(), t=torch.zeros(6))
+    assert torch.equal(rows.path()[0], rows.x)
+
+
+def test_law_of_the_one_step_sampler() -> None:
+    t, r = UniformGap(low=1, high=1).sample(5, torch.Generator().manual_seed(0))
+    assert torch.equal(t, torch.ones(5))
+    assert torch.equal(r, torch.zeros(5))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_blend_at_its_ends_is_one_of_its_parts(share: float) -> None:
+    part = UniformGap() if share else LAW
+    blended = Blend(base=LAW, other=UniformGap(), share=share).sample(50, torch.Generator().manual_seed(0))
+    alone = part.sample(50, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blended, alone)
+
+
+def test_uniform_from_time() -> None:
+    t, r = UniformFromTime(t_min=0.8).sample(2000, torch.Generator().manual_seed(0))
+    assert float(t.min()) >= 0.8
+    assert float(t.mean()) == pytest.approx(0.9, abs=0.01)
+    assert float((r / t).mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_errors_of_laws() -> None:
+    with pytest.raises(ValueError, match=r"uniform_gap: received \(0\.5, 0\.1\); allowed: low <= high; remedy: "):
+        UniformGap(low=0.5, high=0.1)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        TimesOptions(gap_share=1.5)
+    with pytest.raises(ValueError, match="uniform_pear"):
+        TimesOptions.model_validate({"law": {"kind": "uniform_pear"}})
+
+
+@pytest.mark.parametrize("edges", [(), (0.5,), (0.5, 0.5), (0.3, 0.1), (-0.1, 1.0), (0.0, 1.1)])
+def test_bad_edges(edges: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="bins: received .*; allowed: at least two increasing numbers .*; remedy: "):
+        check_edges("bins", edges)
+
+
+def test_good_edges() -> None:
+    check_edges("bins", (0.0, 0.1, 1.0))
