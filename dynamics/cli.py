@@ -71,7 +71,7 @@ class EvaluateArgs:
     """ema (the first average), model, or a recorded decay such as 0.999."""
     checkpoint: int | None = None
     """Step of the checkpoint; the newest if left out."""
-    exact_rows: int = 256
+    exact_rows: int = 128
     """Rows per bin for the exact velocity errors."""
 
 

@@ -19,7 +19,7 @@ from dynamics.config import RunConfig
 from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
-from dynamics.instruments import GapProbe, observer
+from dynamics.instruments import GapProbe, GapsOptions, observer
 from dynamics.models import Model, build
 from dynamics.options import invalid
 from dynamics.store import RunLog, measurement_datasets, provenance, read_run, training_dataset, update_run, write_run
@@ -135,7 +135,7 @@ def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
 def evaluate_run(
     run_dir: Path,
     options: EvaluationOptions,
-    exact_rows: int = 256,
+    exact_rows: int = 128,
     checkpoint: int | None = None,
     weights: str = "ema",
     progress: bool = True,
@@ -159,8 +159,7 @@ def evaluate_run(
     data = load(config.data)
     u, step = load_network(folder.path, weights, checkpoint)
     measured = evaluate(u, reference_for(data), options, progress)
-    probe_options = config.observers[0].model_copy(update={"rows_per_bin": exact_rows, "weights": "ema"})
-    exact = GapProbe(data, config.objective, probe_options, options.seed).errors(u)
+    exact = GapProbe(data, config.objective, GapsOptions(rows_per_bin=exact_rows), options.seed).errors(u)
     content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
     content.attrs["exact_rows_per_bin"] = exact_rows
     before = read_run(folder.result)

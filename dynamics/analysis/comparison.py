@@ -35,12 +35,12 @@ PROTOCOL = (
 def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Dataset:
     """Return the squared error of a velocity as a share of the exact velocity's squared norm.
 
-    R = E[error] / E[scale] with standard error by the delta method, sqrt(sem_error^2 + R^2 sem_scale^2) / E[scale].
-    The covariance of error and scale over rows is not stored and is taken as 0. Rows with a large exact velocity tend
-    to have a large error too; then the true standard error is smaller than this one.
+    R = E[error] / E[scale] with standard error by the delta method,
+    sqrt(sem_error^2 + R^2 sem_scale^2 - 2 R cov) / E[scale], cov being the covariance of the two means.
 
     Args:
-        ds: The group gaps or evaluation: `<what>_error` and `<what>_scale` [...], squared pixels, and their `_sem`.
+        ds: The group gaps or evaluation: `<what>_error` and `<what>_scale` [...], squared pixels, their `_sem`, and
+            `<what>_covariance`.
         what: v (by t_bin), u (by gap_bin) or one_step (t, r) = (1, 0).
 
     Returns:
@@ -51,7 +51,7 @@ def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Da
         ValueError: The dataset does not have that error.
 
     Example:
-        >>> values = {"u_error": 1.0, "u_error_sem": 0.3, "u_scale": 10.0, "u_scale_sem": 4.0}
+        >>> values = {"u_error": 1.0, "u_error_sem": 0.3, "u_scale": 10.0, "u_scale_sem": 4.0, "u_covariance": 0.0}
         >>> r = relative_error(xr.Dataset(values), "u")
         >>> round(float(r.relative_error), 3), round(float(r.relative_error_sem), 3)
         (0.1, 0.05)
@@ -61,7 +61,9 @@ def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Da
         raise invalid("ds", sorted(map(str, ds.data_vars)), f"a dataset with {what}_error", remedy)
     error, scale = ds[f"{what}_error"], ds[f"{what}_scale"]
     ratio = error / scale
-    sem = (ds[f"{what}_error_sem"] ** 2 + (ratio * ds[f"{what}_scale_sem"]) ** 2) ** 0.5 / scale
+    spread = ds[f"{what}_error_sem"] ** 2 + (ratio * ds[f"{what}_scale_sem"]) ** 2
+    # rounding can leave a tiny negative where error and scale are proportional
+    sem = (spread - 2 * ratio * ds[f"{what}_covariance"]).clip(min=0) ** 0.5 / scale
     text = f"relative squared error of {'the one-step velocity' if what == 'one_step' else what}"
     return xr.Dataset(
         {

@@ -150,20 +150,28 @@ class EmpiricalOracle(OdeOracle):
             raise invalid("x, y", received, "at least one row and one label per row", "pass matching rows and labels")
         self.x = x.reshape(len(x), -1).double()
         self.y = y
-        self.half_norm = self.x.square().sum(1) / 2
         self.num_classes = 0 if y is None else int(y.max()) + 1
         self.num_steps = num_steps
 
     def posterior(self, z: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        if y is None or self.y is None:
+            x_hat = self._posterior_mean(z, t, self.x)
+        else:  # class by class, so that each row meets only the images it can have come from
+            x_hat = torch.zeros_like(z)
+            for label in torch.unique(y):
+                rows = (y == label).nonzero()[:, 0]
+                images = self.x if label == self.num_classes else self.x[self.y == label]
+                x_hat = x_hat.index_copy(0, rows, self._posterior_mean(z[rows], t[rows], images))
         s = t.clamp(min=1e-12)[:, None]
-        logits = (1 - s) / s**2 * (z @ self.x.T - (1 - s) * self.half_norm)
-        if y is not None and self.y is not None:
-            other = (self.y[None, :] != y[:, None]) & (y[:, None] != self.num_classes)
-            logits = logits.masked_fill(other, -torch.inf)
-        x_hat = logits.softmax(1) @ self.x
         # at t = 0 the noise is independent of z = x, and its mean is 0
         e_hat = torch.where(t[:, None] > 1e-9, (z - (1 - s) * x_hat) / s, torch.zeros_like(z))
         return x_hat, e_hat
+
+    @staticmethod
+    def _posterior_mean(z: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        s = t.clamp(min=1e-12)[:, None]
+        logits = (1 - s) / s**2 * (z @ x.T - (1 - s) * x.square().sum(1) / 2)
+        return logits.softmax(1) @ x
 
 
 class MixtureOracle(OdeOracle):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -96,14 +96,10 @@ class GapProbe:
         e = torch.randn(x.shape, generator=generator(self.seed, "gap probe", "noise"))
         return Rows(x, e, torch.cat(t), torch.cat(r), y, torch.zeros(total, dtype=torch.bool), num_equal=n * num_t)
 
-    @cached_property
+    @property
     def exact(self) -> Tensor:
         """u* of the rows (v* of the r = t rows), [B, C, H, W]."""
-        rows = self.rows
-        z, _ = rows.path()
-        oracle, n = exact_velocities(self.data, self.objective), rows.num_equal
-        u = oracle.u(z[n:], rows.t[n:], rows.r[n:], rows.y[n:])
-        return torch.cat([oracle.v(z[:n], rows.t[:n], rows.y[:n]), u])
+        return _exact(self)
 
     def errors(self, u: Velocity) -> xr.Dataset:
         """Return losses and exact squared errors of a network, mean and standard error per bin.
@@ -131,12 +127,29 @@ class GapProbe:
         for part, where in parts.items():
             for name, values in columns.items():
                 _add(content, f"{part}_{name}", dims[part], values[where], k)
+            products = (_centred(error[where], k) * _centred(scale[where], k)).sum(1) / (k * (k - 1))
+            content[f"{part}_covariance"] = (dims[part], products.cpu().reshape([-1] * len(dims[part])).numpy())
         _add(content, "v_irreducible", ("t_bin",), _squares(v[:n] - exact[:n]), k)
         return _labelled(content, self.options)
 
 
+@lru_cache(maxsize=4)
+def _exact(probe: GapProbe) -> Tensor:
+    """Solve for a probe's exact velocities; runs of one study ask for the same ones."""
+    rows = probe.rows
+    z, _ = rows.path()
+    oracle, n = exact_velocities(probe.data, probe.objective), rows.num_equal
+    u = oracle.u(z[n:], rows.t[n:], rows.r[n:], rows.y[n:])
+    return torch.cat([oracle.v(z[:n], rows.t[:n], rows.y[:n]), u])
+
+
 def _squares(a: Tensor) -> Tensor:
     return a.double().flatten(1).square().sum(1)
+
+
+def _centred(a: Tensor, k: int) -> Tensor:
+    table = a.reshape(-1, k)
+    return table - table.mean(1, keepdim=True)
 
 
 def _add(content: Content, name: str, dims: tuple[str, ...], values: Tensor, k: int) -> None:
@@ -156,6 +169,7 @@ _NAMES = {
     "error": "squared distance to the exact velocity",
     "scale": "squared norm of the exact velocity",
     "irreducible": "squared distance of e - x to the exact velocity",
+    "covariance": "covariance of the mean error and the mean squared norm",
 }
 
 
@@ -175,6 +189,7 @@ def _labelled(content: Content, options: GapsOptions) -> xr.Dataset:
         base = name.removesuffix("_sem")
         part, quantity = base.rsplit("_", 1)
         text = f"{_NAMES[quantity]}, {_NAMES[part]}" + (", standard error over rows" if base != name else "")
-        variables[name] = (dims, mean, {"units": "squared pixel", "long_name": text})
+        units = "squared pixel squared" if quantity == "covariance" else "squared pixel"
+        variables[name] = (dims, mean, {"units": units, "long_name": text})
     attrs = {"rows_per_bin": options.rows_per_bin, "weights": options.weights}
     return xr.Dataset(variables, coords=coords, attrs=attrs)

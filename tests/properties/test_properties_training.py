@@ -1,4 +1,4 @@
-"""What must hold for any batch: r = t is flow matching, rows do not know each other, shards are the batch, E[beta] = 1."""
+"""What holds for any batch: r = t is flow matching, rows do not know each other, shards are the batch, E[beta] = 1."""
 
 from dataclasses import replace
 
@@ -176,9 +176,7 @@ def test_rows_depend_on_seed_and_tag_only(seed: int, num_gap: int) -> None:
     x, y = torch.zeros(8, *SHAPE), torch.zeros(8, dtype=torch.long)
 
     def draw(tag: int) -> Rows:
-        return draw_rows(
-            x, y, equal_law=LogitNormalPair(), gap_law=UniformPair(), num_gap=num_gap, seed=seed, tag=tag
-        )
+        return draw_rows(x, y, equal_law=LogitNormalPair(), gap_law=UniformPair(), num_gap=num_gap, seed=seed, tag=tag)
 
     first, again, other = draw(3), draw(3), draw(4)
     assert torch.equal(first.t, again.t)

@@ -65,9 +65,7 @@ def test_linear_has_the_derivative_of_nn_linear(shape: tuple[int, ...], bias: bo
     ours = Linear(5, 7, bias=bias, dtype=torch.float64)
     ours.load_state_dict(torch_layer.state_dict())
     x, v = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for found, expected in zip(
-        torch.func.jvp(ours, (x,), (v,)), torch.func.jvp(torch_layer, (x,), (v,)), strict=True
-    ):
+    for found, expected in zip(torch.func.jvp(ours, (x,), (v,)), torch.func.jvp(torch_layer, (x,), (v,)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(ours(x), torch_layer(x), rtol=0, atol=0)
 

@@ -87,7 +87,8 @@ def log_axis(ax: Axes) -> None:
     """Make the y axis logarithmic, with plain numbers on it; call it when everything is drawn."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
+    numbers = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)
+    ax.yaxis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=numbers))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 

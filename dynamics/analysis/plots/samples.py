@@ -95,7 +95,11 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     _points(axes[-1], ds, "accuracy", tree)
     axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
     fields = [str(field) for field in ds.field.values]
-    styles = [Line2D([], [], color="0.3", linestyle=LINES[f], label=f"sampled by {f}") for f in fields]
+    faces = {"u": "0.3", "v": "white"}
+    styles = [
+        Line2D([], [], color="0.3", linestyle=LINES[f], marker="o", markerfacecolor=faces[f], label=f"sampled by {f}")
+        for f in fields
+    ]
     legend(figure, tree, extra=styles)
     return figure
 

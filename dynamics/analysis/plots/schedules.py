@@ -42,7 +42,7 @@ def schedule(tree: xr.DataTree) -> Figure:
     """
     ds = group(tree, "training")
     share = ds.total_u_weight / (ds.total_u_weight + ds.total_v_weight)
-    series = {"share of the weight on u": share}
+    series = {"share of the weight on u": _smooth_runs(share)}
     for name in sorted(str(n) for n in ds.data_vars if ds[n].dims == ("run", "step") and n not in RECORDED):
         series[_wrapped(str(ds[name].attrs.get("long_name", name)), name)] = ds[name]
     lines, maps = -(-len(series) // COLUMNS), -(-ds.sizes["run"] // COLUMNS)
@@ -59,6 +59,15 @@ def schedule(tree: xr.DataTree) -> Figure:
     return figure
 
 
+def _smooth_runs(values: xr.DataArray) -> xr.DataArray:
+    """Smooth each run [run, step] over the steps it has; a curriculum's own series are exact and need none."""
+    out = values.transpose("run", "step").copy()
+    for row in out.values:
+        known = np.isfinite(row)
+        row[known] = smooth(row[known])
+    return out
+
+
 def _wrapped(text: str, name: str) -> str:
     return text if text == name else f"{text}\n({name})"
 
@@ -67,7 +76,7 @@ def _series(ax: Axes, title: str, values: xr.DataArray, tree: xr.DataTree) -> No
     for run, colour in colours(tree).items():
         if run in values.run.values:
             one = values.sel(run=run).dropna("step")
-            ax.plot(one.step, smooth(one.values), color=colour)
+            ax.plot(one.step, one.values, color=colour)
     ax.set(title=title, xlabel="optimiser step", ylim=(min(0.0, float(values.min())), None))
 
 

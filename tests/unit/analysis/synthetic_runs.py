@@ -39,6 +39,7 @@ def exact(
             ("error_sem", 0.1 * full),
             ("scale", np.full_like(full, 100.0)),
             ("scale_sem", np.zeros_like(full)),
+            ("covariance", np.zeros_like(full)),
         ):
             out[f"{name}_{suffix}"] = variable((*lead, *dims), array, "squared pixel")
     return out

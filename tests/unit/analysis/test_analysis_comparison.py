@@ -149,7 +149,7 @@ def test_bad_names(tree: xr.DataTree) -> None:
 
 
 def test_delta_method_agrees_with_bootstrap() -> None:
-    """Independent error and scale: the formula is right; correlated ones: it is too large, as documented."""
+    """The formula is right for independent and for strongly correlated errors and scales."""
     rng = np.random.default_rng(0)
     n, shared = 400, rng.gamma(4, 1, 400)
     cases = {"independent": rng.gamma(4, 1, n), "correlated": shared * rng.uniform(0.8, 1.2, n)}
@@ -158,15 +158,13 @@ def test_delta_method_agrees_with_bootstrap() -> None:
         values = {"u_error": error, "u_scale": scale}
         content = {key: x.mean() for key, x in values.items()}
         content |= {f"{key}_sem": x.std(ddof=1) / np.sqrt(n) for key, x in values.items()}
+        content["u_covariance"] = np.cov(error, scale)[0, 1] / n
         result = relative_error(xr.Dataset(content), "u")
         draws = rng.integers(0, n, (4000, n))
         brute = (error[draws].mean(1) / scale[draws].mean(1)).std()
         ratio = float(result.relative_error_sem) / brute
         assert float(result.relative_error) == pytest.approx(error.mean() / scale.mean())
-        if name == "independent":
-            assert ratio == pytest.approx(1.0, abs=0.1)
-        else:
-            assert ratio > 3
+        assert ratio == pytest.approx(1.0, abs=0.1), name
 
 
 def test_runs_of_different_length_end_where_they_end(make: Make) -> None:

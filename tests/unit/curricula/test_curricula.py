@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Plan, Progress, State, plan_for
 from dynamics.flow.times import Blend, FromTime, LogitNormalPair, TimesOptions, UniformFromTime, UniformGap, UniformPair
 
@@ -99,11 +100,20 @@ def test_uniform_law_and_scope_both() -> None:
     assert found.equal_law == found.gap_law == UniformFromTime(t_min=0.95)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.0])
-def test_scope_both_refuses_a_gap_law_before_it(share: float) -> None:
-    """At once, and not when the share leaves zero in the middle of a run."""
-    with pytest.raises(ValueError, match=r"curricula.dtd: received .*; allowed: .*; remedy: put dtd first"):
-        plan(GapLaw(share_from=share), DTD(scope="both"))
+REFUSAL = r"curricula.dtd: received .*; allowed: .*; remedy: put dtd first"
+
+
+def test_scope_both_refuses_a_gap_law_before_it() -> None:
+    with pytest.raises(ValueError, match=REFUSAL):
+        plan(GapLaw(share_from=0.3), DTD(scope="both"))
+
+
+def test_a_gap_law_that_begins_later_is_refused_before_the_run() -> None:
+    """Its share is zero at step 0, so that the chain would fail in the middle of the run."""
+    with pytest.raises(ValueError, match=REFUSAL):
+        plan(GapLaw(start=0.5), DTD(scope="both"), at=0.6)
+    with pytest.raises(ValueError, match=REFUSAL):
+        RunConfig(curricula=(GapLaw(start=0.5), DTD(scope="both")))
 
 
 def test_scope_v_and_the_other_order_are_allowed() -> None:
