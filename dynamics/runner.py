@@ -128,7 +128,8 @@ def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
     groups = {"training": training_dataset(records, UNITS, GAP_COORDINATE), **measurement_datasets(records)}
     seconds = float(groups["training"]["step_seconds"].sum())
     attrs = {**record, "seconds": seconds, "session_seconds": time.time() - began, "peak_memory_mb": peak_memory_mb()}
-    write_run(folder.result, groups, {**attrs, "device": str(next(model.parameters()).device)})
+    size = {"num_parameters": sum(p.numel() for p in model.parameters()), "device": str(device_for(options))}
+    write_run(folder.result, groups, {**attrs, **size})
     return folder.path
 
 

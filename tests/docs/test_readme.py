@@ -1,0 +1,52 @@
+"""The README's commands exist, with every flag it shows, and its Python runs on a real (tiny) run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import dynamics
+import dynamics.analysis
+from dynamics import cli
+from dynamics.config import RunConfig
+from dynamics.runner import run
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS = [line.split("#")[0].split() for line in re.findall(r"^    (dynamics .+)$", README, flags=re.MULTILINE)]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {words[1] for words in COMMANDS} == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
+def test_every_flag_of_a_readme_command_is_in_its_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    preset = words[2:3] if words[1] == "train" else []
+    with pytest.raises(SystemExit) as stop:
+        cli.main([words[1], *preset, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in shown, flag
+
+
+def test_make_targets_exist() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    for target in re.findall(r"^    make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_linked_file_is_there() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (Path(__file__).parents[2] / link).exists(), link
+
+
+def test_the_python_of_the_readme(tiny: RunConfig, tmp_path: Path) -> None:
+    run(tiny, tmp_path / "demo" / "digits-meanflow", progress=False)
+    block = next(b for b in re.findall(r"(?:^    .+\n)+", README, flags=re.MULTILINE) if "import dynamics" in b)
+    code = "\n".join(line[4:] for line in block.splitlines()).replace("results/demo", str(tmp_path / "demo"))
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert callable(names["u"])
+    assert set(dynamics.open_results(tmp_path / "demo").children) == {"training", "gaps"}
