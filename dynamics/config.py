@@ -58,7 +58,7 @@ class RunConfig(Options):
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-_DIGITS = TrainingOptions(num_steps=2000, batch_size=128, learning_rate=2e-3, ema_decays=(0.995,))
+_DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
 _DIT = DiTOptions(patch_size=2, dim=64, depth=4, heads=4)
 _BASELINE = RunConfig(
     model=_DIT,
