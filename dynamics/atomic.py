@@ -28,14 +28,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold the exclusive lock of `path` (`fcntl.flock` on `.<name>.lock` beside it), waiting for it if need be.
 
     The system releases it when its holder dies. The lock file stays: removing it would let two holders in.
+
+    Raises:
+        BlockingIOError: Another process holds it and `wait` is False.
     """
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

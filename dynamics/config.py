@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Self
 
+import torch
 from pydantic import model_validator
 
 from dynamics.curricula import Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
@@ -31,16 +32,14 @@ class RunConfig(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.objective, FlowMatching) and self.times.gap_share:
-            share = self.times.gap_share
-            raise invalid("times.gap_share", share, "0 with the flow_matching objective", "set it to 0")
-        # a chain of curricula that cannot work together fails here and not in the middle of a run
-        plan_for(
-            self.times,
-            self.curricula,
-            Progress(0, self.training.num_steps),
-            [c.initial_state() for c in self.curricula],
-        )
+        # parts that cannot work together fail here and not in the middle of a run
+        num_steps, states = self.training.num_steps, [c.initial_state() for c in self.curricula]
+        for step in (0, num_steps - 1):
+            plan = plan_for(self.times, self.curricula, Progress(step, num_steps), states)
+            if isinstance(self.objective, FlowMatching) and plan.gap_share:
+                allowed = "0 at every step with the flow_matching objective"
+                raise invalid("times.gap_share", plan.gap_share, allowed, "set it to 0, and leave gap_share_to out")
+            plan.u_weight(torch.ones(1), torch.zeros(1))
         return self
 
     def to_json(self) -> str:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from dynamics.atomic import replacing
+from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
@@ -89,9 +88,20 @@ def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
         NonFiniteLossError: see nonfinite.json in the folder.
     """
     folder = RunFolder(Path(out))
-    _claim(folder, config)
-    if folder.result.exists():
-        return folder.path
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder.log, wait=False):
+            _claim(folder, config)
+            if not folder.result.exists():
+                _train(folder, config, progress)
+    except BlockingIOError:
+        allowed = "a run that no other process is training"
+        raise invalid("out", str(folder.path), allowed, "wait for it, or choose another --out") from None
+    return folder.path
+
+
+def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
+    """Train from the newest checkpoint to the end and write run.nc."""
     options = config.training
     torch.set_num_threads(options.num_threads)
     data = load(config.data)
@@ -99,38 +109,39 @@ def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
     state = start(model, options, config.curricula)
     checkpoints = folder.checkpoints(options.keep_checkpoints)
     record = provenance(config.to_json(), config.run_id, config.seed)
-    began = time.time()
     with RunLog(folder.log) as log:
         log.rewind(state.step if checkpoints.restore(state) else -1)
         if state.step < options.num_steps:
-            bar = _bar(state.step, options.num_steps, folder.path.name, progress)
             observers = [observer(o, data, config.objective, config.seed) for o in config.observers]
             try:
-                fit(
-                    state,
-                    data,
-                    config.objective,
-                    config.times,
-                    config.curricula,
-                    options,
-                    config.seed,
-                    checkpoints,
-                    observers,
-                    on_step=lambda r: _on_step(log, bar, r),
-                    on_measurement=lambda group, step, ds: log.append({"group": group, "step": step, "dataset": ds}),
-                )
+                with _bar(state.step, options.num_steps, folder.path.name, progress) as bar:
+                    fit(
+                        state,
+                        data,
+                        config.objective,
+                        config.times,
+                        config.curricula,
+                        options,
+                        config.seed,
+                        checkpoints,
+                        observers,
+                        on_step=lambda r: _on_step(log, bar, r),
+                        on_measurement=lambda group, step, ds: log.append(
+                            {"group": group, "step": step, "dataset": ds}
+                        ),
+                    )
             except NonFiniteLossError as error:
                 _explain(folder, error)
                 raise
-            finally:
-                bar.close()
         records = log.read()
     groups = {"training": training_dataset(records, UNITS, GAP_COORDINATE), **measurement_datasets(records)}
-    seconds = float(groups["training"]["step_seconds"].sum())
-    attrs = {**record, "seconds": seconds, "session_seconds": time.time() - began, "peak_memory_mb": peak_memory_mb()}
-    size = {"num_parameters": sum(p.numel() for p in model.parameters()), "device": str(device_for(options))}
-    write_run(folder.result, groups, {**attrs, **size})
-    return folder.path
+    measured = {
+        "seconds": float(groups["training"]["step_seconds"].sum()),
+        "peak_memory_mb": peak_memory_mb(),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "device": str(device_for(options)),
+    }
+    write_run(folder.result, groups, {**record, **measured})
 
 
 def evaluate_run(
@@ -159,8 +170,9 @@ def evaluate_run(
     torch.set_num_threads(config.training.num_threads)
     data = load(config.data)
     u, step = load_network(folder.path, weights, checkpoint)
-    measured = evaluate(u, reference_for(data), options, progress)
-    exact = GapProbe(data, config.objective, GapsOptions(rows_per_bin=exact_rows), options.seed).errors(u)
+    device = device_for(config.training)
+    measured = evaluate(u, reference_for(data), options, device, progress)
+    exact = GapProbe(data, config.objective, GapsOptions(rows_per_bin=exact_rows), options.seed).errors(u, device)
     content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
     content.attrs["exact_rows_per_bin"] = exact_rows
     before = read_run(folder.result)
@@ -204,7 +216,6 @@ def _claim(folder: RunFolder, config: RunConfig) -> None:
             remedy = "choose another --out, or repeat the command that began this run"
             raise invalid("config", different, f"the config of the run in {folder.path}", remedy)
         return
-    folder.path.mkdir(parents=True, exist_ok=True)
     if folder.result.exists() or folder.log.exists():
         raise invalid("out", str(folder.path), "an empty folder or one with a config.json", "choose another --out")
     with replacing(folder.config) as temporary:

@@ -16,7 +16,7 @@ from dynamics.analysis.metrics import SEED_SPREAD_DISTANCE, SEED_SPREAD_EXACT, m
 from dynamics.analysis.runs import attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
 
-NOT_KNOBS = {*PROVENANCE, "run", "session_seconds", "peak_memory_mb", "device", "num_parameters"}
+NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
 """Coordinates on `run` that are no settings."""
 
 

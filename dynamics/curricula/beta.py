@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record, weigh_u
 from dynamics.flow.times import mean_gap
+from dynamics.options import invalid
 
 
 class Beta(Curriculum):
@@ -23,8 +24,12 @@ class Beta(Curriculum):
         s = 1 - progress.fraction**self.k
 
         def beta(plan: Plan, t: Tensor, r: Tensor) -> Tensor:
-            scale = 1 / (1 - mean_gap(plan.gap_law))
-            weight: Tensor = 1 - s + scale * s * (1 - (t - r))
+            room = 1 - mean_gap(plan.gap_law)
+            if room < 1e-9:
+                raise invalid(
+                    "curricula.beta", plan.gap_law, "a law with gaps below 1", "leave beta out, or change times"
+                )
+            weight: Tensor = 1 - s + s * (1 - (t - r)) / room
             return weight
 
         return record(weigh_u(plan, beta), beta_s=s)

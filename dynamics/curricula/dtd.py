@@ -1,5 +1,6 @@
 """p_acc(t): learn v from the noisiest times downwards (Denoising Task Difficulty curriculum, 2403.10348)."""
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -42,8 +43,9 @@ class DTD(Curriculum):
         steps = state["steps"] + 1
         if stage >= self.num_clusters - 1:
             return state
-        improved = best is None or raw_v < best
-        best, waited = (raw_v, 0) if improved else (best, waited + 1)
+        if not math.isnan(raw_v):  # a step without r = t rows says nothing about v
+            improved = best is None or raw_v < best
+            best, waited = (raw_v, 0) if improved else (best, waited + 1)
         over = waited >= self.patience if self.pacing == "adaptive" else steps >= self.stage_steps
         if over:  # a new range has a new loss scale: forget the best
             return {"stage": stage + 1, "best": None, "waited": 0, "steps": 0}

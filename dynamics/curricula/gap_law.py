@@ -42,5 +42,6 @@ class GapLaw(Curriculum):
         gap_share = plan.gap_share
         if self.gap_share_to is not None:
             gap_share += (self.gap_share_to - gap_share) * moved
-        law = Blend(base=plan.gap_law, other=UniformGap(), share=share) if share > 0 else plan.gap_law
+        # a blend also at share 0, so that a chain that cannot take one is refused before the run and not half way
+        law = Blend(base=plan.gap_law, other=UniformGap(), share=share)
         return record(replace(plan, gap_law=law, gap_share=gap_share), uniform_gap_share=share)

@@ -20,6 +20,7 @@ from dynamics.options import Options, invalid
 from dynamics.rng import generator
 from dynamics.sampling import check_nfe, sample_u, sample_v
 
+CPU = torch.device("cpu")
 GRID_ROWS = 10
 """Samples per class kept for the picture."""
 
@@ -62,13 +63,20 @@ def reference_for(data: DataSource) -> Reference:
     return Reference(data, extractor, extractor.features(data.reference()[0]))
 
 
-def evaluate(u: Velocity, reference: Reference, options: EvaluationOptions, progress: bool = False) -> xr.Dataset:
+def evaluate(
+    u: Velocity,
+    reference: Reference,
+    options: EvaluationOptions,
+    device: torch.device = CPU,
+    progress: bool = False,
+) -> xr.Dataset:
     """Measure samples of u at each number of evaluations.
 
     Args:
         u: The network, u(z, t, r, y).
         reference: From `reference_for`.
         options: What to measure.
+        device: Where the network computes; noise is drawn and distances are computed on the CPU.
         progress: Show a bar.
 
     Returns:
@@ -83,9 +91,9 @@ def evaluate(u: Velocity, reference: Reference, options: EvaluationOptions, prog
     labels = _labels(options, data.num_classes)
     rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
-        row: dict[str, object] = {"samples": _grid(u, nfe, options, data)}
+        row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)}
         if reference.extractor is not None:
-            samples = _samples(u, labels, nfe, options, data, "evaluation noise")
+            samples = _samples(u, labels, nfe, options, data, device, "evaluation noise")
             row |= _distances(samples, labels, reference.extractor, reference.features)
         rows.append(row)
     return _labelled(rows, options, reference)
@@ -113,13 +121,19 @@ def _labels(options: EvaluationOptions, num_classes: int) -> Tensor:
 
 
 def _samples(
-    u: Velocity, labels: Tensor, nfe: int, options: EvaluationOptions, data: DataSource, purpose: str
+    u: Velocity,
+    labels: Tensor,
+    nfe: int,
+    options: EvaluationOptions,
+    data: DataSource,
+    device: torch.device,
+    purpose: str,
 ) -> Tensor:
     """Sample one image per label, rounded to the data's pixel levels; noise depends on the seed alone."""
     noise = torch.randn(len(labels), *data.shape, generator=generator(options.seed, purpose))
     parts: list[Tensor] = []
     pairs = zip(torch.split(noise, options.batch_size), torch.split(labels, options.batch_size), strict=True)
-    for e, y in pairs:
+    for e, y in ((e.to(device), y.to(device)) for e, y in pairs):
         if options.field == "u":
             parts.append(sample_u(u, e, y, nfe))
         else:
@@ -127,9 +141,11 @@ def _samples(
     return data.quantise(torch.cat(parts).float().cpu())
 
 
-def _grid(u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource) -> NDArray[np.uint8]:
+def _grid(
+    u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource, device: torch.device
+) -> NDArray[np.uint8]:
     labels = torch.arange(data.num_classes).repeat_interleave(GRID_ROWS)
-    pictures = _samples(u, labels, nfe, options, data, "picture noise")
+    pictures = _samples(u, labels, nfe, options, data, device, "picture noise")
     pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.view(data.num_classes, GRID_ROWS, *data.shape).numpy()
 

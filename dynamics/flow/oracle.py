@@ -161,6 +161,9 @@ class EmpiricalOracle(OdeOracle):
             for label in torch.unique(y):
                 rows = (y == label).nonzero()[:, 0]
                 images = self.x if label == self.num_classes else self.x[self.y == label]
+                if len(images) == 0:
+                    allowed = f"a class with images, or the null class {self.num_classes}"
+                    raise invalid("y", int(label), allowed, "ask for a class of the data")
                 x_hat = x_hat.index_copy(0, rows, self._posterior_mean(z[rows], t[rows], images))
         s = t.clamp(min=1e-12)[:, None]
         # at t = 0 the noise is independent of z = x, and its mean is 0
@@ -210,15 +213,11 @@ class MixtureOracle(OdeOracle):
         return x_hat, e_hat
 
 
-class GuidedOracle(OdeOracle):
-    """The fixed point of training with guidance: v = w' v(z, t | y) + (1 - w') v(z, t) inside [t_start, t_end].
+class _Guided(OdeOracle):
+    """Guided at every time; the null class stays unguided."""
 
-    With v_g = w v + (1 - w - k) u(z, t, t | null) + k u(z, t, t | y) as the target, the minimiser of the loss is
-    this field with w' = w / (1 - k) (Mean Flows, eq. 21). Outside the interval, and for the null class, v is unguided.
-    """
-
-    def __init__(self, base: OdeOracle, scale: float, t_start: float = 0.0, t_end: float = 1.0) -> None:
-        self.base, self.scale, self.t_start, self.t_end = base, scale, t_start, t_end
+    def __init__(self, base: OdeOracle, scale: float) -> None:
+        self.base, self.scale = base, scale
         self.num_classes, self.num_steps = base.num_classes, base.num_steps
 
     def posterior(self, z: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -226,12 +225,50 @@ class GuidedOracle(OdeOracle):
         if y is None or self.scale == 1:
             return conditional
         free = self.base.posterior(z, t, None)
-        inside = ((t >= self.t_start) & (t <= self.t_end) & (y != self.num_classes))[:, None]
+        labelled = (y != self.num_classes)[:, None]
         x_hat, e_hat = (
-            torch.where(inside, self.scale * con + (1 - self.scale) * unc, con)
+            torch.where(labelled, self.scale * con + (1 - self.scale) * unc, con)
             for con, unc in zip(conditional, free, strict=True)
         )
         return x_hat, e_hat
+
+
+class GuidedOracle:
+    """The fixed point of training with guidance: v = w' v(z, t | y) + (1 - w') v(z, t) inside [t_start, t_end].
+
+    With v_g = w v + (1 - w - k) u(z, t, t | null) + k u(z, t, t | y) as the target, the minimiser of the loss is
+    this field with w' = w / (1 - k) (Mean Flows, eq. 21). Outside the interval, and for the null class, v is unguided.
+    """
+
+    def __init__(self, base: OdeOracle, scale: float, t_start: float = 0.0, t_end: float = 1.0) -> None:
+        self.base, self.inside = base, _Guided(base, scale)
+        self.t_start, self.t_end = t_start, t_end
+
+    def v(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """v*(z, t | y), [B, ...]; see `OdeOracle.v`."""
+        guided = expand((t >= self.t_start) & (t <= self.t_end), z)
+        return torch.where(guided, self.inside.v(z, t, y), self.base.v(z, t, y))
+
+    def u(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor | None = None) -> Tensor:
+        """u*(z, t, r | y), [B, ...]; see `OdeOracle.u`.
+
+        The field jumps at the interval's edges, which no Runge-Kutta step may cross, so the path is followed piece by
+        piece: above, inside and below the interval.
+        """
+        pieces = ((self.t_end, 1.0, self.base), (self.t_start, self.t_end, self.inside), (0.0, self.t_start, self.base))
+        gap, moved = t - r, torch.zeros_like(z)
+        for low, high, field in pieces:
+            a, b = t.clamp(max=high), r.clamp(min=low)
+            rows = (a > b).nonzero()[:, 0]
+            if len(rows):
+                labels = None if y is None else y[rows]
+                u = field.u((z - moved)[rows], a[rows], b[rows], labels)
+                moved = moved.index_add(0, rows, expand((a - b)[rows], z) * u)
+        instant = self.v(z, t, y)
+        return torch.where(expand(gap > 0, z), moved / expand(gap.clamp(min=1e-300), z), instant)
+
+
+Oracle = GaussianOracle | OdeOracle | GuidedOracle
 
 
 def oracle_for(data: DataSource) -> OdeOracle:

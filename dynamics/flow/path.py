@@ -29,6 +29,7 @@ def interpolate(x: Tensor, e: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         z_t and v, both [B, ...].
 
     Example:
+        >>> import torch
         >>> x, e = torch.zeros(1, 2), torch.ones(1, 2)
         >>> interpolate(x, e, torch.tensor([0.25]))
         (tensor([[0.2500, 0.2500]]), tensor([[1., 1.]]))

@@ -177,7 +177,7 @@ def mean_gap(law: TimeLaw) -> float:
 
     Example:
         >>> round(1 / (1 - mean_gap(LogitNormalPair())), 4)
-        1.3043
+        1.3045
     """
     if isinstance(law, Blend):
         return law.share * mean_gap(law.other) + (1 - law.share) * mean_gap(law.base)

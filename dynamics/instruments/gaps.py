@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.data import DataSource
-from dynamics.flow.oracle import GuidedOracle, OdeOracle, oracle_for
+from dynamics.flow.oracle import GuidedOracle, Oracle, oracle_for
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformGap, check_edges
@@ -21,6 +21,7 @@ from dynamics.options import Options
 from dynamics.rng import generator
 from dynamics.training import TrainState, network
 
+CPU = torch.device("cpu")
 Content = dict[str, tuple[tuple[str, ...], np.ndarray[Any, np.dtype[Any]]]]
 
 
@@ -46,7 +47,7 @@ class GapsOptions(Options):
         return self
 
 
-def exact_velocities(data: DataSource, objective: Objective) -> OdeOracle:
+def exact_velocities(data: DataSource, objective: Objective) -> Oracle:
     """Return the oracle of what the objective converges to: guided if the objective guides."""
     oracle = oracle_for(data)
     guidance = objective.guidance
@@ -72,7 +73,8 @@ class GapProbe:
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Measure a run while it trains (see `training.Observer`)."""
-        return self.errors(network(state, self.options.weights))
+        device = next(state.model.parameters()).device
+        return self.errors(network(state, self.options.weights), device)
 
     @cached_property
     def rows(self) -> Rows:
@@ -101,11 +103,12 @@ class GapProbe:
         """u* of the rows (v* of the r = t rows), [B, C, H, W]."""
         return _exact(self)
 
-    def errors(self, u: Velocity) -> xr.Dataset:
+    def errors(self, u: Velocity, device: torch.device = CPU) -> xr.Dataset:
         """Return losses and exact squared errors of a network, mean and standard error per bin.
 
         Args:
-            u: The network on the CPU or the device of its weights.
+            u: The network.
+            device: Where it computes.
 
         Returns:
             Variables v_loss, v_error, v_irreducible (t_bin), u_loss, u_error, u_scale (gap_bin) and the same three of
@@ -113,7 +116,7 @@ class GapProbe:
             rows. v_irreducible is ||v - v*||^2: what no network can learn.
         """
         objective = self.objective if isinstance(self.objective, MeanFlow) else MeanFlow()
-        rows, exact = self.rows, self.exact
+        rows, exact = self.rows.to(device), self.exact.to(device)
         with torch.no_grad():
             terms = objective.terms(u, partial(total_derivative, u), rows, self.data.num_classes)
         n, k = rows.num_equal, self.options.rows_per_bin

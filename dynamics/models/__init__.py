@@ -25,7 +25,7 @@ def build(options: DiTOptions | MLPOptions, shape: tuple[int, int, int], num_cla
         seed: Seed of the run.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "init").initial_seed())
+        torch.default_generator.manual_seed(generator(seed, "init").initial_seed())
         if isinstance(options, DiTOptions):
             return DiT(options, shape, num_classes)
         return MLP(options, shape, num_classes)

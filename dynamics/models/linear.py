@@ -17,8 +17,9 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling():  # the compiler removes the zero product by itself
             return F.linear(x, self.weight, self.bias)
         primal, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+        moving_weight = forward_ad.unpack_dual(self.weight).tangent is not None  # type: ignore[no-untyped-call]
+        if tangent is None or moving_weight:
+            return F.linear(x, self.weight, self.bias)
         out = F.linear(primal, self.weight, self.bias)
-        if tangent is None:
-            return out
         dual: Tensor = forward_ad.make_dual(out, F.linear(tangent, self.weight))  # type: ignore[no-untyped-call]
         return dual

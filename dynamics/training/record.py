@@ -1,7 +1,8 @@
 """What is recorded of every step."""
 
-import resource
+import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,4 +58,7 @@ def peak_memory_mb() -> float:
     """Peak memory of this process: of the GPU if one is in use, else resident memory, in MB."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # not getrusage: there a child process starts at its parent's peak
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")

@@ -1,6 +1,7 @@
 """A polite stop: SIGTERM, SIGUSR2 (what Slurm sends before a time-out) and Ctrl-C ask for a checkpoint first."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 STOPPED = 75
@@ -16,7 +17,9 @@ class StopRequest:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {s: signal.signal(s, self._remember) for s in SIGNALS}
+        # only the main thread may handle signals; a run in another thread is stopped by whoever started it
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {s: signal.signal(s, self._remember) for s in SIGNALS} if main else {}
         return self
 
     def __exit__(

@@ -11,8 +11,12 @@ import torch
 import dynamics
 from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
+from dynamics.curricula import DTD, Beta, GapLaw
 from dynamics.demo import DEMO_PRESETS, demo
 from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.flow.times import TimesOptions, UniformGap
+from dynamics.instruments import GapsOptions
+from dynamics.objectives import FlowMatching
 
 SMALL = [
     *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
@@ -43,7 +47,7 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
             ["--data.name", "cifar", "digits-mixture"],
         ),
         (["train", "digits-meanflow", "--out", "x", "--data.name", "npz"], ["path", "None", "allowed", "remedy"]),
-        (["train", "digits-meanflow", "--out", "x", "--training.accumulation", "3"], ["accumulation", "3", "128"]),
+        (["train", "digits-meanflow", "--out", "x", "--training.accumulation", "3"], ["accumulation", "3", "64"]),
         (
             ["train", "digits-flow-matching", "--out", "x", "--times.gap-share", "0.5"],
             ["gap_share", "0.5", "set it to 0"],
@@ -81,6 +85,27 @@ def test_train_help_shows_the_presets_values(capsys: pytest.CaptureFixture[str])
     _, out, _ = call(capsys, "train", "digits-gap-law", "--help")
     assert "--curricula.0.share-to" in out
     assert "--times.gap-share" in out
+
+
+def test_presets_are_valid_configs() -> None:
+    for config in PRESETS.values():
+        assert RunConfig.model_validate_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"curricula": (GapLaw(start=0.5), DTD(scope="both"))}, "put dtd first"),
+        (
+            {"objective": FlowMatching(), "times": TimesOptions(gap_share=0), "curricula": (GapLaw(gap_share_to=0.5),)},
+            "0 at every",
+        ),
+        ({"times": TimesOptions(law=UniformGap(low=1, high=1)), "curricula": (Beta(),)}, "a law with gaps below 1"),
+    ],
+)
+def test_parts_that_cannot_work_together_are_refused_at_once(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RunConfig(**change)
 
 
 def test_presets_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +188,7 @@ def test_a_non_finite_loss_stops_with_3_and_names_the_rows(
 
 
 def test_demo_makes_a_report_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {name: config.model_copy(update={"model": small_model(config)}) for name, config in PRESETS.items()}
+    small = {name: quick(config) for name, config in PRESETS.items()}
     monkeypatch.setattr("dynamics.config.PRESETS", small)
     options = EvaluationOptions(nfe=(1, 2), num_samples=30)
     report = demo(tmp_path, num_steps=6, options=options, progress=False)
@@ -176,8 +201,15 @@ def test_demo_makes_a_report_and_repeats_nothing(tmp_path: Path, monkeypatch: py
     assert stamps == {name: (tmp_path / name / "run.nc").stat().st_mtime_ns for name in DEMO_PRESETS}
 
 
-def small_model(config: RunConfig) -> object:
-    return config.model.model_copy(update={"dim": 16, "depth": 1})
+def quick(config: RunConfig) -> RunConfig:
+    """The preset with a small network, one thread and few measured rows."""
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"dim": 16, "depth": 1}),
+            "training": config.training.model_copy(update={"num_threads": 1}),
+            "observers": (GapsOptions(rows_per_bin=4),),
+        }
+    )
 
 
 def test_the_installed_command_starts_quickly_and_shows_help() -> None:

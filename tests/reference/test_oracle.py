@@ -268,7 +268,7 @@ def test_velocity_keeps_shape_and_dtype() -> None:
 def test_guidance_of_scale_one_changes_nothing() -> None:
     base, z, t, r, y = digit_rows("digits-mixture")
     guided = GuidedOracle(base, scale=1.0)
-    assert torch.equal(guided.u(z, t, r, y), base.u(z, t, r, y))
+    torch.testing.assert_close(guided.u(z, t, r, y), base.u(z, t, r, y), rtol=1e-8, atol=1e-8)
     assert torch.equal(guided.v(z, t, y), base.v(z, t, y))
 
 
@@ -299,6 +299,20 @@ def test_guided_velocities_add_up() -> None:
     first = guided.u(z, t, s, y)
     parts = expand(t - s, z) * first + expand(s - r, z) * guided.u(z - expand(t - s, z) * first, s, r, y)
     assert worst(parts, expand(t - r, z) * guided.u(z, t, r, y)) < 1e-3
+
+
+def test_guided_velocity_of_an_interval_follows_its_own_path() -> None:
+    """u over [r, t] across both edges against many small steps of the guided v itself."""
+    base, z, _, _, y = digit_rows("digits-mixture")
+    z, y = z[:12], y[:12]
+    guided = GuidedOracle(base, scale=2.5, t_start=0.3, t_end=0.7)
+    t, r = torch.full_like(z[:, 0, 0, 0], 0.9), torch.full_like(z[:, 0, 0, 0], 0.1)
+    path, num_steps = z, 4000
+    for k in range(num_steps):  # the midpoint rule, whose steps meet the edges 0.7 and 0.3
+        a, h = t - (t - r) * k / num_steps, (t - r) / num_steps
+        half = path - expand(h / 2, z) * guided.v(path, a - 1e-9, y)
+        path = path - expand(h, z) * guided.v(half, a - h / 2, y)
+    assert worst(expand(t - r, z) * guided.u(z, t, r, y), z - path) < 1e-4
 
 
 def test_guided_field_is_the_fixed_point_of_the_training_target() -> None:

@@ -1,0 +1,111 @@
+"""The trainer's options do what they say."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynamics.atomic import locked
+from dynamics.config import RunConfig
+from dynamics.curricula import Progress, plan_for
+from dynamics.data import load
+from dynamics.models import build
+from dynamics.runner import RunFolder, run
+from dynamics.training import NonFiniteLossError, StepRecord, TrainState, draw, passes, start, train_step
+
+
+def after(config: RunConfig, steps: int = 3, **training: object) -> tuple[TrainState, list[StepRecord]]:
+    """Train a few steps with changed training options."""
+    options = config.training.model_copy(update=training)
+    data = load(config.data)
+    state = start(build(config.model, data.shape, data.num_classes, 0), options, config.curricula)
+    ways = passes(state.model, options)
+    records = []
+    for step in range(steps):
+        plan = plan_for(config.times, config.curricula, Progress(step, options.num_steps), state.curricula)
+        rows = draw(data, plan, config.objective, options.batch_size, 0, step)
+        args = (state, ways, config.objective, plan, rows, options, config.curricula, data.num_classes)
+        records.append(train_step(*args))
+    return state, records
+
+
+def weights(state: TrainState) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in state.model.parameters()])
+
+
+def test_accumulation_is_one_batch(tiny: RunConfig) -> None:
+    whole, parts = after(tiny), after(tiny, accumulation=4)
+    torch.testing.assert_close(weights(parts[0]), weights(whole[0]), rtol=1e-4, atol=1e-6)
+    for a, b in zip(whole[1], parts[1], strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
+        assert a.gap_count == b.gap_count
+
+
+def test_the_average_follows_its_formula(tiny: RunConfig) -> None:
+    one, _ = after(tiny, steps=1)
+    start_weights, _ = after(tiny, steps=0)
+    expected = 0.9 * weights(start_weights) + 0.1 * weights(one)
+    torch.testing.assert_close(torch.cat([w.flatten() for w in one.emas["0.9"].values()]), expected)
+
+
+def test_warmup_scales_the_first_steps(tiny: RunConfig) -> None:
+    """Adam's first step is lr * sign(gradient), so its size shows the learning rate."""
+    begin = weights(after(tiny, steps=0)[0])
+    slow, fast = (weights(after(tiny, steps=1, warmup_steps=n)[0]) - begin for n in (10, 0))
+    assert float(slow.abs().max() / fast.abs().max()) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_clipping_limits_the_gradient_and_records_it_unclipped(tiny: RunConfig) -> None:
+    free, clipped = after(tiny, steps=1), after(tiny, steps=1, clip_norm=1e-3)
+    assert clipped[1][0].grad_norm == pytest.approx(free[1][0].grad_norm)
+    norms = [
+        torch.cat([p.grad.flatten() for p in s.model.parameters() if p.grad is not None]).norm()
+        for s, _ in (free, clipped)
+    ]
+    assert float(norms[0]) > 1e-3
+    assert float(norms[1]) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_bfloat16_is_close_and_is_not_float32(tiny: RunConfig) -> None:
+    full, half = after(tiny, steps=8), after(tiny, steps=8, precision="bfloat16")
+    assert not torch.equal(weights(full[0]), weights(half[0]))
+    assert half[1][-1].raw_v == pytest.approx(full[1][-1].raw_v, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_compiled_training_is_eager_training(tiny: RunConfig) -> None:
+    eager, fast = after(tiny, steps=2), after(tiny, steps=2, compile=True)
+    assert fast[1][-1].loss == pytest.approx(eager[1][-1].loss, rel=1e-5)
+    assert fast[1][-1].du_dt_norm == pytest.approx(eager[1][-1].du_dt_norm, rel=1e-4)
+
+
+def test_a_non_finite_loss_changes_nothing(tiny: RunConfig) -> None:
+    state, _ = after(tiny, steps=1)
+    options, data = tiny.training, load(tiny.data)
+    plan = plan_for(tiny.times, tiny.curricula, Progress(1, 24), state.curricula)
+    rows = draw(data, plan, tiny.objective, 16, 0, 1)
+    rows = dataclasses.replace(rows, x=rows.x.clone())
+    rows.x[3] = torch.nan
+    before = weights(state)
+    args = (state, passes(state.model, options), tiny.objective, plan, rows, options, tiny.curricula, 10)
+    with pytest.raises(NonFiniteLossError) as stop:
+        train_step(*args)
+    assert torch.equal(before, weights(state))
+    assert state.step == 1
+    assert [row["row"] for row in stop.value.rows] == [3]
+    assert stop.value.rows[0]["t"] == pytest.approx(float(rows.t[3]))
+
+
+def test_two_processes_do_not_train_one_run(tiny: RunConfig, tmp_path: Path) -> None:
+    with locked(RunFolder(tmp_path).log), pytest.raises(ValueError, match="no other process is training"):
+        run(tiny, tmp_path, progress=False)
+
+
+def test_the_recorded_weights_are_those_of_the_curricula(tiny: RunConfig) -> None:
+    _, (record,) = after(tiny.model_copy(update={"curricula": ()}), steps=1)
+    assert record.total_v_weight == pytest.approx(0.5)
+    assert record.total_u_weight == pytest.approx(0.5)
+    assert sum(record.gap_count) == 8
