@@ -108,7 +108,7 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
     model = build(config.model, data.shape, data.num_classes, config.seed).to(device_for(options))
     state = start(model, options, config.curricula)
     checkpoints = folder.checkpoints(options.keep_checkpoints)
-    record = provenance(config.to_json(), config.run_id, config.seed)
+    origin = provenance(config.to_json(), config.run_id, config.seed)
     with RunLog(folder.log) as log:
         log.rewind(state.step if checkpoints.restore(state) else -1)
         if state.step < options.num_steps:
@@ -125,10 +125,9 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
                         config.seed,
                         checkpoints,
                         observers,
-                        on_step=lambda r: _on_step(log, bar, r),
-                        on_measurement=lambda group, step, ds: log.append(
-                            {"group": group, "step": step, "dataset": ds}
-                        ),
+                        on_step=lambda record: _on_step(log, bar, record),
+                        on_measurement=lambda *measurement: _on_measurement(log, bar, *measurement),
+                        before_checkpoint=log.sync,
                     )
             except NonFiniteLossError as error:
                 _explain(folder, error)
@@ -141,7 +140,7 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "device": str(device_for(options)),
     }
-    write_run(folder.result, groups, {**record, **measured})
+    write_run(folder.result, groups, {**origin, **measured})
 
 
 def evaluate_run(
@@ -250,6 +249,11 @@ def _on_step(log: RunLog, bar: "tqdm[Never]", record: StepRecord) -> None:
     shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
     bar.set_postfix({**shown, "peak MB": f"{peak_memory_mb():.0f}"}, refresh=False)
     bar.update()
+
+
+def _on_measurement(log: RunLog, bar: "tqdm[Never]", group: str, step: int, dataset: xr.Dataset) -> None:
+    log.append({"group": group, "step": step, "dataset": dataset})
+    bar.unpause()  # the time of measuring is no part of the speed of training
 
 
 def _bar(done: int, total: int, name: str, progress: bool) -> "tqdm[Never]":

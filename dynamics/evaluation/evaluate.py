@@ -193,7 +193,7 @@ def accuracy_interval(accuracy: float, num_samples: int) -> tuple[float, float]:
 
     Example:
         >>> [round(a, 3) for a in accuracy_interval(0.97, 1000)]
-        [0.958, 0.979]
+        [0.957, 0.979]
     """
     z, n = 1.96, num_samples
     centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)

@@ -80,6 +80,11 @@ class RunLog:
         with atomic.replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in kept))
 
+    def sync(self) -> None:
+        """Have every record on the disk when this returns, so that a power cut cannot take it either."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Close the file; the next record opens it again."""
         if self._descriptor is not None:

@@ -48,11 +48,12 @@ def fit(
     observers: Sequence[Observer] = (),
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_measurement: Callable[[str, int, xr.Dataset], None] = lambda group, step, dataset: None,
+    before_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from state.step to options.num_steps.
 
     Records go out in order: measurements of a step follow the step's record, and both precede its checkpoint, so that
-    whoever keeps them can rewind to any checkpoint.
+    whoever keeps them (and puts them on the disk in `before_checkpoint`) can rewind to any checkpoint.
 
     Raises:
         Interrupted: on SIGTERM, SIGUSR2 or Ctrl-C, after a checkpoint.
@@ -75,6 +76,7 @@ def fit(
             observe()
             finished = state.step == options.num_steps
             if finished or stop.received or state.step % options.checkpoint_every == 0:
+                before_checkpoint()
                 checkpoints.save(state)
             if stop.received and not finished:
                 raise Interrupted(f"stopped by {stop.received.name} at step {state.step}, checkpoint written")
