@@ -259,7 +259,8 @@ def _sampled(ds: xr.Dataset) -> dict[str, "pd.Series[Any]"]:
     columns = {}
     counts = attribute(ds, "evaluation", "num_samples")
     distances = sorted(n for n in map(str, ds.data_vars) if n.startswith(("fd_", "kd_")) and not n.endswith("_sem"))
-    for name in (*distances, "accuracy", "precision", "recall"):
+    # without labels there is no classifier, and none of these
+    for name in (n for n in (*distances, "accuracy", "precision", "recall") if n in ds):
         for field in ds.field.values:
             for nfe in ds.nfe.values:
                 column, where = f"{name}_{field}_nfe{nfe}", {"field": field, "nfe": nfe}

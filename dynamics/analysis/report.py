@@ -151,7 +151,14 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
                 f"No {picture.name.replace('_', ' ')}: no run has the group {picture.group}. {REMEDIES[picture.group]}"
             )
             continue
+        if picture.name == "distance_by_nfe" and not _has_distances(tree):
+            parts.append("No distances: the data have no labels to train a feature extractor with.")
+            continue
         figure = picture.draw(tree)
         plots.save(figure, out / "figures" / picture.name)
         parts.append(f"![{figure.get_suptitle()}](figures/{picture.name}.png)\n\n{picture.caption}")
     return "\n\n".join(parts)
+
+
+def _has_distances(tree: xr.DataTree) -> bool:
+    return any(str(name).startswith("fd_") for name in tree["evaluation"].data_vars)

@@ -104,3 +104,13 @@ def bin_edges(ds: xr.Dataset, dim: str) -> list[tuple[float, float]]:
 
 def _ids(ds: xr.Dataset) -> list[str]:
     return [str(i) for i in ds["run_id" if "run_id" in ds.coords else "run"].values]
+
+
+def sampled(ds: xr.Dataset) -> xr.DataArray:
+    """Return which settings of the group evaluation were sampled, bool [run, field, nfe].
+
+    Settings that only some runs have are there for all after merging, without pictures.
+    """
+    settings = ("run", "field", "nfe")
+    brightest: xr.DataArray = ds.samples.fillna(0).max([dim for dim in ds.samples.dims if dim not in settings])
+    return (brightest > 0).transpose(*settings)

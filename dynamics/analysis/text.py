@@ -13,7 +13,7 @@ import xarray as xr
 
 from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WITHIN, protocol
 from dynamics.analysis.metrics import SEED_SPREAD_DISTANCE, SEED_SPREAD_EXACT, metric_title
-from dynamics.analysis.runs import attribute, group, run_labels
+from dynamics.analysis.runs import attribute, group, run_labels, sampled
 from dynamics.store.schema import PROVENANCE
 
 NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
@@ -92,10 +92,10 @@ def results_tables(table: pd.DataFrame) -> str:
         "the exact v memorises at small t; there its error does not measure quality.\n\n"
     )
     text += _results(table, exact)
-    sampled = [name for name in _metrics(table) if name not in (*exact, "seconds", "peak_memory_mb")]
-    if sampled:
+    others = [name for name in _metrics(table) if name not in (*exact, "seconds", "peak_memory_mb")]
+    if others:
         text += "\n\nSamples, by sampled field (u or v) and number of network evaluations (NFE); accuracy with its 95% "
-        text += "Wilson interval:\n\n" + _results(table, sampled)
+        text += "Wilson interval:\n\n" + _results(table, others)
     return text
 
 
@@ -184,7 +184,7 @@ def _evaluations(ds: xr.Dataset, run: int, folder: Path) -> list[str]:
     options = [part for pair in given.items() for part in pair]
     lines = []
     for field in ds.field.values:
-        measured = ds.accuracy.isel(run=run).sel(field=field).dropna("nfe").nfe.values.tolist()
+        measured = ds.nfe.values[sampled(ds).isel(run=run).sel(field=field).values].tolist()
         if measured:
             lines.append(_command("evaluate", folder, "--field", str(field), "--nfe", *map(str, measured), *options))
     return lines

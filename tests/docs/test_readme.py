@@ -1,5 +1,6 @@
 """The README's commands exist, with every flag it shows, and its Python runs on a real (tiny) run."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,8 @@ from dynamics import cli
 from dynamics.config import RunConfig
 from dynamics.runner import run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0].split() for line in re.findall(r"^    (dynamics .+)$", README, flags=re.MULTILINE)]
 
 
@@ -32,14 +34,14 @@ def test_every_flag_of_a_readme_command_is_in_its_help(words: list[str], capsys:
 
 
 def test_make_targets_exist() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
 def test_every_linked_file_is_there() -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (Path(__file__).parents[2] / link).exists(), link
+        assert (ROOT / link).exists(), link
 
 
 def test_the_python_of_the_readme(tiny: RunConfig, tmp_path: Path) -> None:
@@ -50,3 +52,17 @@ def test_the_python_of_the_readme(tiny: RunConfig, tmp_path: Path) -> None:
     exec(code, names)
     assert callable(names["u"])
     assert set(dynamics.open_results(tmp_path / "demo").children) == {"training", "gaps"}
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_results() -> None:
+    evaluation = dynamics.open_results(ROOT / "results" / "digits_demo")["evaluation"].to_dataset()
+    shares = evaluation.accuracy.sel(field="u", nfe=1).values
+    assert len(shares) == 3
+    for share in shares:
+        assert f"{share:.1%}" in README
+    assert f"Of {evaluation.num_samples} samples" in README
+    assert float(shares.min()) >= 0.97
+    measured = json.loads((ROOT / "benchmarks" / "results" / "step_cost.json").read_text())["models"]["small"]
+    for scheme, text in (("ours", "ours"), ("ours_guided", "ours with guidance (kappa > 0)")):
+        assert f"| **{text}** |" in README
+        assert f"**{measured['schemes'][scheme]['ratio']:.2f}**" in README

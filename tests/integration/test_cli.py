@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,6 +163,21 @@ def test_the_whole_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     u = dynamics.load_model(folder)
     e, t = torch.randn(3, 1, 8, 8), torch.ones(3)
     assert u(e, t, 0 * t, torch.arange(3)).shape == e.shape
+
+
+def test_images_without_labels_train_evaluate_and_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """No labels, no classifier: pictures and exact errors, and a report that says so."""
+    np.savez(tmp_path / "mine.npz", x=np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8))
+    folder = str(tmp_path / "run")
+    data = ["--data.name", "npz", "--data.path", str(tmp_path / "mine.npz")]
+    assert call(capsys, "train", "digits-meanflow", "--out", folder, *data, *SMALL)[0] == 0
+    code, out, err = call(capsys, "evaluate", folder, "--nfe", "1", "--num-samples", "10", "--exact-rows", "4")
+    assert code == 0, err
+    assert "no labels" in out
+    code, _, err = call(capsys, "report", folder, "--out", str(tmp_path / "report"))
+    assert code == 0, err
+    assert "No distances" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "figures" / "sample_grids.png").is_file()
 
 
 def test_unknown_fields_of_a_json_config_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

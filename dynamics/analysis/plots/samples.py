@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from dynamics.analysis.plots.figures import WIDTH, colours, legend, log_axis, new_figure, styled
-from dynamics.analysis.runs import attribute, group
+from dynamics.analysis.runs import attribute, group, sampled
 from dynamics.evaluation.evaluate import accuracy_interval
+from dynamics.options import invalid
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -35,7 +36,7 @@ def sample_grids(tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int 
         ValueError: No run has the group evaluation.
     """
     ds = group(tree, "evaluation")
-    measured = np.isfinite(ds.accuracy.transpose("run", "field", "nfe").values)
+    measured = sampled(ds).values
     settings = [
         (field, n)
         for field in range(ds.sizes["field"])
@@ -82,10 +83,13 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     """Draw the Frechet distance, and the class accuracy with its 95% interval, by number of network evaluations.
 
     Raises:
-        ValueError: No run has the group evaluation.
+        ValueError: No run has the group evaluation, or none has distances because the data have no labels.
     """
     ds = group(tree, "evaluation")
     distances = [str(name) for name in ds.data_vars if str(name).startswith("fd_")]
+    if not distances:
+        allowed = "an evaluation with distances"
+        raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
     figure = new_figure("How good are samples of few network evaluations?", WIDTH, 3.9)
     axes = figure.subplots(1, len(distances) + 1)
     for ax, name in zip(axes, distances, strict=False):
