@@ -153,6 +153,7 @@ class DoctorArgs:
 def doctor(args: DoctorArgs) -> None:
     """Print the findings; exit code 1 if anything that must work does not."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from dynamics.doctor import examine
@@ -160,7 +161,7 @@ def doctor(args: DoctorArgs) -> None:
     table = Table("check", "status", "detail")
     findings = examine(args.compile)
     for finding in findings:
-        table.add_row(finding.subject, finding.status, finding.detail)
+        table.add_row(*map(escape, (finding.subject, finding.status, finding.detail)))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if any(finding.status == "FAILED" for finding in findings):
         raise SystemExit(1)

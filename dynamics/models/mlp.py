@@ -15,9 +15,9 @@ class MLPOptions(Options):
     """Residual MLP."""
 
     kind: Literal["mlp"] = "mlp"
-    dim: int = Field(default=192, gt=0)
+    dim: int = Field(default=96, gt=0)
     """Width of the residual stream."""
-    depth: int = Field(default=4, gt=0)
+    depth: int = Field(default=3, gt=0)
     """Number of blocks."""
     mlp_ratio: float = Field(default=2.0, gt=0)
     """Hidden width of a block over dim."""

@@ -121,6 +121,7 @@ def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str])
     assert code == 0, out
     assert "FAILED" not in out
     assert "finite differences" in out
+    assert "extra [data]" in out
 
 
 def test_doctor_notices_a_wrong_derivative(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
