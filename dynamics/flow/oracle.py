@@ -26,7 +26,7 @@ GRID = 0.3
 
 
 class GaussianOracle:
-    """Data x ~ N(0, std^2 I): everything in closed form .
+    """Data x ~ N(0, std^2 I): everything in closed form.
 
     Example:
         >>> oracle = GaussianOracle(std=1.0)
