@@ -13,6 +13,7 @@ from dynamics.options import invalid
 
 BAD_INPUT = 2
 NOT_FINITE = 3
+INTERRUPTED = 130
 
 
 def presets(args: "PresetsArgs") -> None:
@@ -226,6 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(BAD_INPUT) from None
     except RuntimeError as error:
         raise SystemExit(_explained(error)) from None
+    except KeyboardInterrupt:
+        print("stopped; nothing that was finished is lost, the same command continues", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _dispatch(argv: list[str]) -> None:
