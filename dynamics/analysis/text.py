@@ -109,8 +109,8 @@ def sentences(table: pd.DataFrame, baseline: str) -> str:
     parts = [
         "One run a setting has no interval over seeds. As a yardstick, seeds alone change exact errors by up to "
         f"{SEED_SPREAD_EXACT:.0%} and Frechet distances by up to {SEED_SPREAD_FRECHET:.0%} (four seeds of "
-        "digits-meanflow); a difference inside that spread shows nothing, and one beyond it needs more seeds to be sure. "
-        "Accuracy is judged by its 95% intervals, which cover the sampling only."
+        "digits-meanflow); a difference inside that spread shows nothing, and one beyond it needs more seeds to be "
+        "sure. Accuracy is judged by its 95% intervals, which cover the sampling only."
     ]
     for run in dict.fromkeys(table["run"]):
         mine = table[table["run"] == run]
