@@ -118,3 +118,23 @@ def test_float32_derivative_is_as_good_as_measured() -> None:
     _, exact = total_derivative(net, z, t, r, y, v)
     _, single = total_derivative(net.float(), z.float(), t.float(), r.float(), y, v.float())
     assert float((single - exact).norm() / exact.norm()) < 3e-6
+
+
+def test_linear_is_an_ordinary_layer_to_derivatives_by_its_weights() -> None:
+    """A tangent of the weights, of the input, or of both: the same as torch's own layer."""
+    ours, theirs = Linear(3, 2).double(), nn.Linear(3, 2).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = {name: p.detach() for name, p in ours.named_parameters()}
+    moves = {name: torch.ones_like(p) for name, p in weights.items()}
+
+    def derivative(layer: nn.Module, both: bool) -> Tensor:
+        def value(w: dict[str, Tensor], z: Tensor) -> Tensor:
+            return torch.func.functional_call(layer, w, (z,))
+
+        if both:
+            return torch.func.jvp(value, (weights, x), (moves, 2 * x))[1]
+        return torch.func.jvp(lambda w: value(w, x), (weights,), (moves,))[1]
+
+    for both in (False, True):
+        torch.testing.assert_close(derivative(ours, both), derivative(theirs, both))
