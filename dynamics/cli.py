@@ -117,9 +117,7 @@ class ReportArgs:
 def report(args: ReportArgs) -> None:
     """Write the report and name it."""
     from dynamics.analysis.report import write_report
-    from dynamics.runner import check_finished
 
-    check_finished(args.dirs)
     print(write_report(args.dirs, args.out, title=args.title, baseline=args.baseline))
 
 

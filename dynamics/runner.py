@@ -4,7 +4,6 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
@@ -165,7 +164,9 @@ def evaluate_run(
     """
     folder = RunFolder(Path(run_dir))
     config = folder.read_config()
-    check_finished([folder.path])
+    if not folder.result.is_file():
+        remedy = f"dynamics train {folder.config} --out {folder.path}"
+        raise invalid("run", str(folder.path), "a folder with a finished run (run.nc)", remedy)
     torch.set_num_threads(config.training.num_threads)
     data = load(config.data)
     u, step = load_network(folder.path, weights, checkpoint)
@@ -274,20 +275,6 @@ def _explain(folder: RunFolder, error: NonFiniteLossError) -> None:
     with replacing(folder.path / "nonfinite.json") as temporary:
         content = {"step": error.step, "what": error.what, "rows": error.rows}
         temporary.write_text(json.dumps(content, indent=1))
-
-
-def check_finished(run_dirs: Sequence[Path]) -> None:
-    """Refuse folders that hold no finished run.
-
-    Raises:
-        ValueError: names the folder and how to finish its run.
-    """
-    for path in run_dirs:
-        folder = RunFolder(Path(path))
-        if not folder.result.is_file():
-            config = folder.config if folder.config.is_file() else "PRESET"
-            remedy = f"dynamics train {config} --out {path}"
-            raise invalid("run", str(path), "a folder with a finished run (run.nc)", remedy)
 
 
 def evaluated(run_dir: Path) -> bool:
