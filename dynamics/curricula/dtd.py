@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
@@ -70,8 +71,5 @@ class DTD(Curriculum):
     def _edge(self, law: MaxMinLaw, fraction: float) -> float:
         if self.clusters == "uniform":
             return fraction
-        low, high = 0.0, 1.0
-        for _ in range(60):  # bisection on the distribution function of t, the larger of two draws
-            middle = (low + high) / 2
-            low, high = (middle, high) if law.draw_cdf(middle) ** 2 < fraction else (low, middle)
-        return low
+        # t is the larger of two draws: its distribution function is F^2
+        return float(law.draw_quantile(torch.tensor(fraction, dtype=torch.float64).sqrt()))

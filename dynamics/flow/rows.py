@@ -1,5 +1,6 @@
 """The rows of one batch: images, noise and times, in a fixed layout."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,12 +64,19 @@ class Rows:
             num_equal=len(range(index, self.num_equal, count)),
         )
 
-    def to(self, device: torch.device) -> "Rows":
-        """Return the rows on `device`; the mask of dropped labels stays on the CPU."""
-        if device.type == "cpu":
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return the rows from `start` up to `stop`, in their layout."""
+        names = ("x", "e", "t", "r", "y", "dropped")
+        columns = {name: getattr(self, name)[start:stop] for name in names}
+        num_equal = min(max(self.num_equal - start, 0), stop - start)
+        return Rows(**columns, num_equal=num_equal)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Rows":
+        """Return the rows on `device`, images, noise and times in `dtype`; the mask of dropped labels stays on the CPU."""
+        if device.type == "cpu" and dtype in (None, self.x.dtype):
             return self
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("x", "e", "t", "r", "y")}
-        return replace(self, **moved)
+        floats = {name: getattr(self, name).to(device, dtype, non_blocking=True) for name in ("x", "e", "t", "r")}
+        return replace(self, **floats, y=self.y.to(device, non_blocking=True))
 
 
 def draw_rows(
@@ -101,3 +109,11 @@ def draw_rows(
     e = torch.randn(x.shape, generator=generator(seed, "noise", tag))
     t, r = torch.cat([t_equal, t_gap]), torch.cat([t_equal, r_gap])
     return Rows(x, e, t, r, y, torch.zeros(len(y), dtype=torch.bool), num_equal)
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """Chain rows; all r = t rows must come before the first row with r < t."""
+    first_gap = next((i for i, part in enumerate(parts) if part.num_gap), len(parts))
+    assert not any(part.num_equal for part in parts[first_gap + 1 :]), "r = t rows come first"
+    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("x", "e", "t", "r", "y", "dropped")}
+    return Rows(**columns, num_equal=sum(part.num_equal for part in parts))

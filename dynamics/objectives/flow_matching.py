@@ -6,7 +6,7 @@ from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows
 from dynamics.objectives.derivative import Derivative
 from dynamics.objectives.guidance import Guidance
-from dynamics.objectives.terms import Adaptive, LossTerms, row_norm, squared_error
+from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import Options, invalid
 
 
@@ -33,4 +33,4 @@ class FlowMatching(Options):
         z, v = rows.path()
         prediction = u(z, rows.t, rows.t, rows.y).to(z.dtype)
         raw = squared_error(prediction, v)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, raw.new_zeros(0), row_norm(v))
+        return LossTerms(raw, self.adaptive.weight(raw), prediction, target=v, du_dt=v[:0])

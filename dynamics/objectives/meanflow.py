@@ -9,7 +9,7 @@ from dynamics.flow.path import Velocity, expand
 from dynamics.flow.rows import Rows
 from dynamics.objectives.derivative import Derivative
 from dynamics.objectives.guidance import Guidance
-from dynamics.objectives.terms import Adaptive, LossTerms, row_norm, squared_error
+from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import Options
 
 
@@ -47,7 +47,7 @@ class MeanFlow(Options):
         v_equal = guidance.combine(v[:n], v_unc[:n], prediction[:n].detach(), rows.t[:n], rows.dropped[:n])
         target = torch.cat([v_equal, target_gap])
         raw = squared_error(prediction, target)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, row_norm(derivative), row_norm(target))
+        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, derivative)
 
     def _gap_target(self, du_dt: Derivative, rows: Rows, z: Tensor, v_gap: Tensor) -> tuple[Tensor, Tensor]:
         """Return u_tgt and du/dt of the r < t rows."""

@@ -19,10 +19,20 @@ class LossTerms:
     """[B] adaptive weight, without gradient."""
     prediction: Tensor
     """[B, C, H, W] the network's u, with gradient."""
-    du_dt_norm: Tensor
-    """[num_gap] Euclidean norm of du/dt of the r < t rows."""
-    target_norm: Tensor
-    """[B] Euclidean norm of the target."""
+    target: Tensor
+    """[B, C, H, W] what u is regressed on, without gradient."""
+    du_dt: Tensor
+    """[num_gap, C, H, W] du/dt of the r < t rows, without gradient."""
+
+    @property
+    def du_dt_norm(self) -> Tensor:
+        """Euclidean norm of du/dt of the r < t rows, [num_gap]."""
+        return row_norm(self.du_dt)
+
+    @property
+    def target_norm(self) -> Tensor:
+        """Euclidean norm of the target, [B]."""
+        return row_norm(self.target)
 
 
 class Adaptive(Options):

@@ -19,8 +19,10 @@ from dynamics.flow.times import (
     TimeLaw,
     UniformFromTime,
     UniformGap,
+    UniformGapFromTime,
     UniformPair,
     mean_gap,
+    within_gap_bin,
 )
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -118,8 +120,8 @@ def test_the_comparison_of_laws_can_fail() -> None:
 @given(pairs)
 def test_draw_quantile_inverts_draw_cdf(law: MaxMinLaw) -> None:
     for p in (0.01, 0.3, 0.5, 0.99):
-        t = float(law.draw_quantile(torch.tensor([p], dtype=torch.float64)))
-        assert law.draw_cdf(t) == pytest.approx(p, abs=1e-9)
+        t = law.draw_quantile(torch.tensor([p], dtype=torch.float64))
+        assert float(law.draw_cdf(t)) == pytest.approx(p, abs=1e-9)
 
 
 @quick
@@ -212,3 +214,36 @@ def test_quoted_means_of_alpha(form: str, quoted: float) -> None:
     found = BASE.expect(lambda t, r: alpha.alpha(t))
     assert found == pytest.approx(integral(lambda t: 2 * density(t) * cdf(t) * snr_weight(t) if t else 0.0), abs=1e-4)
     assert found == pytest.approx(quoted, abs=6e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.3), (0.5, 0.7), (0.7, 0.95), (0.0, 0.1)])
+@pytest.mark.parametrize("base", [LogitNormalPair(), UniformPair(), LogitNormalPair(mean=0.5, std=2.0)])
+def test_a_gap_bin_has_the_law_that_rejection_would_give(base: MaxMinLaw, low: float, high: float) -> None:
+    t, r = draw(base, 2_000_000, seed=5)
+    inside = ((t - r) >= low) & ((t - r) <= high)
+    direct_t, direct_r = draw(within_gap_bin(base, low, high), 4000, seed=6)
+    assert same_law(direct_t, t[inside][:4000])
+    assert same_law(direct_r, r[inside][:4000])
+    assert same_law(direct_t - direct_r, (t - r)[inside][:4000])
+    assert bool((direct_t - direct_r >= low - 1e-6).all())
+    assert bool((direct_t - direct_r <= high + 1e-6).all())
+
+
+def test_a_gap_bin_of_rare_gaps_is_drawn_as_quickly_as_any() -> None:
+    """Two of 100,000 pairs have such a gap."""
+    t, r = draw(within_gap_bin(LogitNormalPair(), 0.9, 1.0), 1000, seed=7)
+    assert bool((t - r >= 0.9 - 1e-6).all())
+    assert float((t - r).mean()) == pytest.approx(0.9146, abs=0.002)
+
+
+def test_gap_bins_of_other_laws() -> None:
+    assert within_gap_bin(UniformGap(low=0.2, high=0.8), 0.1, 0.5) == UniformGap(low=0.2, high=0.5)
+    with pytest.raises(ValueError, match=r"gap bin: received \(0\.85, 1\.0\); allowed: gaps between 0\.2 and 0\.8"):
+        within_gap_bin(UniformGap(low=0.2, high=0.8), 0.85, 1.0)
+    t, r = draw(UniformGapFromTime(t_min=0.7, low=0.1, high=0.3), 4000, seed=8)
+    t_other, _ = draw(UniformGapFromTime(t_min=0.7, low=0.5, high=0.7), 4000, seed=8)
+    assert torch.equal(t, t_other)
+    assert 0.7 <= float(t.min())
+    assert 0.1 <= float((t - r).min()) <= float((t - r).max()) <= 0.3 + 1e-6
+    with pytest.raises(ValueError, match="low, high, t_min"):
+        UniformGapFromTime(t_min=0.5, low=0.1, high=0.6)

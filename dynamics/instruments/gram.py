@@ -1,0 +1,314 @@
+"""The gradient Gram: inner products between the gradients of tasks, on independent splits of rows.
+
+Everything that is said about how tasks get along (cosines and their intervals, noise scale, conflict) is computed from
+this array afterwards, in `dynamics.analysis`, so that a new estimator needs no new run.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import Field
+from torch import Tensor
+
+from dynamics.data import DataSource
+from dynamics.flow.rows import Rows, concatenate
+from dynamics.flow.times import TimeLaw
+from dynamics.instruments.gradients import Gradients, Sketch, add_layer, tapped
+from dynamics.instruments.tasks import (
+    Loss,
+    LossOptions,
+    Task,
+    TaskOptions,
+    gap_tasks,
+    task_coordinates,
+    task_loss,
+    task_rows,
+    velocity_task,
+)
+from dynamics.models import Model
+from dynamics.objectives import MeanFlow, Objective, total_derivative
+from dynamics.options import invalid
+from dynamics.training import TrainState, bound
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class GradientOptions(LossOptions):
+    """How gradients are taken and what is kept of them."""
+
+    precondition: Literal["none", "adam"] = "none"
+    """Plain inner products, or <g_i, P g_j> with P = 1 / (sqrt(v_hat) + eps) of the run's optimiser."""
+    groups: Literal["model", "block", "tensor"] = "block"
+    """Inner products of the whole model; also of each block and kind of layer; also of each tensor."""
+    backend: Literal["exact", "sketch"] = "exact"
+    """Keep whole gradients, or a seeded sketch of each for models whose gradients do not fit into memory."""
+    sketch_size: int = Field(default=4096, gt=0)
+    """Numbers kept of each tensor by the sketch; smaller tensors are kept whole."""
+    rows_per_pass: int = Field(default=128, gt=0)
+    """Rows that go through the network at once; bounds the memory of activations."""
+
+
+class GramOptions(TaskOptions, GradientOptions):
+    """Inner products between the gradients of v and of u in each gap bin."""
+
+    kind: Literal["gram"] = "gram"
+    every: int = Field(default=500, gt=0)
+    """Steps between measurements; the last step is always measured."""
+
+
+class Group(NamedTuple):
+    """Rows whose mean loss is differentiated, and which loss that is."""
+
+    rows: Rows
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class GramProbe:
+    """Measures the Gram of v and each gap bin (see `training.Observer`)."""
+
+    data: DataSource
+    objective: Objective
+    law: TimeLaw
+    """The training law of (t, r)."""
+    options: GramOptions
+    seed: int
+
+    group = "gram"
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
+        if step == 0 and self.options.precondition == "adam":
+            return False
+        return step % self.options.every == 0 or step == num_steps
+
+    def measure(self, state: TrainState) -> xr.Dataset:
+        """Return `gram` [group, task, split, task2, split2] of a state; see `task_gram`."""
+        tasks = [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
+        return task_gram(state, tasks, self.data, self.objective, self.options, self.options, self.seed)
+
+
+def task_gram(
+    state: TrainState,
+    tasks: Sequence[Task],
+    data: DataSource,
+    objective: Objective,
+    options: TaskOptions,
+    gradients: GradientOptions,
+    seed: int,
+) -> xr.Dataset:
+    """Measure the Gram of any list of tasks.
+
+    Args:
+        state: The run's state; read only.
+        tasks: Named laws of (t, r) and losses, those with r = t first.
+        data: Where the rows come from.
+        objective: The run's objective.
+        options: Splits and rows.
+        gradients: How gradients are taken.
+        seed: Seed of the rows and of the sketch: every measurement of a run sees the same rows.
+
+    Returns:
+        `gram` [group, task, split, task2, split2], inner products of the gradients of the mean loss over
+        `rows_per_split` rows; `product_error` [group, task, task2], the standard error that the sketch adds to the
+        product averaged over pairs of different splits (0 when exact); `loss` [task, split], the raw mean loss.
+
+    Raises:
+        ValueError: Exact gradients would not fit into memory; no optimiser state to precondition with.
+    """
+    k, names = options.num_splits, [task.name for task in tasks]
+    groups = [Group(task_rows(task, s, options, data, seed), task.loss) for task in tasks for s in range(k)]
+    collected, losses = collect(state, groups, data, objective, gradients, seed)
+    labels, gram, errors = products(collected, gradients.groups, num_tasks=len(tasks))
+    shape = (len(labels), len(tasks), k, len(tasks), k)
+    unit = {"units": "squared gradient norm"}
+    content = {
+        "gram": (
+            ("group", "task", "split", "task2", "split2"),
+            gram.reshape(shape),
+            {**unit, "long_name": "inner product of task gradients"},
+        ),
+        "product_error": (
+            ("group", "task", "task2"),
+            errors,
+            {**unit, "long_name": "standard error of the mean product of different splits, by the sketch"},
+        ),
+        "loss": (
+            ("task", "split"),
+            losses.reshape(len(tasks), k),
+            {"units": "squared pixel", "long_name": "raw loss, mean over rows"},
+        ),
+    }
+    split = {"units": "1", "long_name": "independent split of rows"}
+    coords = {
+        "group": ("group", labels, {"long_name": "part of the model"}),
+        **task_coordinates(list(tasks)),
+        **{"task2": ("task2", names, {"long_name": "task"})},
+        **{dim: (dim, np.arange(k), split) for dim in ("split", "split2")},
+    }
+    return xr.Dataset(content, coords, attrs=settings(options, gradients))
+
+
+def settings(*options: LossOptions) -> dict[str, Any]:
+    """Return what a measurement depends on, beside the labels, as attributes of a dataset."""
+    unsaid = {"kind", "every", "gap_edges", "num_splits", "groups", "rows_per_pass"}
+    merged = {name: value for o in options for name, value in o.model_dump().items() if name not in unsaid}
+    if merged.get("backend") == "exact":
+        merged.pop("sketch_size", None)
+    return merged
+
+
+def collect(
+    state: TrainState,
+    groups: Sequence[Group],
+    data: DataSource,
+    objective: Objective,
+    options: GradientOptions,
+    seed: int,
+) -> tuple[Gradients, Array]:
+    """Take the gradient of every group's mean loss; all groups have equally many rows, those with r = t first.
+
+    Returns:
+        The gradients (or their sketches) and each group's mean raw loss, [num_groups].
+    """
+    model, n = state.model, len(groups[0].rows)
+    _check_memory(len(groups), model, options)
+    named = model.named_parameters() if options.weights == "model" else next(iter(state.emas.values())).items()
+    weights = {name: weight.detach() for name, weight in named}
+    sketch = Sketch(seed, options.sketch_size) if options.backend == "sketch" else None
+    scale = adam_scale(state) if options.precondition == "adam" else {}
+    into = Gradients(len(groups), sketch, scale)
+    u, measured, losses = bound(model, weights), options.objective(objective), np.zeros(len(groups))
+    modules, any_weight = dict(model.named_modules()), next(iter(weights.values()))
+    per_pass = max(1, options.rows_per_pass // n)
+    for first in range(0, len(groups), per_pass):
+        chosen = slice(first, min(first + per_pass, len(groups)))
+        for start in range(0, n, options.rows_per_pass):
+            stop = min(start + options.rows_per_pass, n)
+            parts = [Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]]
+
+            def take(name: str, a: Tensor, d: Tensor, chosen: slice = chosen) -> None:
+                add_layer(into, modules[name], name, chosen, a, d)
+
+            with tapped(model, take):
+                value = _backward(u, measured, parts, n, options.loss, data.num_classes)
+            losses[chosen] += value / n
+    order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
+    into.tensors = {name: into.tensors[name] for name in order}
+    return into, losses
+
+
+def _backward(
+    u: Any, objective: MeanFlow, parts: Sequence[Group], n: int, weighting: str, num_classes: int
+) -> Array:
+    """Run the passes of some groups' rows; return the sum of each group's raw losses."""
+    rows = concatenate([part.rows for part in parts])
+    with torch.enable_grad():
+        terms = objective.terms(u, partial(total_derivative, u), rows, num_classes)
+        weight = terms.adaptive if weighting == "adaptive" else torch.ones_like(terms.raw)
+        each = len(parts[0].rows)
+        owner = torch.arange(len(parts), device=weight.device).repeat_interleave(each)
+        values = torch.zeros_like(terms.raw)
+        for loss in dict.fromkeys(part.loss for part in parts):
+            mine = torch.tensor([part.loss == loss for part in parts], device=weight.device)[owner]
+            values = torch.where(mine, task_loss(loss, terms, rows), values)
+        (weight * values / n).sum().backward()  # type: ignore[no-untyped-call]
+    return np.asarray(values.detach().double().view(len(parts), each).sum(1).cpu())
+
+
+def adam_scale(state: TrainState) -> dict[str, Tensor]:
+    """Return sqrt(P) by tensor name, P = 1 / (sqrt(v_hat) + eps): <sqrt(P) g_i, sqrt(P) g_j> = <g_i, P g_j>.
+
+    Raises:
+        ValueError: The optimiser has not made a step yet.
+    """
+    out = {}
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            memory = state.optimizer.state.get(parameter)
+            if not memory:
+                remedy = "measure a later checkpoint, or use precondition 'none'"
+                raise invalid("precondition", f"adam at step {state.step}", "a state after the first step", remedy)
+            v_hat = memory["exp_avg_sq"] / (1 - group["betas"][1] ** float(memory["step"]))
+            out[parameter] = (v_hat.sqrt() + group["eps"]).rsqrt()
+    return {name: out[parameter] for name, parameter in state.model.named_parameters()}
+
+
+def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str], Array, Array]:
+    """Return labels, inner products and the sketch's error for each part of the model.
+
+    Args:
+        gradients: Of num_tasks x K groups, task by task.
+        level: model, block or tensor.
+        num_tasks: Number of tasks.
+
+    Returns:
+        Labels [L], products [L, groups, groups], and [L, task, task] the standard error by the sketch of the product
+        averaged over pairs of different splits.
+    """
+    total = gradients.num_groups
+    members = parts_of(list(gradients.tensors), level)
+    gram = np.zeros((len(members), total, total))
+    variance = np.zeros((len(members), num_tasks, num_tasks))
+    for name, vectors in gradients.tensors.items():
+        gram_of = (vectors @ vectors.T).double().cpu().numpy()
+        sketched = gradients.sketch is not None and name in gradients.sketch.used
+        variance_of = _sketch_variance(vectors.double().view(num_tasks, -1, vectors.shape[1])) if sketched else 0.0
+        for i, part in enumerate(members.values()):
+            if name in part:
+                gram[i] += gram_of
+                variance[i] += variance_of
+    return list(members), gram, np.sqrt(variance)
+
+
+def _sketch_variance(vectors: Tensor) -> Array:
+    """Bound the variance, over signs, of mean_{a != b} <g_i^a, g_j^b>; vectors [T, K, features] -> [T, T]."""
+    k = vectors.shape[1]
+    if k < 2:
+        return np.zeros((len(vectors), len(vectors)))
+    totals = vectors.sum(1)
+    out = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    for i in range(len(vectors)):
+        for j in range(i + 1):
+            each = (totals[i] * totals[j] - (vectors[i] * vectors[j]).sum(0)) / (k * (k - 1))
+            out[i, j] = out[j, i] = each.square().sum()
+    return out.numpy()
+
+
+def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:
+    """Group tensor names: the whole model, blocks ("blocks.3", "embed"), kinds ("blocks.*.attention"), tensors.
+
+    Example:
+        >>> list(parts_of(["embed.weight", "blocks.0.attention.qkv.weight"], "block"))
+        ['model', 'embed', 'blocks.0', 'blocks.*.attention']
+    """
+    parts = {"model": list(names)}
+    if level == "model":
+        return parts
+    for kind in (False, True):
+        for name in names:
+            words = name.split(".")
+            repeated = words[0] == "blocks"
+            if kind and not repeated:
+                continue
+            label = f"blocks.*.{words[2]}" if kind else ".".join(words[:2]) if repeated else words[0]
+            parts.setdefault(label, []).append(name)
+    if level == "tensor":
+        parts.update({name: [name] for name in names})
+    return parts
+
+
+def _check_memory(num_groups: int, model: Model, options: GradientOptions) -> None:
+    if options.backend == "sketch":
+        return
+    needed = num_groups * sum(p.numel() * p.element_size() for p in model.parameters())
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there / 2:
+        received = f"exact, {needed / 1e9:.1f} GB for {num_groups} gradients"
+        raise invalid("backend", received, f"at most half of the {there / 1e9:.0f} GB of memory", "use backend sketch")

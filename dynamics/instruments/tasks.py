@@ -1,0 +1,152 @@
+"""The tasks whose gradients are compared: v, and u in each gap bin, on independent splits of rows."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from dynamics.data import DataSource
+from dynamics.flow.path import expand
+from dynamics.flow.rows import Rows
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
+from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
+from dynamics.options import Options, invalid
+from dynamics.rng import generator
+
+Loss = Literal["meanflow", "flow_matching", "consistency"]
+"""What a task minimises; the gradients of the last two add up to that of the first (see `task_loss`)."""
+
+
+class LossOptions(Options):
+    """Which loss of which weights is measured."""
+
+    loss: Literal["adaptive", "raw"] = "adaptive"
+    """The loss as training weighs it (the objective's adaptive weight of each row), or the raw squared error."""
+    guidance: Literal["off", "run"] = "off"
+    """Whether the targets are guided as in training; labels are never dropped."""
+    weights: Literal["model", "ema"] = "model"
+    """Which weights are measured: the raw ones, which training moves, or the first average."""
+
+    def objective(self, trained: Objective) -> MeanFlow:
+        """Return the MeanFlow objective to measure; that of a flow-matching run has no guidance."""
+        guided = self.guidance == "run" and isinstance(trained, MeanFlow)
+        return MeanFlow(adaptive=trained.adaptive, guidance=trained.guidance if guided else Guidance())
+
+
+class TaskOptions(LossOptions):
+    """Which rows the tasks are measured on."""
+
+    gap_edges: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Edges of the bins of the gap t - r; each bin is one task, v is another."""
+    num_splits: int = 8
+    """Independent splits K; error bars come from them."""
+    rows_per_split: int = Field(default=32, gt=0)
+    """Rows of each task in each split."""
+    t_law: Literal["training", "uniform", "matched"] = "training"
+    """Law of t: the run's own law given the gap bin, uniform, or one law for all tasks (uniform above the last edge)."""
+    rows: Literal["shared", "independent"] = "shared"
+    """Whether all tasks of a split see the same images and noise; different splits never do."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_edges("gap_edges", self.gap_edges)
+        if self.num_splits < 2:
+            remedy = "an unbiased product needs two independent gradients; 8 give usable error bars"
+            raise invalid("num_splits", self.num_splits, "2 or more", remedy)
+        if self.t_law == "matched" and self.gap_edges[-1] >= 1:
+            allowed = "edges below 1 with t_law 'matched', where every task has t >= the last edge"
+            raise invalid("gap_edges", self.gap_edges, allowed, "leave the last bin out, or choose another t_law")
+        return self
+
+
+@dataclass(frozen=True)
+class Task:
+    """One loss on one law of (t, r)."""
+
+    name: str
+    law: TimeLaw
+    equal: bool
+    """Whether r = t."""
+    low: float = 0.0
+    """Smallest gap."""
+    high: float = 0.0
+    """Largest gap."""
+    loss: Loss = "meanflow"
+
+
+def velocity_task(options: TaskOptions, training_law: TimeLaw) -> Task:
+    """Return the task of the instantaneous velocity, r = t."""
+    top = options.gap_edges[-1]
+    uniform = UniformGap(low=0, high=0)
+    laws = {"training": training_law, "uniform": uniform}
+    law = laws.get(options.t_law) or UniformGapFromTime(t_min=top, low=0, high=0)
+    return Task("v", law, equal=True)
+
+
+def gap_tasks(options: TaskOptions, training_law: TimeLaw, loss: Loss = "meanflow", prefix: str = "u") -> list[Task]:
+    """Return one task a gap bin.
+
+    Raises:
+        ValueError: The training law never draws gaps of a bin.
+    """
+    tasks = []
+    for low, high in pairwise(options.gap_edges):
+        if options.t_law == "training":
+            law = within_gap_bin(training_law, low, high)
+        elif options.t_law == "uniform":
+            law = UniformGap(low=low, high=high)
+        else:
+            law = UniformGapFromTime(t_min=options.gap_edges[-1], low=low, high=high)
+        law.quantile(*torch.full((2, 1), 0.5, dtype=torch.float64))  # an impossible bin fails here, before any work
+        tasks.append(Task(f"{prefix} {low:g}-{high:g}", law, False, low, high, loss))
+    return tasks
+
+
+def task_rows(task: Task, split: int, options: TaskOptions, data: DataSource, seed: int) -> Rows:
+    """Draw the rows of one task in one split.
+
+    Splits are independent draws of the data set, not parts of one pass over it: rows that exclude each other would bias
+    products between splits downwards on a small data set. Shared rows also share the uniform numbers behind t and r.
+    """
+    n = options.rows_per_split
+    whose = "all" if options.rows == "shared" else task.name
+    x, y = data.batch(generator(seed, "task images", whose, split).initial_seed(), 0, n)
+    e = torch.randn(x.shape, generator=generator(seed, "task noise", whose, split))
+    t, r = task.law.sample(n, generator(seed, "task times", whose, split))
+    if task.equal:
+        r = t
+    return Rows(x, e, t, r, y, torch.zeros(n, dtype=torch.bool), num_equal=n if task.equal else 0)
+
+
+def task_loss(loss: Loss, terms: LossTerms, rows: Rows) -> Tensor:
+    """Return a task's loss of each row, [B], with gradient.
+
+    grad ||u - u_tgt||^2 = grad ||u - v||^2 + grad 2 (t - r) <u, sg du/dt>, exactly: trajectory flow matching and
+    trajectory consistency (AlphaFlow, 2510.20771, section 3).
+    """
+    if loss == "meanflow":
+        return terms.raw
+    n, gap = rows.num_equal, expand(rows.t - rows.r, terms.prediction)
+    pull = torch.cat([torch.zeros_like(terms.target[:n]), gap[n:] * terms.du_dt])
+    if loss == "consistency":
+        return 2 * (terms.prediction * pull).flatten(1).sum(1)
+    return (terms.prediction - (terms.target + pull)).flatten(1).square().sum(1)
+
+
+Coordinate = tuple[str, "list[str] | list[float] | list[int] | np.ndarray[Any, Any]", dict[str, str]]
+
+
+def task_coordinates(tasks: list[Task], suffix: str = "") -> dict[str, Coordinate]:
+    """Return the labels of a task dimension: name, gap bin and loss."""
+    dim = f"task{suffix}"
+    labels: dict[str, Coordinate] = {dim: (dim, [task.name for task in tasks], {"long_name": "task"})}
+    if not suffix:
+        gap = {"units": "1"}
+        labels["gap_low"] = (dim, [task.low for task in tasks], {**gap, "long_name": "smallest gap t - r"})
+        labels["gap_high"] = (dim, [task.high for task in tasks], {**gap, "long_name": "largest gap t - r"})
+        labels["task_loss"] = (dim, [task.loss for task in tasks], {"long_name": "what the task minimises"})
+    return labels
