@@ -174,6 +174,9 @@ class TrainArgs:
     """Name of a preset (see `dynamics presets`), or path of a config.json."""
     out: Path
     """The run folder."""
+    observe: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
+    """What to measure while training, INSTEAD of the config's observers: words such as cells or gaps:every=100, the parts
+    of a tuple separated by "/"; none for nothing at all."""
     config: Annotated[Any, tyro.conf.arg(name="")]
     """Every value of the config, the preset's where nothing is given."""
 
@@ -181,15 +184,26 @@ class TrainArgs:
 def train(argv: Sequence[str]) -> None:
     """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
     from dynamics.config import PRESETS, RunConfig, preset
+    from dynamics.instruments.parse import KINDS, option_names, parse_observers
     from dynamics.runner import run
 
     # the defaults depend on the preset, so its name is needed before the options can be parsed
     name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
     path = Path(name)
     config = RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
-    default = TrainArgs(preset=tyro.MISSING, out=tyro.MISSING, config=config)
-    args = tyro.cli(tyro.conf.AvoidSubcommands[TrainArgs], prog="dynamics train", args=list(argv), default=default)
-    folder = run(args.config, args.out)
+    default = TrainArgs(preset=tyro.MISSING, out=tyro.MISSING, observe=("config",), config=config)
+    kinds = "\n".join(f"  {kind}: {', '.join(option_names(kind))}" for kind in KINDS)
+    args = tyro.cli(
+        tyro.conf.AvoidSubcommands[TrainArgs],
+        prog="dynamics train",
+        description=f"{TrainArgs.__doc__}\n\nWhat --observe takes, with its options:\n{kinds}",
+        args=list(argv),
+        default=default,
+    )
+    config = args.config
+    if args.observe != default.observe:
+        config = RunConfig.model_validate({**dict(config), "observers": parse_observers(args.observe)})
+    folder = run(config, args.out)
     print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
 
 

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from dynamics.curricula import Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
 from dynamics.data import DataOptions
 from dynamics.flow.times import TimesOptions
-from dynamics.instruments import GapsOptions, ObserverOptions
+from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.objectives import FlowMatching, Guidance, MeanFlow, ObjectiveOptions
 from dynamics.options import Options, invalid
@@ -28,7 +28,7 @@ class RunConfig(Options):
     times: TimesOptions = TimesOptions()
     curricula: tuple[CurriculumOptions, ...] = ()
     training: TrainingOptions = TrainingOptions()
-    observers: tuple[ObserverOptions, ...] = (GapsOptions(),)
+    observers: tuple[ObserverOptions, ...] = (GapsOptions(), CellsOptions())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -40,6 +40,9 @@ class RunConfig(Options):
                 allowed = "0 at every step with the flow_matching objective"
                 raise invalid("times.gap_share", plan.gap_share, allowed, "set it to 0, and leave gap_share_to out")
             plan.u_weight(torch.ones(1), torch.zeros(1))
+        kinds = [o.kind for o in self.observers]
+        if len(set(kinds)) < len(kinds):  # two would record into one group
+            raise invalid("observers", kinds, "each kind once", "leave one of the two out")
         return self
 
     def to_json(self) -> str:

@@ -52,7 +52,7 @@ def tapped(model: nn.Module, take: Take) -> Iterator[None]:
             if isinstance(module, nn.Embedding):
                 given = F.one_hot(given, module.num_embeddings).to(output.dtype)
             # [B, in] and [B, tokens, in] alike
-            output.register_hook(
+            output.register_hook(  # type: ignore[no-untyped-call]
                 lambda g: take(name, given.reshape(len(given), -1, given.shape[-1]), g.reshape(len(g), -1, g.shape[-1]))
             )
 
@@ -90,9 +90,7 @@ class Gradients:
         self.tensors[name][groups] += kept
 
 
-def add_layer(
-    into: Gradients, module: nn.Module, name: str, groups: slice, inputs: Tensor, outputs: Tensor
-) -> None:
+def add_layer(into: Gradients, module: nn.Module, name: str, groups: slice, inputs: Tensor, outputs: Tensor) -> None:
     """Form a layer's gradients of consecutive groups with equally many rows each and add them.
 
     Args:

@@ -157,7 +157,7 @@ def task_gram(
 
 def settings(*options: LossOptions) -> dict[str, Any]:
     """Return what a measurement depends on, beside the labels, as attributes of a dataset."""
-    unsaid = {"kind", "every", "gap_edges", "num_splits", "groups", "rows_per_pass"}
+    unsaid = {"kind", "every", "gap_edges", "t_edges", "num_splits", "groups", "rows_per_pass"}
     merged = {name: value for o in options for name, value in o.model_dump().items() if name not in unsaid}
     if merged.get("backend") == "exact":
         merged.pop("sketch_size", None)
@@ -191,7 +191,9 @@ def collect(
         chosen = slice(first, min(first + per_pass, len(groups)))
         for start in range(0, n, options.rows_per_pass):
             stop = min(start + options.rows_per_pass, n)
-            parts = [Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]]
+            parts = [
+                Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
+            ]
 
             def take(name: str, a: Tensor, d: Tensor, chosen: slice = chosen) -> None:
                 add_layer(into, modules[name], name, chosen, a, d)
@@ -204,9 +206,7 @@ def collect(
     return into, losses
 
 
-def _backward(
-    u: Any, objective: MeanFlow, parts: Sequence[Group], n: int, weighting: str, num_classes: int
-) -> Array:
+def _backward(u: Any, objective: MeanFlow, parts: Sequence[Group], n: int, weighting: str, num_classes: int) -> Array:
     """Run the passes of some groups' rows; return the sum of each group's raw losses."""
     rows = concatenate([part.rows for part in parts])
     with torch.enable_grad():

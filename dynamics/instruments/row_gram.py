@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamics.data import DataSource
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimeLaw, UniformGap
-from dynamics.instruments.gram import GradientOptions, Group, collect, products, settings
+from dynamics.instruments.gram import Array, GradientOptions, Group, collect, products, settings
 from dynamics.objectives import Objective
 from dynamics.rng import generator
 from dynamics.training import TrainState
@@ -65,7 +65,8 @@ class RowGramProbe:
             "loss": (torch.from_numpy(losses), "squared pixel", "raw loss"),
         }
         said = {"units": "squared gradient norm", "long_name": "inner product of the gradients of two rows"}
-        content = {"gram": (("group", "row", "row2"), gram, said)}
+        content: dict[str, tuple[tuple[str, ...], Array, dict[str, str]]] = {}
+        content["gram"] = (("group", "row", "row2"), gram, said)
         for name, (values, units, text) in columns.items():
             content[name] = (("row",), values.double().numpy(), {"units": units, "long_name": text})
         coords = {

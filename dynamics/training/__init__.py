@@ -4,7 +4,7 @@ from dynamics.training.checkpoint import Checkpoints, DamagedCheckpointError
 from dynamics.training.loop import Interrupted, Observer, fit
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import GAP_BINS, UNITS, StepRecord, peak_memory_mb
-from dynamics.training.state import TrainState, bound, load_weights, network, start
+from dynamics.training.state import TrainState, Weights, bound, load_weights, network, start
 from dynamics.training.step import NonFiniteLossError, draw, passes, train_step
 from dynamics.training.stop import STOPPED
 
@@ -20,6 +20,7 @@ __all__ = [
     "StepRecord",
     "TrainState",
     "TrainingOptions",
+    "Weights",
     "bound",
     "draw",
     "fit",

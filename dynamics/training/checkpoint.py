@@ -1,8 +1,8 @@
 """Checkpoints: complete, checksummed, atomic; a damaged newest one never costs the run.
 
 A checkpoint is a folder `step_00001000` with `model.safetensors`, `ema_<decay>.safetensors`, `optimizer.pt` (loaded
-with weights_only=True) and `state.json`, which holds the step, the curricula's state and the sha256 of each file.
-The folder is written under a temporary name and renamed, so it is there as a whole or not at all.
+with weights_only=True) and `state.json`, which holds the step, the curricula's state, the sums by time and gap, and the
+sha256 of each file. The folder is written under a temporary name and renamed, so it is there as a whole or not at all.
 """
 
 import hashlib
@@ -59,7 +59,13 @@ class Checkpoints:
             save_file(ema, temporary / f"ema_{decay}.safetensors")
         torch.save(state.optimizer.state_dict(), temporary / "optimizer.pt")
         hashes = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
-        content = {"step": state.step, "emas": list(state.emas), "curricula": state.curricula, "sha256": hashes}
+        content = {
+            "step": state.step,
+            "emas": list(state.emas),
+            "curricula": state.curricula,
+            "cells": state.cells.tolist(),
+            "sha256": hashes,
+        }
         (temporary / "state.json").write_text(json.dumps(content, indent=1))
         for path in (*temporary.iterdir(), temporary):
             sync(path)
@@ -139,6 +145,7 @@ class Checkpoints:
                 ema[name].copy_(weight.to(device))
         state.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location=device))
         state.step, state.curricula = content["step"], content["curricula"]
+        state.cells = torch.tensor(content["cells"], dtype=torch.float64)  # JSON keeps every digit
 
     def _prune(self) -> None:
         for step in self.steps()[: -self.keep]:

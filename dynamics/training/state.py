@@ -9,6 +9,7 @@ from torch.func import functional_call
 from dynamics.curricula import Curriculum, State
 from dynamics.flow.path import Velocity
 from dynamics.models import Model
+from dynamics.training.cells import no_rows
 from dynamics.training.options import TrainingOptions
 
 Weights = dict[str, Tensor]
@@ -26,6 +27,8 @@ class TrainState:
     """What each curriculum remembers."""
     step: int = 0
     """Optimiser steps done."""
+    cells: Tensor = field(default_factory=no_rows)
+    """Sums over all rows since step 0 [quantity, t bin, gap bin], see `training.cells`; never reset."""
 
 
 def start(model: Model, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:

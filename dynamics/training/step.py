@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dynamics.curricula import Curriculum, Plan
 from dynamics.data import DataSource
@@ -15,6 +16,8 @@ from dynamics.flow.rows import Rows, draw_rows
 from dynamics.models import Model
 from dynamics.objectives import Derivative, LossTerms, Objective, total_derivative
 from dynamics.rng import generator
+from dynamics.training import cells
+from dynamics.training.cells import RowTable
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import GAP_BINS, StepRecord
 from dynamics.training.state import TrainState, update_emas
@@ -98,37 +101,45 @@ def train_step(
     grad_norm = torch.nn.utils.get_total_norm(gradients)
     if math.isfinite(limit):
         torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), limit, grad_norm)
-    record = summarise(state.step + 1, shards, plan, float(grad_norm))
+    table = tabulate(shards)
+    record = summarise(state.step + 1, table, plan, float(grad_norm))
     if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
         raise NonFiniteLossError(state.step + 1, "the loss or its gradient", offending_rows(shards))
     for group in state.optimizer.param_groups:
         group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
     state.optimizer.step()
     update_emas(state)
+    cells.add(state.cells, table)
     state.curricula = [c.observe(s, record.raw_v) for c, s in zip(curricula, state.curricula, strict=True)]
     state.step += 1
     record.step_seconds = time.perf_counter() - began
     return record
 
 
-def summarise(step: int, shards: list[tuple[Rows, LossTerms, Tensor]], plan: Plan, grad_norm: float) -> StepRecord:
-    """Reduce the per-row losses of a step to its record, with one transfer from the device."""
-    raw, adaptive, weight, gap, is_v = (
-        torch.cat(parts)
-        for parts in zip(
-            *(
-                (terms.raw.detach(), terms.adaptive, w, rows.t - rows.r, torch.arange(len(rows)) < rows.num_equal)
-                for rows, terms, w in shards
-            ),
-            strict=True,
-        )
-    )
-    du_dt = torch.cat([terms.du_dt_norm for _, terms, _ in shards])
-    table = torch.stack([raw, adaptive, weight, gap]).double().cpu()
-    raw, adaptive, weight, gap = table
-    weighted = raw * adaptive * weight
+def tabulate(shards: list[tuple[Rows, LossTerms, Tensor]]) -> RowTable:
+    """Bring what the rows of a step cost to the CPU, with one transfer from the device."""
+    is_v = torch.cat([torch.arange(len(rows)) < rows.num_equal for rows, _, _ in shards])
+    parts = [
+        {
+            "t": rows.t,
+            "gap": rows.t - rows.r,
+            "raw": terms.raw.detach(),
+            "adaptive": terms.adaptive,
+            "weight": weight,
+            "target_norm": terms.target_norm,
+            "du_dt_norm": pad(terms.du_dt_norm, (rows.num_equal, 0)),
+        }
+        for rows, terms, weight in shards
+    ]
+    table = torch.stack([torch.cat([part[name] for part in parts]) for name in parts[0]]).double().cpu()
+    return RowTable(is_v, **dict(zip(parts[0], table, strict=True)))
+
+
+def summarise(step: int, table: RowTable, plan: Plan, grad_norm: float) -> StepRecord:
+    """Reduce the rows of a step to its record."""
+    is_v, raw, weighted, weight = table.is_v, table.raw, table.weighted, table.weight
     edges = torch.linspace(0, 1, GAP_BINS + 1, dtype=torch.float64)
-    counts = torch.histc(gap[~is_v], bins=GAP_BINS, min=float(edges[0]), max=float(edges[-1]))
+    counts = torch.histc(table.gap[~is_v], bins=GAP_BINS, min=float(edges[0]), max=float(edges[-1]))
 
     def mean(values: Tensor) -> float:
         return float(values.mean()) if len(values) else math.nan
@@ -142,7 +153,7 @@ def summarise(step: int, shards: list[tuple[Rows, LossTerms, Tensor]], plan: Pla
         weighted_u=mean(weighted[~is_v]),
         total_v_weight=float(weight[is_v].sum()) / len(weight),
         total_u_weight=float(weight[~is_v].sum()) / len(weight),
-        du_dt_norm=mean(du_dt.double().cpu()),
+        du_dt_norm=mean(table.du_dt_norm[~is_v]),
         grad_norm=grad_norm,
         gap_count=[int(c) for c in counts],
         series=dict(plan.series),

@@ -11,13 +11,13 @@ from dynamics.config import PRESETS
 from dynamics.data import load
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import LogitNormalPair
-from dynamics.instruments.gram import GramOptions, GramProbe, collect, parts_of, task_gram
+from dynamics.instruments.gram import GramOptions, GramProbe, collect, parts_of, products, task_gram
 from dynamics.instruments.gram import Group as RowGroup
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
 from dynamics.instruments.tasks import Task, gap_tasks, task_rows, velocity_task
 from dynamics.models import DiTOptions, MLPOptions, build
 from dynamics.objectives import Guidance, MeanFlow, total_derivative
-from dynamics.training import TrainingOptions, TrainState, start
+from dynamics.training import TrainingOptions, TrainState, load_weights, start
 
 LAW = LogitNormalPair()
 DATA = load(PRESETS["digits-meanflow"].data)
@@ -101,8 +101,6 @@ def test_average_weights_are_another_measurement() -> None:
         for w in ("model", "ema")
     )
     assert not np.allclose(raw.gram, ema.gram)
-    from dynamics.training import load_weights
-
     load_weights(state.model, state.emas["0.5"])
     np.testing.assert_allclose(
         GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), 0).measure(state).gram, ema.gram, rtol=1e-12
@@ -156,8 +154,6 @@ def test_sketch_agrees_within_its_stated_error() -> None:
 
     sketched = options.model_copy(update={"backend": "sketch", "sketch_size": 128})
     groups = [RowGroup(task_rows(t, s, options, DATA, 0), t.loss) for t in tasks for s in range(3)]
-    from dynamics.instruments.gram import products
-
     scores = []
     for seed in range(40):
         collected, _ = collect(state, groups, DATA, GUIDED, sketched, seed)
@@ -171,7 +167,11 @@ def test_sketch_agrees_within_its_stated_error() -> None:
 
 def test_any_law_and_loss_can_be_a_task() -> None:
     state, options = state_of(), GramOptions.model_validate(SMALL)
-    tasks = [velocity_task(options, LAW), Task("all gaps", LAW, False, 0.0, 1.0), Task("pull", LAW, False, loss="consistency")]
+    tasks = [
+        velocity_task(options, LAW),
+        Task("all gaps", LAW, False, 0.0, 1.0),
+        Task("pull", LAW, False, loss="consistency"),
+    ]
     measured = task_gram(state, tasks, DATA, GUIDED, options, options, seed=0)
     assert measured.task.values.tolist() == ["v", "all gaps", "pull"]
 

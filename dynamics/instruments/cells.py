@@ -1,0 +1,55 @@
+"""Sums of losses over every training row so far, by time and by gap."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import xarray as xr
+from pydantic import Field
+
+from dynamics.instruments.gaps import bin_coordinates
+from dynamics.options import Options
+from dynamics.training import TrainState
+from dynamics.training.cells import GAP_EDGES, QUANTITIES, T_EDGES
+
+_TEXTS = {
+    "count": ("rows", "number of training rows"),
+    "raw": ("squared pixel", "raw training loss"),
+    "weighted": ("1", "training loss with its adaptive and curriculum weights"),
+    "target_norm": ("pixel", "norm of the target"),
+    "du_dt_norm": ("pixel", "norm of du/dt"),
+}
+
+
+class CellsOptions(Options):
+    """Losses of all training rows by time and gap bin."""
+
+    kind: Literal["cells"] = "cells"
+    every: int = Field(default=50, gt=0)
+    """Steps between records; the first and the last step are always recorded."""
+
+
+@dataclass(frozen=True)
+class CellsProbe:
+    """Records what training itself has summed up (see `training.Observer`)."""
+
+    options: CellsOptions
+
+    group = "cells"
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether to record after `step` steps."""
+        return step % self.options.every == 0 or step == num_steps
+
+    def measure(self, state: TrainState) -> xr.Dataset:
+        """Return sums over all rows of all steps so far; two records differ by the rows between them.
+
+        Returns:
+            `count` and the sums `raw`, `weighted`, `target_norm`, `du_dt_norm` [t_bin, gap_bin]; the first gap bin, from
+            0 to 0, is that of the r = t rows, for which du/dt is not computed. `analysis.loss_cells` makes means of it.
+        """
+        content = {}
+        for name, sums in zip(QUANTITIES, state.cells.clone().numpy(), strict=True):
+            units, text = _TEXTS[name]
+            attrs = {"units": units, "long_name": f"{text}, sum over all rows since step 0"}
+            content[name] = (("t_bin", "gap_bin"), sums, attrs)
+        return xr.Dataset(content, bin_coordinates(T_EDGES, (0.0, *GAP_EDGES)))

@@ -1,0 +1,152 @@
+"""Where losses and errors come from: what can be learned, what u inherits from v, and two forces in one gradient."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import xarray as xr
+from pydantic import Field
+from torch import Tensor
+
+from dynamics.data import DataSource
+from dynamics.flow.path import Velocity, expand
+from dynamics.flow.times import TimeLaw
+from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
+from dynamics.instruments.gram import GradientOptions, task_gram
+from dynamics.instruments.tasks import TaskOptions, gap_tasks
+from dynamics.objectives import Objective
+from dynamics.training import TrainState, network
+
+
+class DecompositionOptions(BinOptions, TaskOptions, GradientOptions):
+    """The parts of the loss of v, of the error of u, and of the MeanFlow gradient, by time and gap."""
+
+    kind: Literal["decomposition"] = "decomposition"
+    every: int = Field(default=500, gt=0)
+    """Steps between measurements; the last step is always measured."""
+    gap_edges: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Edges of the bins of the gap t - r."""
+    ode_steps: int = Field(default=16, ge=2, multiple_of=2)
+    """Runge-Kutta steps along the path of the network's own v."""
+
+
+@dataclass(frozen=True)
+class DecompositionProbe:
+    """Measures the decompositions (see `training.Observer`)."""
+
+    data: DataSource
+    objective: Objective
+    law: TimeLaw
+    """The training law of (t, r)."""
+    options: DecompositionOptions
+    seed: int
+
+    group = "decomposition"
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
+        if step == 0 and self.options.precondition == "adam":
+            return False
+        return step % self.options.every == 0 or step == num_steps
+
+    @cached_property
+    def gaps(self) -> GapProbe:
+        """The rows on which errors are taken apart, with their exact velocities."""
+        o = self.options
+        bins = GapsOptions(rows_per_bin=o.rows_per_bin, gap_edges=o.gap_edges, t_edges=o.t_edges)
+        return GapProbe(self.data, self.objective, bins, self.seed)
+
+    def measure(self, state: TrainState) -> xr.Dataset:
+        """Return the decompositions of a state.
+
+        Returns:
+            * the loss of v: v_loss = v_irreducible + v_excess + v_cross [t_bin], see `GapProbe.errors`;
+            * the error of u: see `errors_of_u`;
+            * the MeanFlow gradient of each gap bin as the sum of two: `gram`, `loss` as in `gram.task_gram`, with the
+              tasks "matching a-b" (trajectory flow matching, grad ||u - v||^2) and "consistency a-b" (trajectory
+              consistency, grad 2 (t - r) <u, sg du/dt>).
+        """
+        o, device = self.options, next(state.model.parameters()).device
+        u = network(state, o.weights)
+        by_time = self.gaps.errors(u, device)
+        kept = [name for name in by_time.data_vars if str(name).startswith("v_")]
+        tasks = [
+            *gap_tasks(o, self.law, "flow_matching", "matching"),
+            *gap_tasks(o, self.law, "consistency", "consistency"),
+        ]
+        forces = task_gram(state, tasks, self.data, self.objective, o, o, self.seed)
+        attrs = {**forces.attrs, "rows_per_bin": o.rows_per_bin, "ode_steps": o.ode_steps}
+        parts = [forces, by_time[kept], self.errors_of_u(u, device)]
+        return xr.merge(parts, compat="equals", join="exact", combine_attrs="override").assign_attrs(attrs)
+
+    def errors_of_u(self, u: Velocity, device: torch.device) -> xr.Dataset:
+        """Split the error of u into what contradicts the network's own v, and what that v itself has wrong.
+
+        With ubar the average of the network's own v = u(z, t, t) along its path from t to r,
+        u - u* = (u - ubar) + (ubar - u*).
+
+        Returns:
+            `u_error` = `u_inconsistency` + `u_inherited` + `u_error_cross` [gap_bin] and the same of the rows (t, r) =
+            (1, 0) as `one_step_*`, squared pixels summed over C, H, W, with standard errors over rows; `*_ode_error`:
+            squared change of ubar when its number of steps is halved.
+        """
+        probe, n = self.gaps, self.gaps.rows.num_equal
+        rows, exact = probe.rows.part(n, len(probe.rows)).to(device), probe.exact[n:].to(device)
+        z, _ = rows.path()
+        with torch.no_grad():
+            prediction = u(z, rows.t, rows.r, rows.y)
+            own, coarse = (
+                own_average(u, z, rows.t, rows.r, rows.y, steps)
+                for steps in (self.options.ode_steps, self.options.ode_steps // 2)
+            )
+        columns = {
+            "error": squared_norm(prediction - exact),
+            "scale": squared_norm(exact),
+            "inconsistency": squared_norm(prediction - own),
+            "inherited": squared_norm(own - exact),
+            "ode_error": squared_norm(own - coarse),
+        }
+        columns["error_cross"] = columns["error"] - columns["inconsistency"] - columns["inherited"]
+        table, k = Table(self.options), self.options.rows_per_bin
+        for part, where, dims in (("u", slice(0, -k), ("gap_bin",)), ("one_step", slice(-k, None), ())):
+            for name, values in columns.items():
+                table.add(part, name, dims, values[where])
+        return table.dataset({})
+
+
+def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_steps: int) -> Tensor:
+    """Average the network's instantaneous velocity along its own path from t down to r, by classical Runge-Kutta.
+
+    ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its own r = t values.
+
+    Args:
+        u: The network.
+        z: z_t, [B, ...].
+        t: [B].
+        r: [B], r < t.
+        y: [B] long.
+        num_steps: Steps of (t - r) / num_steps each.
+
+    Returns:
+        ubar [B, ...].
+
+    Example:
+        >>> from dynamics.flow.oracle import GaussianOracle
+        >>> oracle, z = GaussianOracle(0.5), torch.ones(1, 3, dtype=torch.float64)
+        >>> t, r = torch.tensor([0.9]).double(), torch.tensor([0.2]).double()
+        >>> bool((own_average(oracle.u, z, t, r, None, 32) - oracle.u(z, t, r)).abs().max() < 1e-5)
+        True
+    """
+    h, total = (t - r) / num_steps, torch.zeros_like(z)
+    step = expand(h, z)
+    for i in range(num_steps):
+        start = t - i * h
+        middle, end = start - h / 2, start - h
+        here = z - step * total
+        k1 = u(here, start, start, y)
+        k2 = u(here - step / 2 * k1, middle, middle, y)
+        k3 = u(here - step / 2 * k2, middle, middle, y)
+        k4 = u(here - step * k3, end, end, y)
+        total = total + (k1 + 2 * k2 + 2 * k3 + k4) / 6
+    return total / num_steps
