@@ -101,6 +101,79 @@ def evaluate(args: EvaluateArgs) -> None:
 
 
 @dataclass(frozen=True)
+class ProbeArgs:
+    """Measure gradients, affinities and decompositions of a finished run's checkpoint, into groups of DIR/run.nc.
+
+    A checkpoint becomes one step of each group's series. Values left out are those of the run's own observers.
+    """
+
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; the newest if left out."""
+    instruments: tuple[Literal["gaps", "gram", "decomposition", "lookahead"], ...] = (
+        "gaps",
+        "gram",
+        "decomposition",
+        "lookahead",
+    )
+    """What to measure: losses and exact errors by time and gap; inner products of task gradients; parts of losses,
+    errors and gradients; how much a step on one task lowers the loss of another."""
+    per_row: bool = False
+    """Also inner products between single rows (group gram_rows), to choose tasks afterwards."""
+    gap_edges: tuple[float, ...] | None = None
+    """Edges of the bins of the gap t - r, such as 0.1 0.3 0.5 0.7 0.9; each bin is a task, v another."""
+    num_splits: int | None = None
+    """Independent splits K of rows, the source of error bars."""
+    rows_per_split: int | None = None
+    """Rows of each task in each split."""
+    rows_per_bin: int | None = None
+    """Rows in each bin for losses and exact errors."""
+    num_rows: int | None = None
+    """Rows of --per-row."""
+    groups: Literal["model", "block", "tensor"] | None = None
+    """Inner products of the whole model; also of each block and kind of layer; also of each tensor."""
+    loss: Literal["adaptive", "raw"] | None = None
+    """The loss with the adaptive weight of training, or the raw squared error."""
+    precondition: Literal["none", "adam"] | None = None
+    """Plain inner products, or with the preconditioner of the run's Adam."""
+    rows: Literal["shared", "independent"] | None = None
+    """Whether all tasks of a split see the same images and noise."""
+    t_law: Literal["training", "uniform", "matched"] | None = None
+    """Law of t given the gap bin: as in training, uniform, or the same for all tasks."""
+    guidance: Literal["off", "run"] | None = None
+    """Whether targets are guided as in training."""
+    weights: Literal["model", "ema"] | None = None
+    """Raw weights or their first average; if left out, gaps measure the average and the others the raw weights."""
+    update: Literal["adam", "plain"] | None = None
+    """The step of lookahead: the run's optimiser's, or plain gradient descent."""
+    backend: Literal["exact", "sketch"] | None = None
+    """Whole gradients, or a seeded sketch of each where they do not fit into memory."""
+    sketch_size: int | None = None
+    """Numbers that the sketch keeps of each tensor."""
+    rows_per_pass: int | None = None
+    """Rows that go through the network at once."""
+    replace: bool = False
+    """Drop earlier measurements of other settings, which are refused otherwise."""
+
+
+def probe(args: ProbeArgs) -> None:
+    """Measure, and show the affinities."""
+    from dynamics import probe as probing
+    from dynamics.analysis.text import affinity_table
+
+    kinds = [*args.instruments, *(["gram_rows"] if args.per_row else [])]
+    own = {"dir", "checkpoint", "instruments", "per_row", "replace"}
+    changes = {name: value for name, value in vars(args).items() if name not in own and value is not None}
+    if "gaps" in kinds:
+        changes["by_time"] = True
+    measured = probing.probe(args.dir, probing.chosen(args.dir, kinds, changes), args.checkpoint, args.replace)
+    if "gram" in measured:
+        print(affinity_table(measured["gram"]))
+    print(f"in {args.dir / 'run.nc'}, groups {', '.join(measured)}; figures: dynamics report {args.dir} --out FOLDER")
+
+
+@dataclass(frozen=True)
 class ReportArgs:
     """Draw figures and write report.md for one run, or compare several."""
 
@@ -175,8 +248,7 @@ class TrainArgs:
     out: Path
     """The run folder."""
     observe: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
-    """What to measure while training, INSTEAD of the config's observers: words such as cells or gaps:every=100, the parts
-    of a tuple separated by "/"; none for nothing at all."""
+    """What to measure INSTEAD of the config's observers, such as: cells gaps:every=100,t_edges=0/0.5/1 (or: none)."""
     config: Annotated[Any, tyro.conf.arg(name="")]
     """Every value of the config, the preset's where nothing is given."""
 
@@ -216,6 +288,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "presets": (PresetsArgs, presets),
     "train": (TrainArgs, train),
     "evaluate": (EvaluateArgs, evaluate),
+    "probe": (ProbeArgs, probe),
     "report": (ReportArgs, report),
     "demo": (DemoArgs, run_demo),
     "doctor": (DoctorArgs, doctor),

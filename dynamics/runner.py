@@ -111,7 +111,7 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
     with RunLog(folder.log) as log:
         log.rewind(state.step if checkpoints.restore(state) else -1)
         if state.step < options.num_steps:
-            observers = [observer(o, data, config.objective, config.seed) for o in config.observers]
+            observers = [observer(o, data, config.objective, config.times.law, config.seed) for o in config.observers]
             try:
                 with _bar(state.step, options.num_steps, folder.path.name, progress) as bar:
                     fit(

@@ -10,7 +10,7 @@ import torch
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw, MinSNR
 from dynamics.flow.times import TimesOptions
-from dynamics.instruments import GapsOptions
+from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.training import TrainingOptions
@@ -32,5 +32,5 @@ def tiny() -> RunConfig:
         training=TrainingOptions(
             num_steps=24, batch_size=16, ema_decays=(0.9, 0.99), checkpoint_every=5, num_threads=1, warmup_steps=3
         ),
-        observers=(GapsOptions(every=7, rows_per_bin=4),),
+        observers=(GapsOptions(every=7, rows_per_bin=4), CellsOptions(every=7)),
     )

@@ -14,7 +14,8 @@ from dynamics.flow.path import Velocity, expand
 from dynamics.flow.times import TimeLaw
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
 from dynamics.instruments.gram import GradientOptions, task_gram
-from dynamics.instruments.tasks import TaskOptions, gap_tasks
+from dynamics.instruments.settings import settings
+from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks
 from dynamics.objectives import Objective
 from dynamics.training import TrainState, network
 
@@ -41,8 +42,22 @@ class DecompositionProbe:
     """The training law of (t, r)."""
     options: DecompositionOptions
     seed: int
+    progress: bool = False
+    """Show a bar while gradients are taken."""
 
     group = "decomposition"
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Trajectory flow matching in each gap bin, then trajectory consistency."""
+        o = self.options
+        return [
+            *gap_tasks(o, self.law, "flow_matching", "matching"),
+            *gap_tasks(o, self.law, "consistency", "consistency"),
+        ]
+
+    def __post_init__(self) -> None:
+        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
@@ -71,14 +86,9 @@ class DecompositionProbe:
         u = network(state, o.weights)
         by_time = self.gaps.errors(u, device)
         kept = [name for name in by_time.data_vars if str(name).startswith("v_")]
-        tasks = [
-            *gap_tasks(o, self.law, "flow_matching", "matching"),
-            *gap_tasks(o, self.law, "consistency", "consistency"),
-        ]
-        forces = task_gram(state, tasks, self.data, self.objective, o, o, self.seed)
-        attrs = {**forces.attrs, "rows_per_bin": o.rows_per_bin, "ode_steps": o.ode_steps}
+        forces = task_gram(state, self.tasks, self.data, self.objective, o, o, self.seed, self.progress)
         parts = [forces, by_time[kept], self.errors_of_u(u, device)]
-        return xr.merge(parts, compat="equals", join="exact", combine_attrs="override").assign_attrs(attrs)
+        return xr.merge(parts, compat="equals", join="exact", combine_attrs="override").assign_attrs(settings(o))
 
     def errors_of_u(self, u: Velocity, device: torch.device) -> xr.Dataset:
         """Split the error of u into what contradicts the network's own v, and what that v itself has wrong.

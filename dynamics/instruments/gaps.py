@@ -18,6 +18,7 @@ from dynamics.flow.oracle import GuidedOracle, Oracle, oracle_for
 from dynamics.flow.path import Velocity, expand
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformGap, check_edges
+from dynamics.instruments.settings import settings
 from dynamics.objectives import MeanFlow, Objective, total_derivative
 from dynamics.options import Options
 from dynamics.rng import generator
@@ -182,7 +183,7 @@ class GapProbe:
         table.add("v", "irreducible", ("t_bin",), squared_norm(noise))
         table.add("v", "excess", ("t_bin",), excess)
         table.add("v", "cross", ("t_bin",), terms.raw[:n] - squared_norm(noise) - excess)
-        return table.dataset({"rows_per_bin": k, "weights": self.options.weights})
+        return table.dataset(settings(self.options))
 
 
 @lru_cache(maxsize=4)

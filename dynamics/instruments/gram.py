@@ -7,7 +7,7 @@ this array afterwards, in `dynamics.analysis`, so that a new estimator needs no 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 import xarray as xr
 from pydantic import Field
 from torch import Tensor
+from tqdm import tqdm
 
 from dynamics.data import DataSource
 from dynamics.flow.rows import Rows, concatenate
 from dynamics.flow.times import TimeLaw
 from dynamics.instruments.gradients import Gradients, Sketch, add_layer, tapped
+from dynamics.instruments.settings import settings
 from dynamics.instruments.tasks import (
     Loss,
     LossOptions,
@@ -79,8 +81,18 @@ class GramProbe:
     """The training law of (t, r)."""
     options: GramOptions
     seed: int
+    progress: bool = False
+    """Show a bar while gradients are taken."""
 
     group = "gram"
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """v, then u in each gap bin."""
+        return [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
+
+    def __post_init__(self) -> None:
+        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
@@ -90,8 +102,9 @@ class GramProbe:
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Return `gram` [group, task, split, task2, split2] of a state; see `task_gram`."""
-        tasks = [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
-        return task_gram(state, tasks, self.data, self.objective, self.options, self.options, self.seed)
+        return task_gram(
+            state, self.tasks, self.data, self.objective, self.options, self.options, self.seed, self.progress
+        )
 
 
 def task_gram(
@@ -102,6 +115,7 @@ def task_gram(
     options: TaskOptions,
     gradients: GradientOptions,
     seed: int,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Measure the Gram of any list of tasks.
 
@@ -113,6 +127,7 @@ def task_gram(
         options: Splits and rows.
         gradients: How gradients are taken.
         seed: Seed of the rows and of the sketch: every measurement of a run sees the same rows.
+        progress: Show a bar.
 
     Returns:
         `gram` [group, task, split, task2, split2], inner products of the gradients of the mean loss over
@@ -124,7 +139,7 @@ def task_gram(
     """
     k, names = options.num_splits, [task.name for task in tasks]
     groups = [Group(task_rows(task, s, options, data, seed), task.loss) for task in tasks for s in range(k)]
-    collected, losses = collect(state, groups, data, objective, gradients, seed)
+    collected, losses = collect(state, groups, data, objective, gradients, seed, progress)
     labels, gram, errors = products(collected, gradients.groups, num_tasks=len(tasks))
     shape = (len(labels), len(tasks), k, len(tasks), k)
     unit = {"units": "squared gradient norm"}
@@ -152,16 +167,7 @@ def task_gram(
         **{"task2": ("task2", names, {"long_name": "task"})},
         **{dim: (dim, np.arange(k), split) for dim in ("split", "split2")},
     }
-    return xr.Dataset(content, coords, attrs=settings(options, gradients))
-
-
-def settings(*options: LossOptions) -> dict[str, Any]:
-    """Return what a measurement depends on, beside the labels, as attributes of a dataset."""
-    unsaid = {"kind", "every", "gap_edges", "t_edges", "num_splits", "groups", "rows_per_pass"}
-    merged = {name: value for o in options for name, value in o.model_dump().items() if name not in unsaid}
-    if merged.get("backend") == "exact":
-        merged.pop("sketch_size", None)
-    return merged
+    return xr.Dataset(content, coords, attrs=settings(gradients) | settings(options))
 
 
 def collect(
@@ -171,6 +177,7 @@ def collect(
     objective: Objective,
     options: GradientOptions,
     seed: int,
+    progress: bool = False,
 ) -> tuple[Gradients, Array]:
     """Take the gradient of every group's mean loss; all groups have equally many rows, those with r = t first.
 
@@ -187,6 +194,7 @@ def collect(
     u, measured, losses = bound(model, weights), options.objective(objective), np.zeros(len(groups))
     modules, any_weight = dict(model.named_modules()), next(iter(weights.values()))
     per_pass = max(1, options.rows_per_pass // n)
+    bar = tqdm(total=len(groups) * n, desc="gradients", unit="row", disable=not progress, leave=False)
     for first in range(0, len(groups), per_pass):
         chosen = slice(first, min(first + per_pass, len(groups)))
         for start in range(0, n, options.rows_per_pass):
@@ -201,6 +209,8 @@ def collect(
             with tapped(model, take):
                 value = _backward(u, measured, parts, n, options.loss, data.num_classes)
             losses[chosen] += value / n
+            bar.update((stop - start) * len(parts))
+    bar.close()
     order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
     into.tensors = {name: into.tensors[name] for name in order}
     return into, losses

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,8 @@ from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows, concatenate
 from dynamics.flow.times import TimeLaw
-from dynamics.instruments.gram import Array, GradientOptions, Group, collect, settings
+from dynamics.instruments.gram import Array, GradientOptions, Group, collect
+from dynamics.instruments.settings import settings
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
 from dynamics.objectives import MeanFlow, Objective, total_derivative
 from dynamics.training import TrainState, Weights, bound
@@ -46,8 +47,18 @@ class LookaheadProbe:
     """The training law of (t, r)."""
     options: LookaheadOptions
     seed: int
+    progress: bool = False
+    """Show a bar while gradients are taken."""
 
     group = "lookahead"
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """v, then u in each gap bin."""
+        return [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
+
+    def __post_init__(self) -> None:
+        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether to measure after `step` steps."""
@@ -64,8 +75,7 @@ class LookaheadProbe:
             `lookahead` [task, task2, split]: the step on `task` seen by `task2`; `loss` [task2, split] at theta;
             `biased` [task, task2], 1 where the loss was compared on rows that the step itself has seen.
         """
-        o = self.options
-        tasks = [velocity_task(o, self.law), *gap_tasks(o, self.law)]
+        o, tasks = self.options, self.tasks
         table = np.zeros((len(tasks), len(tasks), o.num_splits))
         losses = np.zeros((len(tasks), o.num_splits))
         shift = 1 if o.evaluate_on == "other_split" else 0
@@ -83,6 +93,7 @@ class LookaheadProbe:
         content = {
             "lookahead": (("task", "task2", "split"), table, {"units": "1", "long_name": said}),
             "loss": (("task2", "split"), losses, {"units": "1", "long_name": "loss of task2 before the step"}),
+            "learning_rate": ((), self._learning_rate(state), {"units": "1", "long_name": "step size"}),
             "biased": (
                 ("task", "task2"),
                 (seen_by * (shift == 0)).astype(np.int8),
@@ -94,8 +105,10 @@ class LookaheadProbe:
             "task2": ("task2", names, {"long_name": "task whose loss is compared"}),
             "split": ("split", np.arange(o.num_splits), {"units": "1", "long_name": "independent split of rows"}),
         }
-        attrs = {**settings(o), "learning_rate": o.learning_rate or float(state.optimizer.param_groups[0]["lr"])}
-        return xr.Dataset(content, coords, attrs)
+        return xr.Dataset(content, coords, settings(o))
+
+    def _learning_rate(self, state: TrainState) -> float:
+        return self.options.learning_rate or float(state.optimizer.param_groups[0]["lr"])
 
     def _rows(self, state: TrainState, tasks: Sequence[Task], split: int) -> list[Rows]:
         any_weight = next(state.model.parameters())
@@ -113,7 +126,7 @@ class LookaheadProbe:
         asked = GradientOptions(loss=o.loss, guidance=o.guidance, weights=o.weights)
         groups = [Group(each, "meanflow") for each in rows]
         gradients, _ = collect(state, groups, self.data, self.objective, asked, self.seed)
-        lr = o.learning_rate or float(state.optimizer.param_groups[0]["lr"])
+        lr = self._learning_rate(state)
         weights = self._weights(state)
         for i in range(len(rows)):
             gradient = {name: gradients.tensors[name][i].view_as(weight) for name, weight in weights.items()}

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from dynamics.instruments import ObserverOptions
-from dynamics.options import Options, invalid
+from dynamics.instruments import AnyOptions, ObserverOptions
+from dynamics.options import invalid
 
-KINDS: dict[str, type[Options]] = {
+KINDS: dict[str, type[AnyOptions]] = {
     options.model_fields["kind"].default: options for options in get_args(get_args(ObserverOptions)[0])
 }
 """Every kind of observer with its options."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynamics.data import DataSource
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimeLaw, UniformGap
-from dynamics.instruments.gram import Array, GradientOptions, Group, collect, products, settings
+from dynamics.instruments.gram import Array, GradientOptions, Group, collect, products
+from dynamics.instruments.settings import settings
 from dynamics.objectives import Objective
 from dynamics.rng import generator
 from dynamics.training import TrainState
@@ -42,6 +43,8 @@ class RowGramProbe:
     """The training law of (t, r)."""
     options: RowGramOptions
     seed: int
+    progress: bool = False
+    """Show a bar while gradients are taken."""
 
     group = "gram_rows"
 
@@ -55,7 +58,7 @@ class RowGramProbe:
         """Return `gram` [group, row, row2], and `t`, `r`, `y`, `loss` of each row, those with r = t first."""
         rows = self.rows()
         groups = [Group(rows.part(i, i + 1), "meanflow") for i in range(len(rows))]
-        collected, losses = collect(state, groups, self.data, self.objective, self.options, self.seed)
+        collected, losses = collect(state, groups, self.data, self.objective, self.options, self.seed, self.progress)
         labels, gram, _ = products(collected, self.options.groups, num_tasks=len(rows))
         row = {"units": "1", "long_name": "row"}
         columns: dict[str, tuple[Tensor, str, str]] = {

@@ -7,7 +7,7 @@ import xarray as xr
 
 from dynamics.options import invalid
 from dynamics.store.collect import collect
-from dynamics.store.files import read_run, update_run, write_run, write_tree
+from dynamics.store.files import add_step, read_run, update_run, write_run, write_tree
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
 from dynamics.store.provenance import provenance
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
@@ -15,6 +15,7 @@ from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
 __all__ = [
     "SCHEMA_VERSION",
     "RunLog",
+    "add_step",
     "check",
     "collect",
     "encode_attr",

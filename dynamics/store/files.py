@@ -1,7 +1,8 @@
 """One run is one netCDF file with groups, replaced as a whole: a reader sees the old file or the new one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 from dynamics import atomic
 from dynamics.options import invalid
 from dynamics.store import netcdf
+from dynamics.store.join import join
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
 
 COMPRESS_FROM = 64 * 1024
@@ -61,13 +63,50 @@ def update_run(
     Raises:
         ValueError: If the file is missing, damaged or foreign, or the dataset does not keep to the schema.
     """
+    with _changing(path, attrs) as groups:
+        groups[group] = dataset
+
+
+def add_step(
+    path: str | os.PathLike[str], group: str, dataset: xr.Dataset, step: int, *, replace_group: bool = False
+) -> None:
+    """Add one step's measurement to the series of a group, in place of an earlier one of that step.
+
+    Args:
+        path: An existing run file.
+        group: A group with the dimension `step`, or a new one.
+        dataset: The measurement, without `step`; see `schema.check`. Labels that not all steps have are joined: NaN.
+        step: Optimizer step of the measurement.
+        replace_group: Drop every earlier step of the group.
+
+    Raises:
+        ValueError: As `update_run`, or the measurement does not fit the earlier ones.
+    """
+    with _changing(path) as groups:
+        parts: dict[int, xr.Dataset] = {}
+        if group in groups and not replace_group:
+            there = groups[group]
+            parts = {int(s): there.sel(step=s).drop_vars("step") for s in there.step.values}
+        parts[step] = dataset
+        attrs = {"units": "step", "long_name": "optimizer step"}
+        steps = xr.DataArray(sorted(parts), dims="step", name="step", attrs=attrs)
+        groups[group] = join([parts[s] for s in sorted(parts)], steps, "override").assign_attrs(dataset.attrs)
+
+
+@contextmanager
+def _changing(
+    path: str | os.PathLike[str], attrs: Mapping[str, object] | None = None
+) -> Iterator[dict[str, xr.Dataset]]:
+    """Hand out a file's groups by name and write what they have become, alone among all who change the file."""
     target = _present(path)
     with atomic.locked(target):
         atomic.remove_leftovers(target)
         groups = read_groups(target)
         kept: dict[str, object] = {str(key): value for key, value in groups.pop("/").attrs.items()}
         kept.update(attrs or {})
-        _write(target, _run_tree({**{name[1:]: old for name, old in groups.items()}, group: dataset}, kept))
+        named = {name[1:]: old for name, old in groups.items()}
+        yield named
+        _write(target, _run_tree(named, kept))
 
 
 def read_run(path: str | os.PathLike[str]) -> xr.DataTree:

@@ -62,8 +62,8 @@ def add(sums: Tensor, rows: RowTable) -> None:
     cell = _bin(rows.t, T_EDGES) * len(GAP_EDGES) + gap_bin
     columns = (torch.ones_like(rows.raw), rows.raw, rows.weighted, rows.target_norm, rows.du_dt_norm)
     # one pass for all quantities; bincount adds row by row, so that the result does not depend on the threads
-    index = torch.cat([cell + i * sums[0].numel() for i in range(len(columns))])
-    sums += torch.bincount(index, torch.cat(columns), minlength=sums.numel()).view_as(sums)
+    index = cell + torch.arange(0, sums.numel(), sums[0].numel()).unsqueeze(1)
+    sums += torch.bincount(index.view(-1), torch.cat(columns), minlength=sums.numel()).view_as(sums)
 
 
 def _bin(values: Tensor, edges: tuple[float, ...]) -> Tensor:

@@ -76,15 +76,20 @@ class Checkpoints:
         self._prune()
         return final
 
-    def restore(self, state: TrainState) -> bool:
-        """Load the newest intact checkpoint into `state`; return False if there is none at all.
+    def restore(self, state: TrainState, step: int | None = None) -> bool:
+        """Load a checkpoint into `state`: that of `step`, or the newest intact one; return False if there is none.
 
-        A damaged one is named in a warning and the one before is used.
+        A damaged newest one is named in a warning and the one before is used.
 
         Raises:
-            DamagedCheckpointError: there are checkpoints, but none is intact.
+            DamagedCheckpointError: there are checkpoints, but none is intact, or not that of `step`.
+            ValueError: there is none of that step, or it belongs to another model.
         """
         steps = self.steps()
+        if step is not None:
+            self._check_step(step)
+            self._load(state, self.verify(step))
+            return True
         for step in reversed(steps):
             try:
                 content = self.verify(step)
@@ -118,8 +123,8 @@ class Checkpoints:
             step: Which checkpoint; None takes the newest intact one.
             which: "model", "ema" (the first average) or a decay such as "0.999".
         """
-        if step is not None and step not in self.steps():
-            raise invalid("checkpoint", step, f"one of {self.steps()}", f"see {self.folder}")
+        if step is not None:
+            self._check_step(step)
         for candidate in [step] if step is not None else reversed(self.steps()):
             try:
                 content = self.verify(candidate)
@@ -136,9 +141,16 @@ class Checkpoints:
             return int(content["step"]), load_file(self.path(candidate) / name)
         raise invalid("run", str(self.folder), "a run with an intact checkpoint", "train it first")
 
+    def _check_step(self, step: int) -> None:
+        if step not in self.steps():
+            remedy = f"see {self.folder}; a run keeps its newest training.keep_checkpoints checkpoints"
+            raise invalid("checkpoint", step, f"one of {self.steps()}", remedy)
+
     def _load(self, state: TrainState, content: dict[str, Any]) -> None:
         folder = self.path(content["step"])
-        load_weights(state.model, load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        _check_model(folder, state, weights)
+        load_weights(state.model, weights)
         device = next(state.model.parameters()).device
         for decay, ema in state.emas.items():
             for name, weight in load_file(folder / f"ema_{decay}.safetensors").items():
@@ -152,6 +164,17 @@ class Checkpoints:
             shutil.rmtree(self.path(step))
         for leftover in self.folder.glob(".step_*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_model(folder: Path, state: TrainState, weights: Weights) -> None:
+    expected = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
+    there = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if there != expected:
+        differing = sorted(name for name in {*there, *expected} if there.get(name) != expected.get(name))
+        name = differing[0]
+        received = f"{len(differing)} tensors that differ, such as {name} {there.get(name, 'missing')}"
+        allowed = f"weights of this config's model ({name} {expected.get(name, 'absent')})"
+        raise invalid(f"checkpoint {folder}", received, allowed, "use the checkpoints of a run of this config")
 
 
 def _sha256(path: Path) -> str:

@@ -52,7 +52,7 @@ def test_the_python_of_the_readme(tiny: RunConfig, tmp_path: Path) -> None:
     names: dict[str, object] = {}
     exec(code, names)
     assert callable(names["u"])
-    assert set(dynamics.open_results(tmp_path / "demo").children) == {"training", "gaps"}
+    assert set(dynamics.open_results(tmp_path / "demo").children) == {"training", "gaps", "cells"}
 
 
 def test_the_figures_of_the_readme_are_those_of_the_committed_results() -> None:

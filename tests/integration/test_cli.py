@@ -144,7 +144,7 @@ def test_the_whole_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert "fd_digits" in out
     assert call(capsys, "evaluate", folder, "--nfe", "2", "4", "--field", "v", "--method", "euler", *few)[0] == 0
     tree = dynamics.open_results(folder)
-    assert set(tree.children) == {"training", "gaps", "evaluation"}
+    assert set(tree.children) == {"training", "gaps", "cells", "evaluation"}
     evaluation = tree["evaluation"]
     assert evaluation.field.values.tolist() == ["u", "v"]
     assert evaluation.nfe.values.tolist() == [1, 2, 4]

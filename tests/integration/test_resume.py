@@ -31,7 +31,8 @@ def final(folder: Path) -> tuple[dict[str, bytes], dict[str, xr.Dataset]]:
     for index, moments in optimizer["state"].items():
         for name, tensor in moments.items():
             files[f"{index}.{name}"] = tensor.numpy().tobytes()
-    files["state"] = json.dumps(json.loads((newest / "state.json").read_text())["curricula"]).encode()
+    state = json.loads((newest / "state.json").read_text())
+    files |= {name: json.dumps(state[name]).encode() for name in ("curricula", "cells")}
     tree = read_run(folder / "run.nc")
     return files, {name: node.to_dataset().drop_vars(TIMINGS, errors="ignore") for name, node in tree.children.items()}
 

@@ -74,7 +74,9 @@ def test_small_plain_steps_agree_with_the_gram() -> None:
     state, lr = state_of(DIT), 1e-7
     options = LookaheadOptions.model_validate({**SMALL, "update": "plain", "learning_rate": lr})
     z = LookaheadProbe(DATA, GUIDED, LAW, options, seed=4).measure(state)
-    gram = GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), seed=4).measure(state).gram.sel(group="model")
+    gram = (
+        GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), seed=4).measure(state).gram.sel(group="model")
+    )
     for split in range(3):
         product = gram.values[:, split, :, (split + 1) % 3]
         expected = lr * product / z.loss.values[:, split][None, :]
