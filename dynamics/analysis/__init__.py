@@ -1,24 +1,35 @@
 """Numbers and figures from stored results: pure functions of labelled data, no training, no torch."""
 
 from dynamics.analysis import plots
+from dynamics.analysis.affinity import affinity, update_cosine
+from dynamics.analysis.cells import loss_cells, loss_stages
 from dynamics.analysis.comparison import differences, protocol, relative_error, summary
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
+from dynamics.analysis.noise import cosine_by_batch, noise_scale
 from dynamics.analysis.report import write_report
+from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
 
 __all__ = [
     "SEED_SPREAD_EXACT",
     "SEED_SPREAD_FRECHET",
+    "affinity",
+    "affinity_of_rows",
     "bin_edges",
+    "cosine_by_batch",
     "differences",
     "group",
     "label_runs",
+    "loss_cells",
+    "loss_stages",
     "metric",
     "metric_title",
+    "noise_scale",
     "plots",
     "protocol",
     "relative_error",
     "run_labels",
     "summary",
+    "update_cosine",
     "write_report",
 ]

@@ -1,12 +1,14 @@
 """Mean losses of all training rows by time and by gap, over any stretch of training."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from dynamics.analysis.runs import group
 from dynamics.options import invalid
+
+Steps = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def loss_cells(results: xr.DataTree, window: int | None = None) -> xr.Dataset:
@@ -38,45 +40,35 @@ def loss_cells(results: xr.DataTree, window: int | None = None) -> xr.Dataset:
     parts = []
     for records in _runs(results):
         steps = records.step.values
-        bounds = steps
-        if window is not None:
-            bounds = np.append(np.arange(steps[0], steps[-1], window or 1), steps[-1])
-            if window < 1 or not np.isin(bounds, steps).all():
-                allowed = f"a multiple of the {np.diff(steps).max()} steps between records"
-                raise invalid("window", window, allowed, "choose such a multiple, or train with cells:every=STEPS")
-        parts.append(_means(records, bounds))
+        parts.append(_means(records, steps if window is None else _bounds(steps, window)))
     return xr.concat(parts, "run", join="outer", coords="different", compat="equals")
 
 
 def loss_stages(results: xr.DataTree, stages: int = 3) -> xr.Dataset:
-    """Return mean losses by time and gap over equal parts of training: early, middle and late.
+    """Return mean losses by time and gap over equal parts of training.
 
     Args:
         results: One run or many, with the group cells.
-        stages: Number of parts; they are equal up to the steps between records.
+        stages: Number of parts, equal up to the steps between records; a run with too few records has fewer.
 
     Returns:
         As `loss_cells`, with `stage` 0, 1, ... for `step`; coordinates `first_step` and `last_step` [run, stage].
 
     Raises:
-        ValueError: no run has the group cells, or one has fewer records than stages.
+        ValueError: no run has the group cells, one has a single record, or there are no stages.
     """
     parts = []
     for records in _runs(results):
         steps = records.step.values
-        if not 1 <= stages < len(steps):
-            raise invalid("stages", stages, f"1 to {len(steps) - 1}, the records after the first", "record more often")
-        # the nearest record to each bound, and at least one record a stage
-        ideal = np.linspace(steps[0], steps[-1], stages + 1)
-        nearest = np.abs(steps[:, None] - ideal).argmin(0)
-        low = np.arange(stages + 1)
-        nearest = np.clip(nearest, low, len(steps) - 1 - low[::-1])
-        part = _means(records, steps[nearest])
-        last = part.step.values
-        first = np.append(steps[0], last[:-1]) + 1
-        part = part.assign_coords(first_step=("step", first), last_step=("step", last))
-        parts.append(part.drop_vars("step").rename(step="stage").assign_coords(stage=np.arange(stages)))
-    return xr.concat(parts, "run", coords="different", compat="equals")
+        number = min(stages, len(steps) - 1)
+        if number < 1:
+            allowed = f"at least 1, of runs with two records or more ({records.run.values[0]} has {len(steps)})"
+            raise invalid("stages", stages, allowed, "train to the next record, or leave that run out")
+        bounds = steps[np.linspace(0, len(steps) - 1, number + 1).round().astype(int)]
+        limits = {"first_step": bounds[:-1] + 1, "last_step": bounds[1:]}
+        part = _means(records, bounds).assign_coords({name: (("run", "step"), [v]) for name, v in limits.items()})
+        parts.append(part.drop_vars("step").rename(step="stage").assign_coords(stage=np.arange(number)))
+    return xr.concat(parts, "run", join="outer", coords="different", compat="equals")
 
 
 def _runs(results: xr.DataTree) -> list[xr.Dataset]:
@@ -90,18 +82,28 @@ def _runs(results: xr.DataTree) -> list[xr.Dataset]:
     return runs
 
 
-def _means(records: xr.Dataset, bounds: Sequence[int]) -> xr.Dataset:
+def _bounds(steps: Steps, window: int) -> Steps:
+    """Return the steps between which the windows lie."""
+    if window >= 1:
+        bounds = np.append(np.arange(steps[0], steps[-1], window), steps[-1])
+        if np.isin(bounds, steps).all():
+            return bounds
+    allowed = f"a multiple of the {np.diff(steps).max()} steps between records"
+    raise invalid("window", window, allowed, "choose such a multiple, or train with --observe cells:every=STEPS")
+
+
+def _means(records: xr.Dataset, bounds: Steps) -> xr.Dataset:
     """Return means over the rows between each two of the records at `bounds`."""
     sums = records.sel(step=bounds).diff("step")
-    count = sums["count"]
-    means = xr.Dataset({"count": count.assign_attrs(units="rows", long_name="number of training rows in the window")})
-    for name in map(str, sums.data_vars):
-        if name == "count":
-            continue
-        kept = count > 0
+    count = sums["count"].assign_attrs(units="rows", long_name="training rows in the window")
+    means = {"count": count}
+    for name in (str(name) for name in sums.data_vars if name != "count"):
+        known = count > 0
         if name == "du_dt_norm":
-            kept = kept & (sums.gap_bin_high > 0)
-        text = str(records[name].attrs.get("long_name", name)).split(", sum")[0]
-        attrs = {"units": records[name].attrs.get("units", "1"), "long_name": f"{text}, mean over the rows of the window"}
-        means[name] = (sums[name] / count).where(kept).assign_attrs(attrs)
-    return means
+            known = known & (sums.gap_bin_high > 0)
+        units, text = (
+            records[name].attrs.get("units", "1"),
+            f"{name.replace('_', ' ')}, mean over the rows of the window",
+        )
+        means[name] = (sums[name] / count).where(known).assign_attrs(units=units, long_name=text)
+    return xr.Dataset(means)

@@ -62,6 +62,12 @@ PICTURES = (
         "Raw losses (before any weighting) of the rows with r = t and with r < t; smoothed, the recorded values faint.",
     ),
     _Picture(
+        "loss_map",
+        plots.loss_map,
+        "cells",
+        "Mean raw loss of all training rows by time and gap, in the first, second and last third of training.",
+    ),
+    _Picture(
         "schedule",
         plots.schedule,
         "training",

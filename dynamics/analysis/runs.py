@@ -10,7 +10,12 @@ from dynamics.options import invalid
 REMEDIES = {
     "training": "dynamics train PRESET --out DIR",
     "gaps": "train with the observer gaps, as every preset does: dynamics train PRESET --out DIR",
+    "cells": "train with the observer cells, as every preset does: dynamics train PRESET --out DIR",
     "evaluation": "dynamics evaluate DIR",
+    "gram": "dynamics probe DIR",
+    "gram_rows": "dynamics probe DIR",
+    "decomposition": "dynamics probe DIR",
+    "lookahead": "dynamics probe DIR",
 }
 """The command that adds a group."""
 
@@ -20,7 +25,7 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
 
     Args:
         tree: From `dynamics.store.open_results`, `read_run` or `collect`.
-        name: training, gaps or evaluation.
+        name: A name in REMEDIES.
 
     Returns:
         The group; the attributes of a single run's file become coordinates on `run`, as `collect` does for many.

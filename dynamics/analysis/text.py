@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dynamics.analysis.affinity import affinity
 from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WITHIN, protocol
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_title
 from dynamics.analysis.runs import attribute, group, run_labels, sampled
@@ -237,3 +238,22 @@ def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tupl
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def affinity_table(gram: xr.Dataset) -> str:
+    """Return the cosines between the tasks' true gradients of one measurement, whole model, as text.
+
+    Args:
+        gram: Group gram of one checkpoint, without `run` and `step`.
+    """
+    found = affinity(gram).sel(group="model")
+    tasks = [str(task) for task in found.task.values]
+    lines = [["cosine of true gradients [95% interval]", *tasks]]
+    for i, task in enumerate(tasks):
+        cells = []
+        for j in range(i + 1):
+            cosine, low, high = (float(found[name][i, j]) for name in ("cosine", "cosine_low", "cosine_high"))
+            cells.append("no signal" if math.isnan(cosine) else f"{cosine:.2f} [{low:.2f}, {high:.2f}]")
+        lines.append([task, *cells, *[""] * (len(tasks) - i - 1)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -44,8 +44,8 @@ class CellsProbe:
         """Return sums over all rows of all steps so far; two records differ by the rows between them.
 
         Returns:
-            `count` and the sums `raw`, `weighted`, `target_norm`, `du_dt_norm` [t_bin, gap_bin]; the first gap bin, from
-            0 to 0, is that of the r = t rows, for which du/dt is not computed. `analysis.loss_cells` makes means of it.
+            `count` and the sums `raw`, `weighted`, `target_norm`, `du_dt_norm` [t_bin, gap_bin]. The first gap bin,
+            from 0 to 0, holds the r = t rows, for which du/dt is not computed. `analysis.loss_cells` makes means of it.
         """
         content = {}
         for name, sums in zip(QUANTITIES, state.cells.clone().numpy(), strict=True):

@@ -138,6 +138,7 @@ def task_gram(
         ValueError: Exact gradients would not fit into memory; no optimiser state to precondition with.
     """
     k, names = options.num_splits, [task.name for task in tasks]
+    check_memory(len(tasks) * k, state.model, gradients)
     groups = [Group(task_rows(task, s, options, data, seed), task.loss) for task in tasks for s in range(k)]
     collected, losses = collect(state, groups, data, objective, gradients, seed, progress)
     labels, gram, errors = products(collected, gradients.groups, num_tasks=len(tasks))
@@ -185,7 +186,6 @@ def collect(
         The gradients (or their sketches) and each group's mean raw loss, [num_groups].
     """
     model, n = state.model, len(groups[0].rows)
-    _check_memory(len(groups), model, options)
     named = model.named_parameters() if options.weights == "model" else next(iter(state.emas.values())).items()
     weights = {name: weight.detach() for name, weight in named}
     sketch = Sketch(seed, options.sketch_size) if options.backend == "sketch" else None
@@ -314,7 +314,12 @@ def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:
     return parts
 
 
-def _check_memory(num_groups: int, model: Model, options: GradientOptions) -> None:
+def check_memory(num_groups: int, model: Model, options: GradientOptions) -> None:
+    """Refuse exact gradients that would take more than half of this machine's memory.
+
+    Raises:
+        ValueError: with the size.
+    """
     if options.backend == "sketch":
         return
     needed = num_groups * sum(p.numel() * p.element_size() for p in model.parameters())

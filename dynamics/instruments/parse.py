@@ -24,7 +24,7 @@ def parse_observers(words: Sequence[str]) -> tuple[ObserverOptions, ...]:
     """Read observers from words KIND or KIND:option=value,option=value; the word none, alone, is no observer at all.
 
     Args:
-        words: At least one. A value is JSON if it can be read as such, else text; parts of a tuple are separated by "/".
+        words: At least one. A value is JSON if it can be read so, else text; parts of a tuple are separated by "/".
 
     Raises:
         ValueError: no word, an unknown kind or option, or a value that the option does not take.

@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamics.data import DataSource
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimeLaw, UniformGap
-from dynamics.instruments.gram import Array, GradientOptions, Group, collect, products
+from dynamics.instruments.gram import Array, GradientOptions, Group, check_memory, collect, products
 from dynamics.instruments.settings import settings
 from dynamics.objectives import Objective
 from dynamics.rng import generator
@@ -56,6 +56,7 @@ class RowGramProbe:
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Return `gram` [group, row, row2], and `t`, `r`, `y`, `loss` of each row, those with r = t first."""
+        check_memory(self.options.num_rows, state.model, self.options)
         rows = self.rows()
         groups = [Group(rows.part(i, i + 1), "meanflow") for i in range(len(rows))]
         collected, losses = collect(state, groups, self.data, self.objective, self.options, self.seed, self.progress)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit codes, messages without tracebacks, and the whole way once."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from dynamics.curricula import DTD, Beta, GapLaw
 from dynamics.demo import DEMO_PRESETS, demo
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
-from dynamics.instruments import GapsOptions
+from dynamics.instruments import CellsOptions, GapsOptions
+from dynamics.instruments.parse import KINDS
 from dynamics.objectives import FlowMatching
 
 SMALL = [
@@ -55,6 +57,11 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
         ),
         (["train", "digits-meanflow", "--out", "x", "--model.patch-size", "3"], ["patch_size", "3", "8 x 8", "remedy"]),
         (["train", "digits-meanflow", "--out", "x", "--training.device", "cuda"], ["device", "cuda", "cpu or auto"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe", "gapz"], ["observe", "gapz", "gaps, cells", "none"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe", "cells:rows=3"], ["cells", "rows=3", "every"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe", "gaps:every=0"], ["gaps.every", "0", "greater than 0"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe"], ["observe", "gaps, cells", "or write none"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe", "cells", "cells"], ["observers", "each kind once"]),
         (["evaluate", "nowhere"], ["nowhere", "config.json", "remedy"]),
         (["report", "nowhere", "--out", "y"], ["nowhere", "finished run", "remedy"]),
     ],
@@ -86,6 +93,29 @@ def test_train_help_shows_the_presets_values(capsys: pytest.CaptureFixture[str])
     _, out, _ = call(capsys, "train", "digits-gap-law", "--help")
     assert "--curricula.0.share-to" in out
     assert "--times.gap-share" in out
+
+
+def test_observers_by_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The words replace the config's observers; the same command again finds its own run."""
+    small = SMALL[: SMALL.index("--observers.0.rows-per-bin")]
+    command = ["train", "digits-meanflow", "--out", str(tmp_path / "run"), *small]
+    command += ["--observe", "cells:every=3", "gaps:rows_per_bin=4,gap_edges=0/0.5/1"]
+    for _ in range(2):
+        code, _, err = call(capsys, *command)
+        assert code == 0, err
+    observers = RunConfig.model_validate_json((tmp_path / "run" / "config.json").read_text()).observers
+    assert observers == (CellsOptions(every=3), GapsOptions(rows_per_bin=4, gap_edges=(0.0, 0.5, 1.0)))
+    tree = dynamics.open_results(tmp_path / "run")
+    assert tree["cells"].step.values.tolist() == [0, 3, 6, 8]
+    assert tree["gaps"].sizes["gap_bin"] == 2
+    assert call(capsys, "train", "digits-meanflow", "--out", str(tmp_path / "bare"), *small, "--observe", "none")[0] == 0
+    assert set(dynamics.open_results(tmp_path / "bare").children) == {"training"}
+
+
+def test_train_help_lists_what_observe_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "train", "digits-meanflow", "--help")
+    for kind in KINDS:
+        assert re.search(rf"^ *{kind}: .*\bevery\b", out, flags=re.MULTILINE), kind
 
 
 def test_presets_are_valid_configs() -> None:

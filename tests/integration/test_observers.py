@@ -1,5 +1,6 @@
 """Measuring never changes training, and what is measured is right."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import torch
 
 from dynamics.config import RunConfig
 from dynamics.data import load
-from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.flow.oracle import oracle_for
+from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.runner import run
 from dynamics.store import read_run
+from dynamics.training.cells import QUANTITIES
 
 
 def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path) -> None:
@@ -19,6 +21,14 @@ def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path)
     for name in ("model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors"):
         paths = [folder / "checkpoints" / "step_00000024" / name for folder in (with_observers, without)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+    states = [
+        json.loads((folder / "checkpoints" / "step_00000024" / "state.json").read_text())
+        for folder in (with_observers, without)
+    ]
+    for name in ("step", "curricula", "cells"):
+        assert states[0][name] == states[1][name]
+    last = read_run(with_observers / "run.nc")["cells"].isel(step=-1)
+    np.testing.assert_array_equal([last[name] for name in QUANTITIES], states[1]["cells"])
     a, b = (read_run(folder / "run.nc")["training"].to_dataset() for folder in (with_observers, without))
     for name in a.data_vars:
         if name != "step_seconds":
@@ -26,8 +36,12 @@ def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path)
 
 
 def test_measurements_are_at_the_asked_steps(tiny: RunConfig, tmp_path: Path) -> None:
-    gaps = read_run(run(tiny, tmp_path, progress=False) / "run.nc")["gaps"]
-    assert gaps.step.values.tolist() == [0, 7, 14, 21, 24]
+    tree = read_run(run(tiny, tmp_path, progress=False) / "run.nc")
+    for name in ("gaps", "cells"):
+        assert tree[name].step.values.tolist() == [0, 7, 14, 21, 24]
+    rows = tree["cells"]["count"].sum(["t_bin", "gap_bin"])
+    assert rows.values.tolist() == [16 * step for step in (0, 7, 14, 21, 24)]
+    assert all(not tree["cells"][name].isel(step=0).any() for name in QUANTITIES)
 
 
 def test_the_oracle_itself_has_no_error_and_zero_has_all_of_it(tiny: RunConfig) -> None:

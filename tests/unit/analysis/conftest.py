@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_runs import BASE, OTHER, STEPS, Numbers, bins, evaluation, exact, training
+from synthetic_runs import BASE, OTHER, STEPS, Numbers, bins, cells, evaluation, exact, training
 
 from dynamics.store import open_results, write_run
 
@@ -24,7 +24,12 @@ def write(
         {"rows_per_bin": 16, "weights": "ema"},
     )
     extra = {"beta_s": np.linspace(1, 0, steps)} if name == "other" else {}
-    groups = {"training": training(steps, **extra), "gaps": gaps, "evaluation": evaluation(numbers, **attrs)}
+    groups = {
+        "training": training(steps, **extra),
+        "gaps": gaps,
+        "cells": cells(steps),
+        "evaluation": evaluation(numbers, **attrs),
+    }
     file = {
         "run_id": f"id-{name}",
         "config_json": json.dumps(config),

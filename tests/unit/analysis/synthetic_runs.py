@@ -55,6 +55,19 @@ def training(steps: int = 100, share: float = 0.25, **series: np.ndarray) -> xr.
     return xr.Dataset(variables, {"step": np.arange(steps) + 1, "gap_bin": (np.arange(10) + 0.5) / 10})
 
 
+def cells(steps: int = 100) -> xr.Dataset:
+    """Sums of 64 rows a cell and step, none of gaps from 0.9; the raw loss of a row is 10 (1 + t bin + gap bin)."""
+    rows = 64 * np.ones((6, 7)) * (np.arange(7) < 6)
+    loss = 10.0 * (1 + np.arange(6)[:, None] + np.arange(7))
+    each = {"count": rows, "raw": rows * loss, "weighted": rows, "target_norm": 3 * rows, "du_dt_norm": 2 * rows}
+    step = np.array([0, *range(10, steps, 10), steps])
+    lows, highs = np.array([0.0, *EDGES[:-1]]), np.array([0.0, *EDGES[1:]])
+    gaps = {"gap_bin": (lows + highs) / 2, "gap_bin_low": ("gap_bin", lows), "gap_bin_high": ("gap_bin", highs)}
+    dims, units = ("step", "t_bin", "gap_bin"), {"raw": "squared pixel"}
+    variables = {n: variable(dims, np.multiply.outer(step, v), units.get(n, "1")) for n, v in each.items()}
+    return xr.Dataset(variables, {"step": step, **bins(), **gaps})
+
+
 def evaluation(n: Numbers, **attrs: object) -> xr.Dataset:
     """u at 1 and 2 evaluations, v at 2 alone."""
 

@@ -20,6 +20,7 @@ GROUPS = {
     "distance_by_nfe": "evaluation",
     "error_by_gap": "gaps",
     "velocity_errors": "gaps",
+    "loss_map": "cells",
     "losses": "training",
     "schedule": "training",
 }
@@ -27,7 +28,8 @@ GROUPS = {
 
 def texts(figure: Figure) -> list[str]:
     legends = [t.get_text() for sub in (figure, *figure.subfigs) for g in sub.legends for t in g.get_texts()]
-    return legends + [ax.get_title() for ax in figure.axes]
+    rows = [line for ax in figure.axes for line in ax.get_ylabel().splitlines()]
+    return legends + [ax.get_title() for ax in figure.axes] + rows
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -49,6 +51,7 @@ def test_one_run_with_units(name: str, two: list[Path]) -> None:
         "distance_by_nfe": "squared digits feature",
         "error_by_gap": "squared error / exact squared norm",
         "velocity_errors": "optimiser step",
+        "loss_map": "raw loss in squared pixels",
         "losses": "squared pixels",
         "schedule": "share of r < t rows",
     }

@@ -23,7 +23,7 @@ def test_two_runs(two: list[Path], tmp_path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# A comparison\n")
     links = re.findall(r"\]\((figures/[^)]+)\)", text)
-    assert len(links) == 6
+    assert len(links) == 7
     for link in links:
         assert (path.parent / link).stat().st_size > 5000
         assert (path.parent / link).with_suffix(".svg").stat().st_size > 5000
