@@ -48,11 +48,11 @@ def affinity(
     derivative: defined wherever the cosine is, and not bounded by 1. The bootstrap interval takes percentiles, widened
     for small K: level Phi(-sqrt(K / (K - 1)) t(K - 1)) at each end (Hesterberg 2015, 1411.5279).
 
-    Coverage of 95% intervals, measured for linear regression with noise B / n from 0.8 to 5, cosines 0, .5 and .9, 1000
-    repetitions (the settings of tests/reference/test_affinity_coverage.py are among them): jackknife 91-97% with shared
-    rows and 95-99% with independent ones at K = 8, 93-96% and 95-99% at K = 16; bootstrap 93-100%, but 78-95% at K = 4.
-    Without the widening the bootstrap covered 85-96% at K = 8; the transform arctanh, which is undefined from 1 on, was
-    not better than none. Below K = 3 there is no interval.
+    Coverage of 95% intervals for linear regression with noise B / n from 0.8 to 5, cosines 0, .5 and .9, 1000
+    repetitions (tests/reference/test_affinity_coverage.py has some of these settings): jackknife at K = 8 91-97% with
+    shared rows and 95-99% with independent ones, at K = 16 92-97% and 95-99%; bootstrap 92-100%, but 78-95% at K = 4,
+    and without the widening 85-96% at K = 8; arctanh of the cosine, undefined from 1 on, was not better. Below K = 3
+    there is no interval. Unbiased are the products; their ratio leans outwards where signals are weak.
 
     Args:
         results: Results of one run or many (`dynamics.open_results`), or the dataset of the group.
@@ -64,15 +64,14 @@ def affinity(
         Dimensions [run?, step?, group, task, task2]:
 
         * `cosine`, `cosine_low`, `cosine_high`, `cosine_sem`: NaN where a task shows no signal, never clipped; the
-          sketch's error is added to the standard error in quadrature (an upper bound, see `gram.cosine_error`);
-        * `significant`: the interval excludes 0;
+          sketch's error is added in quadrature (`gram.cosine_error`); `significant`: the interval excludes 0;
         * `product`, `product_sem`: S_ij;
         * `naive_cosine`: mean cosine on the same split, whose tasks share rows or not as the attribute `rows` says;
           `naive_independent`: mean cosine on different splits;
         * `conflict_share`: share of pairs of different splits with negative inner product;
 
-        and [run?, step?, group, task] `signal`: S_ii > 0; `self_cosine`: the tasks' gradient against itself, over two
-        halves of the splits; its expectation is 1 (NaN if K < 4); [run?, step?] `num_splits`: K.
+        [.., task] `signal`: S_ii > 0; `self_cosine`: a gradient against itself over two halves of the splits, about 1
+        (NaN if K < 4); [run?, step?] `num_splits`: K.
 
     Raises:
         ValueError: The group is missing, has fewer than two splits, or an option is unknown.

@@ -46,12 +46,10 @@ def affinity_of_rows(
         level: Probability that an interval covers the truth.
 
     Returns:
-        As `affinity`, without what needs splits; `naive_cosine` is that of the mean gradients over all rows;
-        `num_rows` [run?, step?, task].
+        As `affinity`, without what needs splits; `naive_cosine`: of the mean gradients of all rows; `num_rows` [task].
 
     Raises:
-        ValueError: The group is missing; edges do not increase; neither or both of edges and weights are given; a task
-            has fewer than two rows; weights are negative.
+        ValueError: No such group; edges do not increase; not one of edges and weights; a task of fewer than two rows.
 
     Example:
         >>> t, r = np.array([0.5, 0.9, 0.7, 0.9]), np.array([0.5, 0.9, 0.4, 0.7])
@@ -64,9 +62,8 @@ def affinity_of_rows(
     """
     t_quantile(level, 1.0)
     if (gap_edges is None) == (weights is None) or (t_edges is not None and gap_edges is None):
-        received = [
-            name for name, x in (("gap_edges", gap_edges), ("t_edges", t_edges), ("weights", weights)) if x is not None
-        ]
+        given = {"gap_edges": gap_edges, "t_edges": t_edges, "weights": weights}
+        received = [name for name, value in given.items() if value is not None]
         raise invalid("tasks", received, "gap_edges, gap_edges and t_edges, or weights", "pass one of the three")
     ds = row_gram(results, group)
     if weights is None:

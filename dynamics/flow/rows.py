@@ -115,5 +115,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     """Chain rows; all r = t rows must come before the first row with r < t."""
     first_gap = next((i for i, part in enumerate(parts) if part.num_gap), len(parts))
     assert not any(part.num_equal for part in parts[first_gap + 1 :]), "r = t rows come first"
-    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("x", "e", "t", "r", "y", "dropped")}
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in ("x", "e", "t", "r", "y", "dropped")
+    }
     return Rows(**columns, num_equal=sum(part.num_equal for part in parts))

@@ -59,7 +59,7 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
         (["train", "digits-meanflow", "--out", "x", "--training.device", "cuda"], ["device", "cuda", "cpu or auto"]),
         (["train", "digits-meanflow", "--out", "x", "--observe", "gapz"], ["observe", "gapz", "gaps, cells", "none"]),
         (["train", "digits-meanflow", "--out", "x", "--observe", "cells:rows=3"], ["cells", "rows=3", "every"]),
-        (["train", "digits-meanflow", "--out", "x", "--observe", "gaps:every=0"], ["gaps.every", "0", "greater than 0"]),
+        (["train", "digits-meanflow", "--out", "x", "--observe", "gaps:every=0"], ["gaps.every", "0", "greater than"]),
         (["train", "digits-meanflow", "--out", "x", "--observe"], ["observe", "gaps, cells", "or write none"]),
         (["train", "digits-meanflow", "--out", "x", "--observe", "cells", "cells"], ["observers", "each kind once"]),
         (["evaluate", "nowhere"], ["nowhere", "config.json", "remedy"]),
@@ -108,7 +108,8 @@ def test_observers_by_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     tree = dynamics.open_results(tmp_path / "run")
     assert tree["cells"].step.values.tolist() == [0, 3, 6, 8]
     assert tree["gaps"].sizes["gap_bin"] == 2
-    assert call(capsys, "train", "digits-meanflow", "--out", str(tmp_path / "bare"), *small, "--observe", "none")[0] == 0
+    bare = ["train", "digits-meanflow", "--out", str(tmp_path / "bare"), *small, "--observe", "none"]
+    assert call(capsys, *bare)[0] == 0
     assert set(dynamics.open_results(tmp_path / "bare").children) == {"training"}
 
 

@@ -144,7 +144,7 @@ def test_a_bin_that_the_law_never_draws_is_refused(folder: Path) -> None:
 
 
 def test_exact_gradients_that_cannot_fit_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"backend: received 'exact, .* GB for .* gradients; .*use backend sketch"):
+    with pytest.raises(ValueError, match=r"backend: received 'exact, .* GB for .* gradients'; .*use backend sketch"):
         probe(folder, [GRAM.model_copy(update={"num_splits": 10**6})], progress=False)
 
 

@@ -128,7 +128,7 @@ def noise_scale_by_gap(noise: xr.Dataset, step: int | None = None, group: str = 
         low, high = np.maximum(low, scale / 1e6), np.minimum(high, scale * 1e6)
         ax.errorbar(place, scale, (scale - low, high - scale), fmt="o", color=palette[label], capsize=3)
         ends += [scale, np.maximum(low, scale / 20), np.minimum(high, scale * 20)]
-        for x in place[~np.isfinite(scale)]:
+        for x in place[values.squared_norm.values <= 0]:
             text = ax.text(x, 0.03, "no signal", color=palette[label], fontsize=8.5, rotation=90)
             text.set(transform=ax.get_xaxis_transform(), ha="center", va="bottom")
     ax.set(xticks=range(len(tasks)), xlim=(-0.5, len(tasks) - 0.5), ylabel="noise scale B in rows")
@@ -168,7 +168,7 @@ def cosine_by_batch_size(curve: xr.Dataset, step: int | None = None, group: str 
             ax.plot(size, mean, color=colour, marker=marker)
             ax.fill_between(size, mean - sem, mean + sem, color=colour, alpha=0.18, linewidth=0)
         ax.set(title=title, xlabel="rows of a batch", xscale="log")
-        ax.xaxis.set_major_locator(FixedLocator(size.tolist()))
+        ax.xaxis.set_major_locator(FixedLocator(np.unique(curve.batch_size).tolist()))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
     figure.supylabel("cosine", fontsize=9.5)
@@ -185,7 +185,8 @@ def cosine_by_batch_size(curve: xr.Dataset, step: int | None = None, group: str 
 def _cells(ax: Axes, values: xr.Dataset) -> None:
     """Draw the pairs of different tasks once each: rows are tasks from the second on, columns those before."""
     tasks = [str(name) for name in values.task.values]
-    fields = [values[name].transpose("task", "task2").values for name in ("cosine", "cosine_low", "cosine_high")]
+    names = ("cosine", "cosine_low", "cosine_high", "product")
+    *fields, measured = (values[name].transpose("task", "task2").values for name in names)
     significant = values.significant.transpose("task", "task2").values.astype(bool)
     colours = mpl.colormaps[MAP]
     for i in range(1, len(tasks)):
@@ -195,7 +196,8 @@ def _cells(ax: Axes, values: xr.Dataset) -> None:
             face: Any = colours(RANGE(np.clip(cosine, -1, 1))) if known else NO_SIGNAL
             ax.add_patch(Rectangle((j - 0.5, i - 1.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.5))
             if not known:
-                ax.text(j, i - 1, "no\nsignal", ha="center", va="center", color="0.4", fontsize=8.5)
+                why = "no\nsignal" if np.isfinite(measured[i, j]) else "not\nmeasured"
+                ax.text(j, i - 1, why, ha="center", va="center", color="0.4", fontsize=8.5)
                 continue
             if not significant[i, j]:
                 hatched = Rectangle((j - 0.49, i - 1.49), 0.98, 0.98, fill=False, hatch="///", linewidth=0)

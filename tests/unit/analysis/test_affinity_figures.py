@@ -89,6 +89,9 @@ def test_heatmap_hatches_what_is_not_significant_and_names_no_signal(two: xr.Dat
     here = aff.sel(run="short", step=50, group="model").isel(task=slice(3), task2=slice(3))
     hatched = [p for p in panel.patches if p.get_hatch()]
     assert len(hatched) == int((~here.significant).sum()) // 2
+    unknown = {name: aff[name].where(aff.task != "u 0.3-0.5") for name in ("cosine", "product")}
+    lacking = plots.affinity_heatmap(aff.assign(unknown), run="short")
+    assert texts(lacking).count("not\nmeasured") == 2
     none = aff.assign(significant=xr.zeros_like(aff.significant))
     again = plots.affinity_heatmap(none, run="short")
     assert len([p for ax in again.axes for p in ax.patches if p.get_hatch()]) == 3
@@ -114,7 +117,7 @@ def test_over_training_draws_cosines_and_breaks_without_signal(two: xr.Dataset) 
     np.testing.assert_array_equal(lines[1].get_xdata(), [0, 50])
     expected = aff.cosine.sel(run="long", task="u 0.1-0.3", task2="v", group="model", step=[0, 100, 200])
     np.testing.assert_allclose(lines[0].get_ydata(), expected)
-    assert np.isnan(panels["u 0.1-0.3 and u 0.5-0.7"].lines[2].get_ydata()).all()
+    np.testing.assert_array_equal(panels["u 0.1-0.3 and u 0.5-0.7"].lines[2].get_ydata(), [np.nan, np.nan])
 
 
 def test_over_training_of_the_update(two: xr.Dataset) -> None:

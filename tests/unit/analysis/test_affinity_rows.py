@@ -50,6 +50,17 @@ def test_row_bins_by_time() -> None:
     assert reached.task.values.tolist() == ["v t 0.05-0.1", "v t 0.1-1", "u 0.1-0.45 t 0.1-1"]
 
 
+def test_edges_belong_to_the_bin_above_and_the_last_one_to_the_last() -> None:
+    gap = np.array([0.0, 0.125, 0.25, 0.5, 0.75])
+    t = np.array([1.0, 1.0, 0.5, 1.0, 1.0])
+    ds, _ = row_dataset(t, t - gap)
+    bins = row_bins(ds.assign(gap=ds.t - ds.r), (0.0, 0.25, 0.5), None)
+    assert bins.values.astype(int).tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 1, 0]]
+    timed = row_bins(ds.assign(gap=ds.t - ds.r), (0.25, 0.5), (0.25, 0.5, 1.0))
+    assert timed.sel(task="u 0.25-0.5 t 0.25-0.5").values.tolist() == [0, 0, 0, 0, 0]
+    assert timed.sel(task="u 0.25-0.5 t 0.5-1").values.tolist() == [0, 0, 1, 1, 0]
+
+
 def test_row_weights_are_bins_made_smooth() -> None:
     t, r = times()
     ds, _ = row_dataset(t, r)
