@@ -4,6 +4,7 @@ from dynamics.analysis import plots
 from dynamics.analysis.affinity import affinity, update_cosine
 from dynamics.analysis.cells import loss_cells, loss_stages
 from dynamics.analysis.comparison import differences, protocol, relative_error, summary
+from dynamics.analysis.lookahead import lookahead
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
 from dynamics.analysis.noise import cosine_by_batch, noise_scale
 from dynamics.analysis.report import write_report
@@ -20,6 +21,7 @@ __all__ = [
     "differences",
     "group",
     "label_runs",
+    "lookahead",
     "loss_cells",
     "loss_stages",
     "metric",

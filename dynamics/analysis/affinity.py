@@ -41,7 +41,7 @@ def affinity(
     """Return the cosine of every two tasks' true gradients, with an interval.
 
     S_ij = (<sum_a g_i^a, sum_b g_j^b> - sum_a <g_i^a, g_j^a>) / (K (K - 1)), cos_ij = S_ij / sqrt(S_ii S_jj)
-    (method sheet, section 4). The cosine of two minibatch gradients is no estimate of it: noise attenuates it by
+    (a U-statistic over splits). The cosine of two minibatch gradients is no estimate of it: noise attenuates it by
     1 / sqrt((1 + B_i / n) (1 + B_j / n)), and rows that both tasks share push it up.
 
     The jackknife interval is cos +- t(K - 1) sem, with the delete-one products carried to the cosine by its

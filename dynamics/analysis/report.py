@@ -8,7 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from dynamics.analysis import plots
+from dynamics.analysis.affinity import affinity
 from dynamics.analysis.comparison import differences, summary
+from dynamics.analysis.lookahead import lookahead
+from dynamics.analysis.noise import noise_scale
 from dynamics.analysis.runs import REMEDIES, label_runs
 from dynamics.analysis.text import how_to_repeat, protocol_table, results_tables, run_tables, sentences
 from dynamics.atomic import replacing
@@ -24,6 +27,8 @@ class _Picture:
     draw: Callable[[xr.DataTree], Figure]
     group: str
     caption: str
+    optional: bool = False
+    """Left out without a word where no run has the group: `dynamics probe` adds it."""
 
 
 PICTURES = (
@@ -72,6 +77,43 @@ PICTURES = (
         plots.schedule,
         "training",
         "What the curricula did: share of the weight that u gets, their own series, and the gaps that were drawn.",
+    ),
+    _Picture(
+        "affinity",
+        lambda tree: plots.affinity_heatmap(affinity(tree)),
+        "gram",
+        "Cosine between the true gradients of v and of u in each gap bin, from products of independent splits of rows, "
+        "at the last measured step.",
+        optional=True,
+    ),
+    _Picture(
+        "affinity_over_training",
+        lambda tree: plots.affinity_over_training(affinity(tree)),
+        "gram",
+        "Cosine between the true gradients of v and of u in each gap bin, over training.",
+        optional=True,
+    ),
+    _Picture(
+        "noise_scale",
+        lambda tree: plots.noise_scale_by_gap(noise_scale(tree)),
+        "gram",
+        "Gradient noise scale: the batch size at which noise and signal of a task's gradient are equal.",
+        optional=True,
+    ),
+    _Picture(
+        "decomposition_stacks",
+        plots.decomposition_stacks,
+        "decomposition",
+        "What the loss of v consists of by time, and the error of u by gap: where u contradicts the network's own v, and "
+        "what that v has wrong.",
+        optional=True,
+    ),
+    _Picture(
+        "lookahead",
+        lambda tree: plots.lookahead_heatmap(lookahead(tree)),
+        "lookahead",
+        "By how many percent one step on a task lowers each task's loss, on rows that the step has not seen.",
+        optional=True,
     ),
 )
 
@@ -152,6 +194,8 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     """Draw the figures that the groups allow, and link them; say what adds the others."""
     parts = []
     for picture in PICTURES:
+        if picture.group not in tree.children and picture.optional:
+            continue
         if picture.group not in tree.children:
             parts.append(
                 f"No {picture.name.replace('_', ' ')}: no run has the group {picture.group}. {REMEDIES[picture.group]}"

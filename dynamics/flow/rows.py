@@ -72,7 +72,7 @@ class Rows:
         return Rows(**columns, num_equal=num_equal)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Rows":
-        """Return the rows on `device`, images, noise and times in `dtype`; the mask of dropped labels stays on the CPU."""
+        """Return the rows on `device`, floating point in `dtype`; the mask of dropped labels stays on the CPU."""
         if device.type == "cpu" and dtype in (None, self.x.dtype):
             return self
         floats = {name: getattr(self, name).to(device, dtype, non_blocking=True) for name in ("x", "e", "t", "r")}

@@ -128,7 +128,7 @@ class DecompositionProbe:
 def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_steps: int) -> Tensor:
     """Average the network's instantaneous velocity along its own path from t down to r, by classical Runge-Kutta.
 
-    ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its own r = t values.
+    ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its r = t values.
 
     Args:
         u: The network.

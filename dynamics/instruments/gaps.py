@@ -154,15 +154,15 @@ class GapProbe:
             `v_*` [t_bin], `u_*` [gap_bin], `one_step_*` of the rows (t, r) = (1, 0) and, if asked for, `cell_*` [t_bin,
             gap_bin]: loss (raw), weighted (by the adaptive weight), error and scale (squared distance to the exact
             velocity, and its squared norm), target_norm, du_dt_norm (not for v), in pixels summed over C, H, W;
-            `*_sem` are standard errors over rows. v_loss = v_irreducible + v_excess + v_cross: the variance of the target
-            given z_t, which no network can learn; the squared distance to the target's mean given z_t, which is v_error
-            where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows.
+            `*_sem` are standard errors over rows. v_loss = v_irreducible + v_excess + v_cross: the variance of the
+            target given z_t, which no network can learn; the squared distance to the target's mean given z_t, which is
+            v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows.
         """
         objective = self.objective if isinstance(self.objective, MeanFlow) else MeanFlow()
         rows, exact = self.rows.to(device), self.exact.to(device)
         with torch.no_grad():
             terms = objective.terms(u, partial(total_derivative, u), rows, self.data.num_classes)
-        n, k = rows.num_equal, self.options.rows_per_bin
+        n = rows.num_equal
         columns = {
             "loss": terms.raw,
             "weighted": terms.raw * terms.adaptive,

@@ -47,7 +47,7 @@ class TaskOptions(LossOptions):
     rows_per_split: int = Field(default=32, gt=0)
     """Rows of each task in each split."""
     t_law: Literal["training", "uniform", "matched"] = "training"
-    """Law of t: the run's own law given the gap bin, uniform, or one law for all tasks (uniform above the last edge)."""
+    """Law of t: the run's own given the gap bin, uniform, or one law for all tasks (uniform above the last edge)."""
     rows: Literal["shared", "independent"] = "shared"
     """Whether all tasks of a split see the same images and noise; different splits never do."""
 

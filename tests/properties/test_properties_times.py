@@ -1,4 +1,4 @@
-"""Laws of (t, r): their range, their expectations, their truncation, and the numbers the method sheet quotes."""
+"""Laws of (t, r): their range, their expectations, their truncation, and the quoted numbers."""
 
 from collections.abc import Callable
 
@@ -143,7 +143,7 @@ def test_blend_draws_each_part_with_its_share(share: float) -> None:
     assert abs(found - share) <= 5 * (share * (1 - share) / num) ** 0.5 + 1e-9
 
 
-# ---- the numbers the method sheet quotes ---------------------------------------------------------------------------
+# ---- quoted numbers -----------------------------------------------------------------------------------------------
 # The sheet simulated them, so some are off by one in the last digit (E[t - r] is .23342, not .2333). Ours are compared
 # with the sheet to one unit of its last digit and with one-dimensional quadrature of F and f, an independent route, to
 # 1e-4.

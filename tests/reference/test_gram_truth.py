@@ -1,8 +1,8 @@
-"""The whole instrument against a known truth: a linear network on Gaussian data, where every gradient is in closed form.
+"""The whole instrument against a known truth: a linear network on Gaussian data, every gradient in closed form.
 
-u(z, t, r) = W z, x ~ N(0, q^2 I), z = (1 - t) x + t e, v = e - x, du/dt = W v. With D = W z - v + (t - r) W v the gradient of
-a row is 2 D z^T; D and z are jointly Gaussian given the times, so that its mean and mean squared norm follow from second
-moments (Isserlis), averaged over the law of times by quadrature.
+u(z, t, r) = W z, x ~ N(0, q^2 I), z = (1 - t) x + t e, v = e - x, du/dt = W v. With D = W z - v + (t - r) W v the
+gradient of a row is 2 D z^T; D and z are jointly Gaussian given the times, so that its mean and mean squared norm
+follow from second moments (Isserlis), averaged over the law of times by quadrature.
 """
 
 from dataclasses import dataclass

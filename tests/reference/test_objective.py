@@ -1,6 +1,6 @@
 """The objectives against an independent transcription of the official formula, in float64.
 
-The reference below is written from the method sheet (section 1), not from our code: one forward-mode pass over all
+The reference below is written from the paper, not from our code: one forward-mode pass over all
 rows, both guidance velocities by forward passes of their own on all rows, the gradient through the primal of that pass,
 and torch's own linear layer and attention. Our objective splits the batch and shares passes; the numbers must not
 change.

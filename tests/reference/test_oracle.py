@@ -70,7 +70,7 @@ def two_classes() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("std", STDS)
 def test_gaussian_equals_a_numerical_ode(std: float) -> None:
-    """dz/dt = z (t - (1-t) q^2) / s^2 (method sheet, section 5), solved by an independent program."""
+    """dz/dt = z (t - (1-t) q^2) / s^2 (closed form), solved by an independent program."""
     oracle = GaussianOracle(std)
     for t, r in TIMES:
         if t - r < 1e-3:

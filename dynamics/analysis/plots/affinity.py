@@ -1,6 +1,5 @@
 """How tasks get along: cosines of their gradients, and the noise that hides them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -16,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from dynamics.analysis.plots.figures import COLUMNS, WIDTH, log_axis, new_figure, panels, styled
+from dynamics.analysis.plots.figures import COLUMNS, WIDTH, by_run, known, log_axis, new_figure, panels, runs, styled
 from dynamics.options import invalid
 
 Colour = tuple[float, float, float]
@@ -48,7 +47,7 @@ def affinity_heatmap(aff: xr.Dataset, step: int | None = None, group: str = "mod
     """
     if aff.sizes["task"] < 2:
         raise invalid("tasks", aff.task.values.tolist(), "two tasks or more", "compute the affinity of more tasks")
-    chosen = _by_run(_part(aff, group), step, run, "product")
+    chosen = by_run(_part(aff, group), step, run, "product")
     cells, columns = aff.sizes["task"] - 1, min(2, len(chosen))
     rows, size = -(-len(chosen) // columns), max(2.4, 0.82 * cells)
     figure = new_figure("Do the tasks pull the weights the same way?", max(5.2, columns * (size * 1.12 + 0.8) + 0.8), 1)
@@ -83,7 +82,7 @@ def affinity_over_training(aff: xr.Dataset, task: str = "v", group: str = "model
         raise invalid("aff", list(map(str, aff.dims)), "the dimension step", "pass the affinity of a training run")
     values, of, others = _part(aff, group), "the update", [str(name) for name in aff.task.values]
     if "task2" in aff.dims:
-        _known("task", task, others)
+        known("task", task, others)
         values, of, others = values.sel(task2=task), task, [name for name in others if name != task]
     columns = 2 if len(others) == 4 else COLUMNS
     height = 1.2 + 2.1 * -(-len(others) // columns)
@@ -91,7 +90,7 @@ def affinity_over_training(aff: xr.Dataset, task: str = "v", group: str = "model
     palette = _colours(values)
     for ax, other in zip(panels(figure, len(others), columns), others, strict=True):
         ax.axhline(0, color="0.5", linestyle=":", linewidth=1)
-        for label, one in _runs(values.sel(task=other)).items():
+        for label, one in runs(values.sel(task=other)).items():
             _course(ax, one, palette[label])
         ax.set(title=f"{of} and {other}")
     ends = np.concatenate([values.sel(task=others)[name].values.ravel() for name in ("cosine_low", "cosine_high")])
@@ -115,7 +114,7 @@ def noise_scale_by_gap(noise: xr.Dataset, step: int | None = None, group: str = 
     Raises:
         ValueError: There is no such step or group.
     """
-    chosen = _by_run(_part(noise, group), step, None, "squared_norm")
+    chosen = by_run(_part(noise, group), step, None, "squared_norm")
     tasks = [str(name) for name in noise.task.values]
     figure = new_figure("How many rows does each task need until signal equals noise?", WIDTH, 3.9)
     ax = figure.subplots()
@@ -154,7 +153,7 @@ def cosine_by_batch_size(curve: xr.Dataset, step: int | None = None, group: str 
     Raises:
         ValueError: There is no such step or group.
     """
-    chosen = _by_run(_part(curve, group), step, None, "naive")
+    chosen = by_run(_part(curve, group), step, None, "naive")
     names = f"{curve.attrs['task']} and {curve.attrs['task2']}"
     rows = -(-len(chosen) // COLUMNS)
     width = max(5.8, WIDTH * min(len(chosen), COLUMNS) / COLUMNS)
@@ -192,10 +191,10 @@ def _cells(ax: Axes, values: xr.Dataset) -> None:
     for i in range(1, len(tasks)):
         for j in range(i):
             cosine, low, high = (field[i, j] for field in fields)
-            known = np.isfinite(cosine)
-            face: Any = colours(RANGE(np.clip(cosine, -1, 1))) if known else NO_SIGNAL
+            finite = np.isfinite(cosine)
+            face: Any = colours(RANGE(np.clip(cosine, -1, 1))) if finite else NO_SIGNAL
             ax.add_patch(Rectangle((j - 0.5, i - 1.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.5))
-            if not known:
+            if not finite:
                 why = "no\nsignal" if np.isfinite(measured[i, j]) else "not\nmeasured"
                 ax.text(j, i - 1, why, ha="center", va="center", color="0.4", fontsize=8.5)
                 continue
@@ -231,47 +230,8 @@ def _number(value: float) -> str:
 
 
 def _part(ds: xr.Dataset, group: str) -> xr.Dataset:
-    _known("group", group, [str(name) for name in ds.group.values])
+    known("group", group, [str(name) for name in ds.group.values])
     return ds.sel(group=group)
-
-
-def _runs(ds: xr.Dataset) -> dict[str, xr.Dataset]:
-    if "run" not in ds.dims:
-        return {"": ds}
-    return {str(label): ds.isel(run=i) for i, label in enumerate(ds.run.values)}
-
-
-def _by_run(ds: xr.Dataset, step: int | None, run: str | None, name: str) -> dict[str, xr.Dataset]:
-    """Return each run at a step, or at its last one, by a title that names both; runs not measured then are left out.
-
-    Args:
-        ds: One group of the model.
-        step: Optimiser step.
-        run: One run; all if None.
-        name: A variable that is finite wherever there was a measurement.
-    """
-    members = _runs(ds)
-    if run is not None:
-        _known("run", run, list(members))
-        members = {run: members[run]}
-    if "step" not in ds.dims:
-        return members
-    chosen, steps = {}, set()
-    for label, one in members.items():
-        there = one[name].notnull().any([dim for dim in one[name].dims if dim != "step"]).values
-        measured = one.step.values[there].tolist()
-        steps |= set(measured)
-        if measured and step in (None, *measured):
-            here = measured[-1] if step is None else step
-            chosen[f"{label}, step {here}" if label else f"step {here}"] = one.sel(step=here)
-    if not chosen:
-        _known("step", step, sorted(steps))
-    return chosen
-
-
-def _known(name: str, received: object, allowed: Sequence[object]) -> None:
-    if received not in allowed:
-        raise invalid(name, received, ", ".join(map(str, allowed)), "choose one of them")
 
 
 def _level(ds: xr.Dataset) -> str:
@@ -279,7 +239,7 @@ def _level(ds: xr.Dataset) -> str:
 
 
 def _colours(ds: xr.Dataset) -> dict[str, Colour]:
-    labels = list(_runs(ds))
+    labels = list(runs(ds))
     return dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
 
 

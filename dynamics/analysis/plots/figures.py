@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from dynamics.analysis.runs import run_labels
 from dynamics.atomic import replacing
+from dynamics.options import invalid
 
 P = ParamSpec("P")
 
@@ -125,3 +126,44 @@ def save(figure: Figure, path: Path) -> list[Path]:
             figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)
         written.append(target)
     return written
+
+
+def runs(ds: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Return a dataset's runs by label; a dataset without runs is one, without a label."""
+    if "run" not in ds.dims:
+        return {"": ds}
+    return {str(label): ds.isel(run=i) for i, label in enumerate(ds.run.values)}
+
+
+def by_run(ds: xr.Dataset, step: int | None, run: str | None, name: str) -> dict[str, xr.Dataset]:
+    """Return each run at a step, or at its last one, by a title that names both; runs not measured then are left out.
+
+    Args:
+        ds: With or without the dimensions run and step.
+        step: Optimiser step.
+        run: One run; all if None.
+        name: A variable that is finite wherever there was a measurement.
+    """
+    members = runs(ds)
+    if run is not None:
+        known("run", run, list(members))
+        members = {run: members[run]}
+    if "step" not in ds.dims:
+        return members
+    chosen, steps = {}, set()
+    for label, one in members.items():
+        there = one[name].notnull().any([dim for dim in one[name].dims if dim != "step"]).values
+        measured = one.step.values[there].tolist()
+        steps |= set(measured)
+        if measured and step in (None, *measured):
+            here = measured[-1] if step is None else step
+            chosen[f"{label}, step {here}" if label else f"step {here}"] = one.sel(step=here)
+    if not chosen:
+        known("step", step, sorted(steps))
+    return chosen
+
+
+def known(name: str, received: object, allowed: Sequence[object]) -> None:
+    """Refuse what is not among the allowed."""
+    if received not in allowed:
+        raise invalid(name, received, ", ".join(map(str, allowed)), "choose one of them")
