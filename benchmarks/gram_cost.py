@@ -1,6 +1,7 @@
 """What does a gradient Gram cost, as a ratio to ordinary forward and backward passes over the same rows?
 
     python benchmarks/gram_cost.py --out benchmarks/results/gram_cost.json
+    python benchmarks/gram_cost.py --memory --out benchmarks/results/gram_memory.json
 
 Six tasks (v and five gap bins) on eight splits. "Ordinary" is the objective's loss and backward pass of the same rows
 in batches of 128, du/dt included, the gradient thrown away. All schemes of a network run interleaved in one process,
@@ -35,7 +36,7 @@ from dynamics.models.dit import SIZES
 from dynamics.objectives import MeanFlow, total_derivative
 from dynamics.rng import generator
 from dynamics.store import provenance
-from dynamics.training import TrainingOptions, TrainState, peak_memory_mb, start
+from dynamics.training import TrainState, peak_memory_mb
 
 GAP_EDGES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 LAW, OBJECTIVE = LogitNormalPair(), MeanFlow()
@@ -78,7 +79,7 @@ SETTINGS = {
         SIZES["B/4"],
         Noise((4, 32, 32), 1000),
         rows_per_split=4,
-        rows_per_pass=16,
+        rows_per_pass=8,
         threads=2,
         schemes=("ordinary", "sketch"),
     ),
@@ -97,8 +98,8 @@ class Bench:
         with torch.no_grad():  # zero-initialised layers would make most gradients zero
             for p in model.parameters():
                 p.add_(0.02 * torch.randn(p.shape, generator=stream))
-        self.state: TrainState = start(model, TrainingOptions(), ())
-        self.state.emas = {}  # no part of what is measured
+        # without averages of the weights, which are no part of what is measured
+        self.state = TrainState(model, torch.optim.AdamW(model.parameters()), {})
         probe = self.probe(s.rows_per_split)
         self.cells = [
             task_rows(task, split, probe.options, s.data, seed)
@@ -234,12 +235,21 @@ def measure(name: str, rounds: int, seed: int) -> dict[str, object]:
     }
     if name == "digits":
         out["single_rows"] = per_row(bench, rounds)
-    del bench
-    base = peak_mb(name, "nothing", seed)
-    for scheme, row in schemes.items():
-        row["peak_mb_above_network"] = peak_mb(name, scheme, seed) - base
-        print(f"  {scheme:10} peak {row['peak_mb_above_network']:.0f} MB above the network's {base:.0f} MB", flush=True)
-    return {**out, "peak_mb_of_network_alone": base, "gradient_mb": parameters * 4 / 1e6}
+    return out
+
+
+def memory(name: str, seed: int) -> dict[str, object]:
+    """Peak resident memory of each scheme, above that of a process which holds the network and nothing else."""
+    s, base = SETTINGS[name], peak_mb(name, "nothing", seed)
+    above = {scheme: peak_mb(name, scheme, seed) - base for scheme in s.schemes}
+    print(f"{name}: network alone {base:.0f} MB; above it {above}", flush=True)
+    parameters = sum(p.numel() for p in Bench(name, seed).state.model.parameters())
+    return {
+        "peak_mb_of_network_alone": base,
+        "peak_mb_above": above,
+        "gradient_mb": parameters * 4 / 1e6,
+        "rows_per_pass": s.rows_per_pass,
+    }
 
 
 def main() -> None:
@@ -247,6 +257,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds of digits (b4: 1); one more warms up")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -255,7 +266,10 @@ def main() -> None:
         bench.scheme(args.peak_of)()
         print(peak_memory_mb())
         return
-    results = {name: measure(name, args.rounds if name == "digits" else 1, args.seed) for name in args.settings}
+    if args.memory:
+        results = {name: memory(name, args.seed) for name in args.settings}
+    else:
+        results = {name: measure(name, args.rounds if name == "digits" else 1, args.seed) for name in args.settings}
     if args.out:
         origin = provenance(json.dumps({"rounds": args.rounds, "gap_edges": GAP_EDGES}), "gram_cost", args.seed)
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -141,8 +141,8 @@ class ProbeArgs:
     """Whether all tasks of a split see the same images and noise."""
     t_law: Literal["training", "uniform", "matched"] | None = None
     """Law of t given the gap bin: as in training, uniform, or the same for all tasks."""
-    guidance: Literal["off", "run"] | None = None
-    """Whether targets are guided as in training."""
+    guidance: Literal["run", "off"] | None = None
+    """Whether targets are guided as in training or not at all."""
     weights: Literal["model", "ema"] | None = None
     """Raw weights or their first average; if left out, gaps measure the average and the others the raw weights."""
     update: Literal["adam", "plain"] | None = None

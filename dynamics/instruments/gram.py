@@ -260,7 +260,7 @@ def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str
 
     Returns:
         Labels [L], products [L, groups, groups], and [L, task, task] the standard error by the sketch of the product
-        averaged over pairs of different splits.
+        averaged over pairs of different splits (of the product itself if K = 1).
     """
     total = gradients.num_groups
     members = parts_of(list(gradients.tensors), level)
@@ -278,17 +278,21 @@ def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str
 
 
 def _sketch_variance(vectors: Tensor) -> Array:
-    """Bound the variance, over signs, of mean_{a != b} <g_i^a, g_j^b>; vectors [T, K, features] -> [T, T]."""
+    """Bound the variance, over signs, of mean_{a != b} <g_i^a, g_j^b>; vectors [T, K, features] -> [T, T].
+
+    With K = 1 there are no different splits, and the products are those of single vectors, <g_i, g_j>.
+    """
     k = vectors.shape[1]
-    if k < 2:
-        return np.zeros((len(vectors), len(vectors)))
+    if k == 1:
+        squares = vectors[:, 0].square()
+        return np.asarray((squares @ squares.T).cpu())
     totals = vectors.sum(1)
     out = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     for i in range(len(vectors)):
         for j in range(i + 1):
             each = (totals[i] * totals[j] - (vectors[i] * vectors[j]).sum(0)) / (k * (k - 1))
             out[i, j] = out[j, i] = each.square().sum()
-    return out.numpy()
+    return np.asarray(out)
 
 
 def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:

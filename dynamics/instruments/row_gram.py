@@ -55,12 +55,17 @@ class RowGramProbe:
         return step % self.options.every == 0 or step == num_steps
 
     def measure(self, state: TrainState) -> xr.Dataset:
-        """Return `gram` [group, row, row2], and `t`, `r`, `y`, `loss` of each row, those with r = t first."""
+        """Return the Gram of single rows, those with r = t first.
+
+        Returns:
+            `gram` [group, row, row2]; `product_error` of the same shape, the sketch's standard error (0 when exact);
+            `t`, `r`, `y` and the raw `loss` of each row.
+        """
         check_memory(self.options.num_rows, state.model, self.options)
         rows = self.rows()
         groups = [Group(rows.part(i, i + 1), "meanflow") for i in range(len(rows))]
         collected, losses = collect(state, groups, self.data, self.objective, self.options, self.seed, self.progress)
-        labels, gram, _ = products(collected, self.options.groups, num_tasks=len(rows))
+        labels, gram, error = products(collected, self.options.groups, num_tasks=len(rows))
         row = {"units": "1", "long_name": "row"}
         columns: dict[str, tuple[Tensor, str, str]] = {
             "t": (rows.t, "1", "later time t"),
@@ -71,6 +76,8 @@ class RowGramProbe:
         said = {"units": "squared gradient norm", "long_name": "inner product of the gradients of two rows"}
         content: dict[str, tuple[tuple[str, ...], Array, dict[str, str]]] = {}
         content["gram"] = (("group", "row", "row2"), gram, said)
+        error_said = {**said, "long_name": "standard error of the inner product, by the sketch"}
+        content["product_error"] = (("group", "row", "row2"), error, error_said)
         for name, (values, units, text) in columns.items():
             content[name] = (("row",), values.double().numpy(), {"units": units, "long_name": text})
         coords = {

@@ -26,8 +26,8 @@ class LossOptions(Options):
 
     loss: Literal["adaptive", "raw"] = "adaptive"
     """The loss as training weighs it (the objective's adaptive weight of each row), or the raw squared error."""
-    guidance: Literal["off", "run"] = "off"
-    """Whether the targets are guided as in training; labels are never dropped."""
+    guidance: Literal["run", "off"] = "run"
+    """Whether the targets are guided as in training or not at all; labels are never dropped."""
     weights: Literal["model", "ema"] = "model"
     """Which weights are measured: the raw ones, which training moves, or the first average."""
 

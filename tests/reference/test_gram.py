@@ -23,7 +23,7 @@ LAW = LogitNormalPair()
 DATA = load(PRESETS["digits-meanflow"].data)
 GUIDED = MeanFlow(guidance=Guidance(k=0.5))
 DIT = DiTOptions(dim=16, depth=2, heads=2, patch_size=4)
-SMALL = {"gap_edges": (0.1, 0.4, 0.9), "num_splits": 3, "rows_per_split": 5}
+SMALL = {"gap_edges": (0.1, 0.4, 0.9), "num_splits": 3, "rows_per_split": 5, "guidance": "off"}
 
 
 def state_of(model: DiTOptions | MLPOptions = DIT, dtype: torch.dtype = torch.float64) -> TrainState:
@@ -132,7 +132,9 @@ def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
 @pytest.mark.parametrize("t_law", ["training", "uniform"])
 def test_row_gram_is_one_backward_pass_per_row(t_law: str) -> None:
     state = state_of()
-    probe = RowGramProbe(DATA, GUIDED, LAW, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law}), seed=5)
+    probe = RowGramProbe(
+        DATA, GUIDED, LAW, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law, "guidance": "off"}), seed=5
+    )
     measured, rows = probe.measure(state), probe.rows()
     singles = [brute_gradient(state, rows.part(i, i + 1), MeanFlow(), weighted=True) for i in range(9)]
     table = torch.stack([torch.cat([g.flatten() for g in single.values()]) for single in singles])
@@ -163,6 +165,21 @@ def test_sketch_agrees_within_its_stated_error() -> None:
     assert np.abs(np.mean(scores)) < 0.3
     assert 0.6 < np.sqrt(np.mean(np.square(scores))) < 1.15
     assert np.max(np.abs(scores)) < 4.5
+
+
+def test_sketched_rows_state_their_error() -> None:
+    state = state_of(MLPOptions(dim=32, depth=2), torch.float32)
+    base = {"num_rows": 8, "groups": "model"}
+    exact, *sketched = (
+        RowGramProbe(DATA, GUIDED, LAW, RowGramOptions.model_validate({**base, **changes}), 0).measure(state)
+        for changes in ({}, {"backend": "sketch", "sketch_size": 128}, {"backend": "sketch", "sketch_size": 512})
+    )
+    assert float(exact.product_error.max()) == 0
+    scores = [((ds.gram - exact.gram) / ds.product_error).values for ds in sketched]
+    for score in scores:
+        assert np.abs(score).max() < 5
+        assert 0.2 < np.sqrt(np.mean(score**2)) < 1.6
+    assert float(sketched[1].product_error.mean()) < float(sketched[0].product_error.mean())
 
 
 def test_any_law_and_loss_can_be_a_task() -> None:

@@ -1,0 +1,90 @@
+"""Tasks and their rows, and what the tapped network refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from dynamics.data import DataOptions, load
+from dynamics.flow.times import LogitNormalPair
+from dynamics.instruments.gradients import Sketch, tapped
+from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
+from dynamics.models.linear import Linear
+
+LAW, DATA = LogitNormalPair(), load(DataOptions())
+
+
+def tasks_of(options: TaskOptions) -> list[Task]:
+    return [velocity_task(options, LAW), *gap_tasks(options, LAW)]
+
+
+@pytest.mark.parametrize("t_law", ["training", "uniform", "matched"])
+def test_rows_lie_in_their_bins(t_law: str) -> None:
+    options = TaskOptions.model_validate({"t_law": t_law, "rows_per_split": 200})
+    v, *others = tasks_of(options)
+    rows = task_rows(v, 0, options, DATA, seed=0)
+    assert torch.equal(rows.t, rows.r)
+    assert (rows.num_equal, rows.num_gap) == (200, 0)
+    for task in others:
+        rows = task_rows(task, 0, options, DATA, seed=0)
+        gap = rows.t - rows.r
+        assert rows.num_equal == 0
+        assert task.low - 1e-6 <= float(gap.min()) <= float(gap.max()) <= task.high + 1e-6
+        assert float(rows.r.min()) >= 0
+
+
+def test_matched_times_are_the_same_for_all_tasks() -> None:
+    options = TaskOptions(t_law="matched")
+    times = [task_rows(task, 1, options, DATA, seed=0).t for task in tasks_of(options)]
+    assert all(torch.equal(t, times[0]) for t in times)
+    assert float(times[0].min()) >= 0.9
+
+
+def test_shared_rows_are_the_same_images_and_noise_in_a_split_and_others_in_the_next() -> None:
+    for sharing in ("shared", "independent"):
+        options = TaskOptions.model_validate({"rows": sharing})
+        a, b = tasks_of(options)[1:3]
+        one, two, later = (task_rows(*which, options, DATA, seed=0) for which in ((a, 0), (b, 0), (a, 1)))
+        assert torch.equal(one.x, two.x) == torch.equal(one.e, two.e) == (sharing == "shared")
+        assert not torch.equal(one.e, later.e)
+        assert not torch.equal(one.x, later.x)
+
+
+def test_splits_are_independent_draws_of_the_data_set() -> None:
+    """Images of different splits may be the same one: rows that exclude each other would bias products downwards."""
+    options = TaskOptions(rows_per_split=900)
+    task = velocity_task(options, LAW)
+    both = torch.cat([task_rows(task, split, options, DATA, seed=0).x.flatten(1) for split in (0, 1)])
+    assert len(torch.unique(both, dim=0)) < 1600  # of 1797 images two disjoint halves would show 1800
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Linear(3, 3)
+        self.gain = nn.Parameter(torch.ones(3))
+
+
+def test_weights_that_cannot_be_tapped_are_named() -> None:
+    with (
+        pytest.raises(ValueError, match=r"model: received \['gain'\]; allowed: weights of linear and embedding layers"),
+        tapped(Scaled(), lambda *_: None),
+    ):
+        pass
+
+
+def test_small_tensors_are_kept_whole_and_large_ones_keep_inner_products_on_average() -> None:
+    a, b = torch.randn(2, 1, 600, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = Sketch(0, 600)
+    assert torch.equal(whole.project("w", a, 20), a)
+    assert whole.used == set()
+    estimates = []
+    for seed in range(400):
+        sketch = Sketch(seed, 64)
+        left, right = (sketch.project("w", x, 20) for x in (a, b))
+        assert left.shape == (1, 63)  # the largest width up to 64 that shares no factor with the rows of 20
+        assert sketch.used == {"w"}
+        estimates.append((left * right).sum())
+    deviation = torch.stack(estimates) - (a * b).sum()
+    assert abs(float(deviation.mean())) < 4 * float(deviation.std()) / 20
+    expected = (float(a.square().sum() * b.square().sum()) / 63) ** 0.5
+    assert 0.8 < float(deviation.std()) / expected < 1.25
