@@ -24,7 +24,7 @@ class DecompositionOptions(BinOptions, TaskOptions, GradientOptions):
     """The parts of the loss of v, of the error of u, and of the MeanFlow gradient, by time and gap."""
 
     kind: Literal["decomposition"] = "decomposition"
-    every: int = Field(default=500, gt=0)
+    every: int = Field(default=2000, gt=0)
     """Steps between measurements; the last step is always measured."""
     gap_edges: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Edges of the bins of the gap t - r."""

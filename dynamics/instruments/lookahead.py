@@ -27,7 +27,7 @@ class LookaheadOptions(TaskOptions):
     """How much a step on each task lowers the loss of each other task."""
 
     kind: Literal["lookahead"] = "lookahead"
-    every: int = Field(default=500, gt=0)
+    every: int = Field(default=2000, gt=0)
     """Steps between measurements; the last step is always measured."""
     update: Literal["adam", "plain"] = "adam"
     """The step the run's optimiser would make on that task alone, with its memory, or lr times the gradient."""

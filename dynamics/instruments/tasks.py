@@ -44,7 +44,7 @@ class TaskOptions(LossOptions):
     """Edges of the bins of the gap t - r; each bin is one task, v is another."""
     num_splits: int = 8
     """Independent splits K; error bars come from them."""
-    rows_per_split: int = Field(default=32, gt=0)
+    rows_per_split: int = Field(default=24, gt=0)
     """Rows of each task in each split."""
     t_law: Literal["training", "uniform", "matched"] = "training"
     """Law of t: the run's own given the gap bin, uniform, or one law for all tasks (uniform above the last edge)."""
