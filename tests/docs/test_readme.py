@@ -82,3 +82,38 @@ def test_the_yardstick_of_comparisons_is_the_measured_spread_over_seeds() -> Non
     assert len(largest) == 4
     for spread, found in largest.items():
         assert 0 <= spread - found < 0.01
+
+
+def test_the_instruments_figures_are_those_of_the_committed_results() -> None:
+    results = ROOT / "benchmarks" / "results"
+    cost = json.loads((results / "gram_cost.json").read_text())["settings"]
+    assert f"{cost['digits']['schemes']['exact']['ratio']:.2f} times ordinary passes" in README
+    assert f"one pass per task and split: {cost['digits']['schemes']['loop']['ratio']:.2f}" in README
+    sketch = cost["b4"]["schemes"]["sketch"]
+    assert f"and {sketch['ratio']:.2f}\ntimes on DiT-B/4" in README
+    assert f"{sketch['cpu_seconds_median']:.0f} s of CPU time" in README
+    assert f"no cosine by more than {cost['b4']['agreement']['largest_deviation_of_a_cosine']:.3f}" in README
+    assert f"single rows costs {cost['digits']['single_rows']['per_row']['ratio']:.1f} ordinary passes" in README
+    memory = json.loads((results / "gram_memory.json").read_text())["settings"]["b4"]
+    assert f"{memory['peak_mb_above']['sketch']:.0f} MB beyond the network" in README
+    assert memory["peak_mb_above"]["sketch"] < 2 * memory["gradient_mb"]
+    shares = json.loads((results / "observation_cost.json").read_text())["combined_share"]
+    assert f"{shares['losses of every step and a Gram every 500']:.1%} of the CPU time" in README
+
+
+def test_the_naive_cosines_of_the_readme_are_those_of_the_committed_result() -> None:
+    fresh = json.loads((ROOT / "results" / "naive_cosine" / "summary.json").read_text())["fresh"]
+    pair = fresh["v and u 0.5-0.7"]
+    text = " ".join(README.split())
+
+    def said(values: list[float]) -> str:
+        first, second, third = (f"{value:.2f}" for value in values)
+        return f"{first}, {second} and {third}"
+
+    assert (
+        f"share say {said(pair['naive_cosine'])}; batches of different rows {said(pair['naive_independent'])}" in text
+    )
+    assert f"cosine {pair['cosine'][-1]:.2f} (standard error {pair['cosine_sem'][-1]:.2f}" in text
+    smallest = min(row["p_value_of_equal_cosines"] for row in fresh.values())
+    assert f"smallest p-value of equality {smallest:.2f}" in text
+    assert smallest > 0.05 / len(fresh)  # flat, with ten pairs looked at
