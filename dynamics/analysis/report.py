@@ -104,8 +104,8 @@ PICTURES = (
         "decomposition_stacks",
         plots.decomposition_stacks,
         "decomposition",
-        "What the loss of v consists of by time, and the error of u by gap: where u contradicts the network's own v, and "
-        "what that v has wrong.",
+        "What the loss of v consists of by time, and the error of u by gap: where u contradicts the network's own v, "
+        "and what that v has wrong.",
         optional=True,
     ),
     _Picture(
