@@ -51,7 +51,8 @@ def test_a_network_that_contradicts_itself_and_one_that_inherits() -> None:
     oracle = oracle_for(DATA)
 
     def contradicts(z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return oracle.u(z, t, r, y) + (t - r).view(-1, 1, 1, 1)
+        exact = oracle.v(z, t, y) if torch.equal(t, r) else oracle.u(z, t, r, y)
+        return exact + (t - r).view(-1, 1, 1, 1)
 
     wrong = probe.errors_of_u(contradicts, CPU)
     np.testing.assert_allclose(wrong.one_step_error, 64.0, rtol=1e-4)
@@ -69,11 +70,16 @@ def test_a_network_that_contradicts_itself_and_one_that_inherits() -> None:
 def test_irreducible_part_of_a_guided_target_is_its_variance() -> None:
     """Over many draws of the target at one z: its variance is w^2 that of v, and the network's own terms add none."""
     objective = MeanFlow(guidance=Guidance(w=0.6, k=0.3, t_start=0.3, t_end=0.8))
-    probe = GapProbe(DATA, objective, GapsOptions(rows_per_bin=4000, t_edges=(0.0, 0.25, 0.35, 0.7, 0.9)), seed=0)
+    probe = GapProbe(
+        DATA,
+        objective,
+        GapsOptions(rows_per_bin=300, t_edges=(0.0, 0.25, 0.35, 0.7, 0.9), gap_edges=(0.0, 1.0)),
+        seed=0,
+    )
     state = state_of(DIT, torch.float32)
     measured = probe.errors(state.model)
     assert np.abs(measured.v_cross / measured.v_cross_sem).max() < 4
-    assert (measured.v_cross_sem / measured.v_loss).max() < 0.05
+    assert (measured.v_cross_sem / measured.v_loss).max() < 0.1
     free = GapProbe(DATA, MeanFlow(), probe.options, seed=0).errors(state.model)
     ratio = (measured.v_irreducible / free.v_irreducible).values
     np.testing.assert_allclose(ratio[[0, 2]], [1.0, 0.36], rtol=1e-5)
