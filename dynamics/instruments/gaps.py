@@ -201,10 +201,10 @@ def _noise(probe: GapProbe) -> Tensor:
     n = probe.rows.num_equal
     rows = probe.rows.part(0, n)
     z, v = rows.path()
-    noise = v - oracle_for(probe.data).v(z, rows.t, rows.y)
     guidance = probe.objective.guidance
     if not (isinstance(probe.objective, MeanFlow) and guidance.active):
-        return noise
+        return v - probe.exact[:n]
+    noise = v - oracle_for(probe.data).v(z, rows.t, rows.y)
     # the network's own terms of a guided target are functions of z_t: they have no variance given it
     guided = (rows.t >= guidance.t_start) & (rows.t <= guidance.t_end)
     return torch.where(expand(guided, noise), guidance.w * noise, noise)

@@ -120,7 +120,8 @@ class Sketch:
 
     Feature c is the sum of the entries k = c mod width with independent random signs, so the products of one feature
     have the mean of the products of its entries, and different features are independent: the sum over features of
-    (a_c b_c)^2 bounds the variance of <a, b> whatever the gradients are. Tensors of at most `size` entries are kept.
+    (a_c b_c)^2 bounds the variance of <a, b>, on average over signs, whatever the gradients are. Tensors of at most
+    `size` entries are kept.
     """
 
     seed: int

@@ -36,7 +36,7 @@ from dynamics.instruments.tasks import (
 from dynamics.models import Model
 from dynamics.objectives import MeanFlow, Objective, total_derivative
 from dynamics.options import invalid
-from dynamics.training import TrainState, bound
+from dynamics.training import TrainState, Weights, bound
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -186,8 +186,7 @@ def collect(
         The gradients (or their sketches) and each group's mean raw loss, [num_groups].
     """
     model, n = state.model, len(groups[0].rows)
-    named = model.named_parameters() if options.weights == "model" else next(iter(state.emas.values())).items()
-    weights = {name: weight.detach() for name, weight in named}
+    weights = measured_weights(state, options.weights)
     sketch = Sketch(seed, options.sketch_size) if options.backend == "sketch" else None
     scale = adam_scale(state) if options.precondition == "adam" else {}
     into = Gradients(len(groups), sketch, scale)
@@ -214,6 +213,12 @@ def collect(
     order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
     into.tensors = {name: into.tensors[name] for name in order}
     return into, losses
+
+
+def measured_weights(state: TrainState, which: str) -> Weights:
+    """Return the raw weights ("model") or their first average ("ema") by name, without gradient and without copying."""
+    named = state.model.named_parameters() if which == "model" else next(iter(state.emas.values())).items()
+    return {name: weight.detach() for name, weight in named}
 
 
 def _backward(u: Any, objective: MeanFlow, parts: Sequence[Group], n: int, weighting: str, num_classes: int) -> Array:

@@ -16,10 +16,11 @@ from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows, concatenate
 from dynamics.flow.times import TimeLaw
-from dynamics.instruments.gram import Array, GradientOptions, Group, collect
+from dynamics.instruments.gram import Array, GradientOptions, Group, collect, measured_weights
 from dynamics.instruments.settings import settings
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
 from dynamics.objectives import MeanFlow, Objective, total_derivative
+from dynamics.objectives.terms import squared_error
 from dynamics.training import TrainState, Weights, bound
 
 
@@ -82,7 +83,7 @@ class LookaheadProbe:
         for split in range(o.num_splits):
             seen = self._rows(state, tasks, split)
             unseen = self._rows(state, tasks, (split + shift) % o.num_splits)
-            u = bound(state.model, self._weights(state))
+            u = bound(state.model, measured_weights(state, self.options.weights))
             loss_of = _frozen_losses(u, unseen, o.objective(self.objective), o.loss, self.data.num_classes)
             losses[:, split] = loss_of(u)
             for i, weights in enumerate(self._steps(state, seen)):
@@ -115,19 +116,14 @@ class LookaheadProbe:
         drawn = (task_rows(task, split, self.options, self.data, self.seed) for task in tasks)
         return [rows.to(any_weight.device, any_weight.dtype) for rows in drawn]
 
-    def _weights(self, state: TrainState) -> Weights:
-        if self.options.weights == "ema":
-            return dict(next(iter(state.emas.values())))
-        return {name: p.detach() for name, p in state.model.named_parameters()}
-
     def _steps(self, state: TrainState, rows: Sequence[Rows]) -> Iterator[Weights]:
         """Yield the weights after one step on each task."""
         o = self.options
         asked = GradientOptions(loss=o.loss, guidance=o.guidance, weights=o.weights)
         groups = [Group(each, "meanflow") for each in rows]
-        gradients, _ = collect(state, groups, self.data, self.objective, asked, self.seed)
+        gradients, _ = collect(state, groups, self.data, self.objective, asked, self.seed, self.progress)
         lr = self._learning_rate(state)
-        weights = self._weights(state)
+        weights = measured_weights(state, self.options.weights)
         for i in range(len(rows)):
             gradient = {name: gradients.tensors[name][i].view_as(weight) for name, weight in weights.items()}
             if o.update == "plain":
@@ -148,7 +144,7 @@ def _frozen_losses(
 
     def losses(other: Velocity) -> Array:
         with torch.no_grad():
-            error = (other(z, rows.t, rows.r, rows.y) - terms.target).flatten(1).square().sum(1)
+            error = squared_error(other(z, rows.t, rows.r, rows.y), terms.target)
         return np.asarray((weight * error).double().view(len(parts), -1).mean(1).cpu())
 
     return losses

@@ -14,6 +14,7 @@ from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
 from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
+from dynamics.objectives.terms import squared_error
 from dynamics.options import Options, invalid
 from dynamics.rng import generator
 
@@ -134,7 +135,7 @@ def task_loss(loss: Loss, terms: LossTerms, rows: Rows) -> Tensor:
     pull = torch.cat([torch.zeros_like(terms.target[:n]), gap[n:] * terms.du_dt])
     if loss == "consistency":
         return 2 * (terms.prediction * pull).flatten(1).sum(1)
-    return (terms.prediction - (terms.target + pull)).flatten(1).square().sum(1)
+    return squared_error(terms.prediction, terms.target + pull)
 
 
 Coordinate = tuple[str, "list[str] | list[float] | list[int] | np.ndarray[Any, Any]", dict[str, str]]
