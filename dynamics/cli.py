@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import ValidationError
 
+from dynamics.exits import BAD_INPUT, explained
 from dynamics.options import invalid
-
-BAD_INPUT = 2
-NOT_FINITE = 3
-INTERRUPTED = 130
 
 
 def presets(args: "PresetsArgs") -> None:
@@ -296,25 +292,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; bad input is one line and exit code 2, a stop with checkpoint 75, a non-finite loss 3."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        _dispatch(argv)
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            own = problem.get("ctx", {}).get("error")  # a message of ours is complete already
-            text = own or invalid(where, problem["input"], problem["msg"], "see dynamics train PRESET --help")
-            print(f"error: {text}", file=sys.stderr)
-        raise SystemExit(BAD_INPUT) from None
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(BAD_INPUT) from None
-    except RuntimeError as error:
-        raise SystemExit(_explained(error)) from None
-    except KeyboardInterrupt:
-        print("stopped; nothing that was finished is lost, the same command continues", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    """Run one command; see `exits.explained` for how it ends."""
+    with explained():
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -330,19 +310,3 @@ def _dispatch(argv: list[str]) -> None:
         print(f"  {name:10} {(arguments.__doc__ or '').splitlines()[0]}")
     print("\ndynamics COMMAND --help explains a command.")
     raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else BAD_INPUT)
-
-
-def _explained(error: RuntimeError) -> int:
-    """Print what a known error means and return its exit code; raise an unknown one again."""
-    from dynamics.training import STOPPED, DamagedCheckpointError, Interrupted, NonFiniteLossError
-
-    if isinstance(error, Interrupted):
-        print(f"{error}; the same command continues", file=sys.stderr)
-        return STOPPED
-    if isinstance(error, NonFiniteLossError):
-        print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)
-        return NOT_FINITE
-    if isinstance(error, DamagedCheckpointError):
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    raise error

@@ -14,7 +14,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.objectives import FlowMatching, Guidance, MeanFlow, ObjectiveOptions
 from dynamics.options import Options, invalid
-from dynamics.training import TrainingOptions
+from dynamics.training import StartOptions, TrainingOptions
 
 
 class RunConfig(Options):
@@ -28,6 +28,7 @@ class RunConfig(Options):
     times: TimesOptions = TimesOptions()
     curricula: tuple[CurriculumOptions, ...] = ()
     training: TrainingOptions = TrainingOptions()
+    start: StartOptions = StartOptions()
     observers: tuple[ObserverOptions, ...] = (GapsOptions(), CellsOptions())
 
     @model_validator(mode="after")

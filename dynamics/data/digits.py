@@ -1,7 +1,6 @@
 """The 8x8 digits inside scikit-learn: the data set that needs no download."""
 
 import torch
-from sklearn import datasets
 
 from dynamics.data.imageset import ImageSet
 
@@ -14,6 +13,8 @@ def load_digits() -> ImageSet:
         >>> len(data.pixels), data.shape, data.num_classes
         (1797, (1, 8, 8), 10)
     """
+    from sklearn import datasets  # takes over a second, which commands that train nothing need not wait for
+
     bunch = datasets.load_digits()
     return ImageSet(
         pixels=torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1),

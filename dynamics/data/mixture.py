@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from dynamics.data.digits import load_digits
@@ -144,6 +143,8 @@ def load_digits_mixture() -> GaussianMixtureSet:
         >>> data.name, tuple(data.covariances.shape), data.shape
         ('digits-mixture', (20, 64, 64), (1, 8, 8))
     """
+    from sklearn.mixture import GaussianMixture  # as in digits.py
+
     x, y = load_digits().reference()
     rows, classes = x.flatten(1).double().numpy(), y.numpy()
     means, covariances, weights = [], [], []

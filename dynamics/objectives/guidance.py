@@ -76,15 +76,16 @@ class Guidance(Options):
         unc = kept.nonzero()[:, 0] if abs(1 - self.w - self.k) > 1e-12 else none
         con = (kept & is_gap).nonzero()[:, 0] if self.k else none
         v_unc, v_con = torch.zeros_like(z), torch.zeros_like(z[rows.num_equal :])
-        if len(unc) + len(con) == 0:
-            return v_unc, v_con
-        pick = torch.cat([unc, con]).to(z.device)
+        # the pass is made whichever rows were drawn: ranks that split the weights of a network all have to call it
+        spare = none if len(unc) + len(con) else torch.zeros(1, dtype=torch.long)
+        pick = torch.cat([unc, con, spare]).to(z.device)
         null = torch.full_like(rows.y[: len(unc)], num_classes)
         with torch.no_grad():
             t = rows.t[pick]
             out = u(z[pick], t, t, torch.cat([null, rows.y[pick[len(unc) :]]])).to(z.dtype)
         v_unc[pick[: len(unc)]] = out[: len(unc)]
-        v_con[pick[len(unc) :] - rows.num_equal] = out[len(unc) :]
+        of_con = slice(len(unc), len(unc) + len(con))
+        v_con[pick[of_con] - rows.num_equal] = out[of_con]
         return v_unc, v_con
 
     def combine(self, v: Tensor, v_unc: Tensor, v_con: Tensor, t: Tensor, dropped: Tensor) -> Tensor:

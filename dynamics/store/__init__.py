@@ -6,8 +6,8 @@ from pathlib import Path
 import xarray as xr
 
 from dynamics.options import invalid
-from dynamics.store.collect import collect
-from dynamics.store.files import add_step, read_run, update_run, write_run, write_tree
+from dynamics.store.collect import collect, merge
+from dynamics.store.files import add_step, read_groups, read_run, update_run, write_run, write_tree
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
 from dynamics.store.provenance import provenance
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
@@ -20,8 +20,10 @@ __all__ = [
     "collect",
     "encode_attr",
     "measurement_datasets",
+    "merge",
     "open_results",
     "provenance",
+    "read_groups",
     "read_run",
     "training_dataset",
     "update_run",

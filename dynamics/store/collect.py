@@ -34,19 +34,32 @@ def collect(run_files: Sequence[str | PathLike[str]], knobs: Mapping[str, Sequen
     """
     if not run_files:
         raise invalid("run_files", run_files, "at least one file", "check the folder or the pattern they come from")
+    return merge([(path, read_groups(path)) for path in run_files], knobs)
+
+
+def merge(
+    runs: Sequence[tuple[str | PathLike[str], dict[str, xr.Dataset]]],
+    knobs: Mapping[str, Sequence[Any]] | None = None,
+) -> xr.DataTree:
+    """Merge runs that have been read already; see `collect`.
+
+    Args:
+        runs: Each file's path (for errors) and its groups as `read_groups` gives them, which are emptied on the way so
+            that no group is in memory twice.
+        knobs: As for `collect`.
+    """
+    paths = [path for path, _ in runs]
     roots: list[dict[str, Any]] = []
     groups: dict[str, dict[int, xr.Dataset]] = {}
-    for index, path in enumerate(run_files):
-        content = read_groups(path)
+    for index, (_, content) in enumerate(runs):
         roots.append({str(key): value for key, value in content.pop("/").attrs.items()})
-        for name, dataset in content.items():
-            groups.setdefault(name[1:], {})[index] = dataset
-    _check_ids(run_files, roots)
-    columns = _columns(run_files, roots, knobs or {})
+        for name in list(content):
+            groups.setdefault(name[1:], {})[index] = content.pop(name)
+    _check_ids(paths, roots)
+    columns = _columns(paths, roots, knobs or {})
     tree = {"/": xr.Dataset(attrs={"schema_version": SCHEMA_VERSION})}
     for name in list(groups):
-        members = groups.pop(name)  # popped, so that no group is in memory twice once it is merged
-        tree[f"/{name}"] = _merge(name, members, columns)
+        tree[f"/{name}"] = _merge(name, groups.pop(name), columns)
     return xr.DataTree.from_dict(tree)
 
 

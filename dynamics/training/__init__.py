@@ -1,9 +1,12 @@
 """Training: state, step, loop, checkpoints, and the protocol of what may watch."""
 
 from dynamics.training.checkpoint import Checkpoints, DamagedCheckpointError
+from dynamics.training.distributed import World, joined, on_all, on_first, world
+from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, fit
-from dynamics.training.options import TrainingOptions
+from dynamics.training.options import TrainingOptions, device_for
 from dynamics.training.record import GAP_BINS, UNITS, StepRecord, peak_memory_mb
+from dynamics.training.sharding import gathered, split
 from dynamics.training.state import TrainState, Weights, bound, load_weights, network, start
 from dynamics.training.step import NonFiniteLossError, draw, passes, train_step
 from dynamics.training.stop import STOPPED
@@ -17,17 +20,28 @@ __all__ = [
     "Interrupted",
     "NonFiniteLossError",
     "Observer",
+    "Origin",
+    "StartOptions",
     "StepRecord",
     "TrainState",
     "TrainingOptions",
     "Weights",
+    "World",
     "bound",
+    "device_for",
     "draw",
     "fit",
+    "gathered",
+    "inherit",
+    "joined",
     "load_weights",
     "network",
+    "on_all",
+    "on_first",
     "passes",
     "peak_memory_mb",
+    "split",
     "start",
     "train_step",
+    "world",
 ]

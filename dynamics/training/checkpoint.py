@@ -87,7 +87,6 @@ class Checkpoints:
         """
         steps = self.steps()
         if step is not None:
-            self._check_step(step)
             self._load(state, self.verify(step))
             return True
         for step in reversed(steps):
@@ -105,7 +104,13 @@ class Checkpoints:
         return False
 
     def verify(self, step: int) -> dict[str, Any]:
-        """Return the content of a checkpoint's state.json after comparing every checksum."""
+        """Return the content of a checkpoint's state.json after comparing every checksum.
+
+        Raises:
+            ValueError: There is no checkpoint of that step.
+            DamagedCheckpointError: A file is missing or differs from its checksum.
+        """
+        self._check_step(step)
         folder = self.path(step)
         try:
             content: dict[str, Any] = json.loads((folder / "state.json").read_text())
@@ -123,8 +128,6 @@ class Checkpoints:
             step: Which checkpoint; None takes the newest intact one.
             which: "model", "ema" (the first average) or a decay such as "0.999".
         """
-        if step is not None:
-            self._check_step(step)
         for candidate in [step] if step is not None else reversed(self.steps()):
             try:
                 content = self.verify(candidate)
@@ -133,13 +136,22 @@ class Checkpoints:
                     raise
                 warnings.warn(f"{error}; trying the checkpoint before it", stacklevel=2)
                 continue
-            emas = content["emas"]
-            decay = emas[0] if which == "ema" else which
-            if which != "model" and decay not in emas:
-                raise invalid("weights", which, f"model, ema or one of {emas}", "choose a recorded average")
-            name = "model.safetensors" if which == "model" else f"ema_{decay}.safetensors"
+            name = weights_file(content["emas"], which)
             return int(content["step"]), load_file(self.path(candidate) / name)
-        raise invalid("run", str(self.folder), "a run with an intact checkpoint", "train it first")
+        raise self._none()
+
+    def last(self) -> int:
+        """Return the step of the newest checkpoint, intact or not.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if not self.steps():
+            raise self._none()
+        return self.steps()[-1]
+
+    def _none(self) -> ValueError:
+        return invalid("run", str(self.folder), "a run with an intact checkpoint", "train it first")
 
     def _check_step(self, step: int) -> None:
         if step not in self.steps():
@@ -149,7 +161,7 @@ class Checkpoints:
     def _load(self, state: TrainState, content: dict[str, Any]) -> None:
         folder = self.path(content["step"])
         weights = load_file(folder / "model.safetensors")
-        _check_model(folder, state, weights)
+        check_model(folder, state, weights)
         load_weights(state.model, weights)
         device = next(state.model.parameters()).device
         for decay, ema in state.emas.items():
@@ -166,7 +178,16 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _check_model(folder: Path, state: TrainState, weights: Weights) -> None:
+def weights_file(emas: list[str], which: str) -> str:
+    """Return the name of the file of weights: "model", "ema" (the first average) or a decay such as "0.999"."""
+    decay = emas[0] if which == "ema" else which
+    if which != "model" and decay not in emas:
+        raise invalid("weights", which, f"model, ema or one of {emas}", "choose a recorded average")
+    return "model.safetensors" if which == "model" else f"ema_{decay}.safetensors"
+
+
+def check_model(folder: Path, state: TrainState, weights: Weights) -> None:
+    """Refuse weights of another model than the state's."""
     expected = {name: tuple(p.shape) for name, p in state.model.named_parameters()}
     there = {name: tuple(weight.shape) for name, weight in weights.items()}
     if there != expected:

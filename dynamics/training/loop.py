@@ -1,6 +1,7 @@
 """The training loop: plan, draw, step, observe, checkpoint."""
 
 from collections.abc import Callable, Sequence
+from signal import Signals
 from typing import Protocol
 
 import xarray as xr
@@ -10,8 +11,10 @@ from dynamics.data import DataSource
 from dynamics.flow.times import TimesOptions
 from dynamics.objectives import Objective
 from dynamics.training.checkpoint import Checkpoints
+from dynamics.training.distributed import largest, on_first, world
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import StepRecord
+from dynamics.training.sharding import gathered, split
 from dynamics.training.state import TrainState
 from dynamics.training.step import draw, passes, train_step
 from dynamics.training.stop import StopRequest
@@ -35,6 +38,13 @@ class Observer(Protocol):
 class Interrupted(RuntimeError):
     """The run stopped on a signal, with a checkpoint."""
 
+    def __init__(self, signal: Signals, step: int) -> None:
+        super().__init__(signal, step)
+        self.signal, self.step = signal, step
+
+    def __str__(self) -> str:
+        return f"stopped by {self.signal.name} at step {self.step}, checkpoint written"
+
 
 def fit(
     state: TrainState,
@@ -50,33 +60,52 @@ def fit(
     on_measurement: Callable[[str, int, xr.Dataset], None] = lambda group, step, dataset: None,
     before_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train from state.step to options.num_steps.
+    """Train from state.step to options.num_steps; every rank calls this, with an equal state.
 
     Records go out in order: measurements of a step follow the step's record, and both precede its checkpoint, so that
-    whoever keeps them (and puts them on the disk in `before_checkpoint`) can rewind to any checkpoint.
+    whoever keeps them (and puts them on the disk in `before_checkpoint`) can rewind to any checkpoint. Of several ranks
+    the first one alone hands out records, measures and saves; if that fails, all raise its error.
 
     Raises:
         Interrupted: on SIGTERM, SIGUSR2 or Ctrl-C, after a checkpoint.
         NonFiniteLossError: from the step that met it.
     """
+    if world().size > 1 and options.parallel == "fsdp":
+        split(state)
     ways = passes(state.model, options)
 
-    def observe() -> None:
-        for observer in observers:
-            if observer.due(state.step, options.num_steps):
-                on_measurement(observer.group, state.step, observer.measure(state))
+    def watch(record: StepRecord | None) -> None:
+        due = [observer for observer in observers if observer.due(state.step, options.num_steps)]
+        seen = gathered(state) if due else state
+
+        def act() -> None:
+            if record is not None:
+                on_step(record)
+            for observer in due:
+                on_measurement(observer.group, state.step, observer.measure(seen))
+
+        on_first(act)
+
+    def save() -> None:
+        seen = gathered(state)
+
+        def act() -> None:
+            before_checkpoint()
+            checkpoints.save(seen)
+
+        on_first(act)
 
     with StopRequest() as stop:
         if state.step == 0:
-            observe()
+            watch(None)
         while state.step < options.num_steps:
             plan = plan_for(times, curricula, Progress(state.step, options.num_steps), state.curricula)
             rows = draw(data, plan, objective, options.batch_size, seed, state.step)
-            on_step(train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes))
-            observe()
+            watch(train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes))
+            # a signal reaches the ranks at different steps, or only one of them: all stop at the same one
+            signal = largest(int(stop.received or 0))
             finished = state.step == options.num_steps
-            if finished or stop.received or state.step % options.checkpoint_every == 0:
-                before_checkpoint()
-                checkpoints.save(state)
-            if stop.received and not finished:
-                raise Interrupted(f"stopped by {stop.received.name} at step {state.step}, checkpoint written")
+            if finished or signal or state.step % options.checkpoint_every == 0:
+                save()
+            if signal and not finished:
+                raise Interrupted(Signals(signal), state.step)

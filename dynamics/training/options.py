@@ -2,6 +2,7 @@
 
 from typing import Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from dynamics.options import Options, invalid
@@ -13,9 +14,11 @@ class TrainingOptions(Options):
     num_steps: int = Field(default=2000, gt=0)
     """Total planned optimiser steps T; curricula read their progress from it."""
     batch_size: int = Field(default=128, gt=0)
-    """Rows per optimiser step, over all accumulation steps."""
+    """Rows per optimiser step, over all ranks and accumulation steps."""
     accumulation: int = Field(default=1, gt=0)
-    """Split each batch into this many passes; must divide batch_size."""
+    """Split each batch into this many passes; times the number of ranks it must divide batch_size."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several ranks: each holds all weights (ddp), or a part of weights, averages and moments (fsdp)."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW step size, constant after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -51,3 +54,16 @@ class TrainingOptions(Options):
         if not all(0 <= b < 1 for b in self.betas):
             raise invalid("training.betas", self.betas, "two numbers in [0, 1)", "for example 0.9 0.95")
         return self
+
+
+def device_for(options: TrainingOptions) -> torch.device:
+    """Return where a run computes.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise invalid("training.device", "cuda", "cpu or auto on this machine", "torch sees no GPU here")
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(options.device)

@@ -10,6 +10,7 @@ from dynamics.curricula import Curriculum, State
 from dynamics.flow.path import Velocity
 from dynamics.models import Model
 from dynamics.training.cells import no_rows
+from dynamics.training.distributed import local
 from dynamics.training.options import TrainingOptions
 
 Weights = dict[str, Tensor]
@@ -29,6 +30,8 @@ class TrainState:
     """Optimiser steps done."""
     cells: Tensor = field(default_factory=no_rows)
     """Sums over all rows since step 0 [quantity, t bin, gap bin], see `training.cells`; never reset."""
+    blank: Model | None = None
+    """On the first rank, while weights are split over the ranks: the model without its weights, see `sharding`."""
 
 
 def start(model: Model, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:
@@ -59,9 +62,9 @@ def load_weights(model: Model, weights: Weights) -> None:
 def update_emas(state: TrainState) -> None:
     """ema <- decay * ema + (1 - decay) * weights, for every decay."""
     with torch.no_grad():
-        parameters = [p.detach() for p in state.model.parameters()]
+        parameters = [local(p.detach()) for p in state.model.parameters()]
         for decay, ema in state.emas.items():
-            torch._foreach_lerp_(list(ema.values()), parameters, 1 - float(decay))
+            torch._foreach_lerp_([local(weight) for weight in ema.values()], parameters, 1 - float(decay))
 
 
 def bound(model: Model, weights: Weights) -> Velocity:

@@ -2,12 +2,15 @@
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.parallel import DistributedDataParallel
 
 from dynamics.curricula import Curriculum, Plan
 from dynamics.data import DataSource
@@ -18,6 +21,7 @@ from dynamics.objectives import Derivative, LossTerms, Objective, total_derivati
 from dynamics.rng import generator
 from dynamics.training import cells
 from dynamics.training.cells import RowTable
+from dynamics.training.distributed import interleaved, whole, world
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import GAP_BINS, StepRecord
 from dynamics.training.state import TrainState, update_emas
@@ -37,20 +41,33 @@ class Passes:
 
     u: Velocity
     du_dt: Derivative
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Context of passes whose gradients stay on this rank: more of the same step follow."""
+    in_step: bool = False
+    """Whether all ranks must make the same passes, because each holds a part of the weights."""
 
 
 def passes(model: Model, options: TrainingOptions) -> Passes:
     """Return the network's passes, under autocast or compiled if asked; the derivative is always float32."""
     device = next(model.parameters()).device.type
     mixed = options.precision == "bfloat16"
-    network: Velocity = torch.compile(model) if options.compile else model
+    compiled: torch.nn.Module = torch.compile(model) if options.compile else model  # type: ignore[assignment]
+    parallel = options.parallel if world().size > 1 else None
+    # the derivative goes past the wrapper, which knows nothing of forward-mode passes
+    wrapper = DistributedDataParallel(compiled, forward_sync_buffers=False) if parallel == "ddp" else None
+    network: Velocity = wrapper or compiled
 
     def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
             return network(z, t, r, y)
 
     derivative: Derivative = partial(total_derivative, model)
-    return Passes(u, torch.compile(derivative) if options.compile else derivative)
+    return Passes(
+        u,
+        torch.compile(derivative) if options.compile else derivative,
+        alone=wrapper.no_sync if wrapper else nullcontext,
+        in_step=parallel == "fsdp",
+    )
 
 
 def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, seed: int, step: int) -> Rows:
@@ -87,24 +104,24 @@ def train_step(
     """
     began = time.perf_counter()
     state.optimizer.zero_grad(set_to_none=True)
-    device = next(state.model.parameters()).device
+    device, here = next(state.model.parameters()).device, world()
     shards: list[tuple[Rows, LossTerms, Tensor]] = []
     for index in range(options.accumulation):
-        shard = rows.shard(index, options.accumulation).to(device)
-        terms = objective.terms(passes.u, passes.du_dt, shard, num_classes)
-        weight = curriculum_weights(plan, shard)
-        loss = (weight * terms.adaptive * terms.raw).mean() / options.accumulation
-        loss.backward()  # type: ignore[no-untyped-call]
+        shard = rows.shard(index * here.size + here.rank, options.accumulation * here.size).to(device)
+        if passes.in_step and rows.num_gap and not shard.num_gap:
+            _padding(passes, shard)
+        # gradients become means over the ranks, and the mean of the shards' mean losses is that of the batch
+        with nullcontext() if index == options.accumulation - 1 else passes.alone():
+            terms = objective.terms(passes.u, passes.du_dt, shard, num_classes)
+            weight = curriculum_weights(plan, shard)
+            loss = (weight * terms.adaptive * terms.raw).mean() / options.accumulation
+            loss.backward()  # type: ignore[no-untyped-call]
         shards.append((shard, terms, weight))
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    limit = math.inf if options.clip_norm is None else options.clip_norm
-    grad_norm = torch.nn.utils.get_total_norm(gradients)
-    if math.isfinite(limit):
-        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), limit, grad_norm)
+    grad_norm = clip(state, options)
     table = tabulate(shards)
-    record = summarise(state.step + 1, table, plan, float(grad_norm))
+    record = summarise(state.step + 1, table, plan, grad_norm)
     if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
-        raise NonFiniteLossError(state.step + 1, "the loss or its gradient", offending_rows(shards))
+        raise NonFiniteLossError(state.step + 1, "the loss or its gradient", offending_rows(rows, table))
     for group in state.optimizer.param_groups:
         group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
     state.optimizer.step()
@@ -116,8 +133,24 @@ def train_step(
     return record
 
 
+def _padding(passes: Passes, shard: Rows) -> None:
+    """Make the pass of the derivative that the other ranks make and this one, without any r < t row, need not."""
+    row = shard.part(0, 1)
+    z, v = row.path()
+    passes.du_dt(z, row.t, row.r, row.y, v)
+
+
+def clip(state: TrainState, options: TrainingOptions) -> float:
+    """Return the norm of the gradient over all weights, and limit it if asked to."""
+    parameters = list(state.model.parameters())
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if options.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, options.clip_norm, norm)
+    return float(norm)
+
+
 def tabulate(shards: list[tuple[Rows, LossTerms, Tensor]]) -> RowTable:
-    """Bring what the rows of a step cost to the CPU, with one transfer from the device."""
+    """Bring what the rows of a step cost to the CPU, with one transfer from the device; all ranks' rows in order."""
     is_v = torch.cat([torch.arange(len(rows)) < rows.num_equal for rows, _, _ in shards])
     parts = [
         {
@@ -132,7 +165,8 @@ def tabulate(shards: list[tuple[Rows, LossTerms, Tensor]]) -> RowTable:
         for rows, terms, weight in shards
     ]
     table = torch.stack([torch.cat([part[name] for part in parts]) for name in parts[0]]).double().cpu()
-    return RowTable(is_v, **dict(zip(parts[0], table, strict=True)))
+    is_v, *columns = interleaved(torch.cat([is_v.unsqueeze(0), table]), len(shards))
+    return RowTable(is_v.bool(), **dict(zip(parts[0], columns, strict=True)))
 
 
 def summarise(step: int, table: RowTable, plan: Plan, grad_norm: float) -> StepRecord:
@@ -160,13 +194,13 @@ def summarise(step: int, table: RowTable, plan: Plan, grad_norm: float) -> StepR
     )
 
 
-def offending_rows(shards: list[tuple[Rows, LossTerms, Tensor]]) -> list[dict[str, float]]:
-    """List the rows whose loss is not finite, or else the ten of largest loss, with what explains them."""
-    table: list[dict[str, float]] = []
-    for number, (rows, terms, _) in enumerate(shards):
-        norms = [math.nan] * rows.num_equal + terms.du_dt_norm.tolist()
-        columns = (rows.t.tolist(), rows.r.tolist(), terms.raw.tolist(), norms)
-        for i, (t, r, raw, norm) in enumerate(zip(*columns, strict=True)):
-            table.append({"row": i * len(shards) + number, "t": t, "r": r, "raw": raw, "du_dt_norm": norm})
-    broken = [row for row in table if not math.isfinite(row["raw"])]
-    return broken or sorted(table, key=lambda row: -row["raw"])[:10]
+def offending_rows(rows: Rows, table: RowTable) -> list[dict[str, float]]:
+    """List the rows of the batch whose loss is not finite, or else the ten of largest loss, with what explains them."""
+    norms = torch.where(table.is_v, math.nan, table.du_dt_norm)
+    columns = {"t": rows.t, "r": rows.r, "raw": table.raw, "du_dt_norm": norms}
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    listed: list[dict[str, float]] = [
+        {"row": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)
+    ]
+    broken = [row for row in listed if not math.isfinite(row["raw"])]
+    return broken or sorted(listed, key=lambda row: -row["raw"])[:10]

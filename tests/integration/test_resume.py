@@ -1,6 +1,5 @@
 """Nothing is lost: a run that was killed, stopped or damaged ends bitwise where an undisturbed one does."""
 
-import json
 import os
 import random
 import signal
@@ -12,38 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
-import xarray as xr
+from sweeps._sweep import same_results
 
 from dynamics.config import RunConfig
 from dynamics.runner import RunFolder, run
 from dynamics.store import RunLog, read_run
 from dynamics.training import DamagedCheckpointError, Interrupted
-
-TIMINGS = ["step_seconds"]
-
-
-def final(folder: Path) -> tuple[dict[str, bytes], dict[str, xr.Dataset]]:
-    """Everything that must be equal: the last checkpoint's files and all recorded series but the wall time."""
-    newest = max((folder / "checkpoints").iterdir())
-    files = {p.name: p.read_bytes() for p in newest.glob("*.safetensors")}
-    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
-    for index, moments in optimizer["state"].items():
-        for name, tensor in moments.items():
-            files[f"{index}.{name}"] = tensor.numpy().tobytes()
-    state = json.loads((newest / "state.json").read_text())
-    files |= {name: json.dumps(state[name]).encode() for name in ("curricula", "cells")}
-    tree = read_run(folder / "run.nc")
-    return files, {name: node.to_dataset().drop_vars(TIMINGS, errors="ignore") for name, node in tree.children.items()}
-
-
-def assert_same(a: Path, b: Path) -> None:
-    files_a, groups_a = final(a)
-    files_b, groups_b = final(b)
-    assert files_a == files_b
-    assert groups_a.keys() == groups_b.keys()
-    for name, dataset in groups_a.items():
-        xr.testing.assert_identical(dataset, groups_b[name])
 
 
 @pytest.fixture
@@ -99,7 +72,7 @@ def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_pat
             continue
         kills += 1
     run(tiny, out, progress=False)
-    assert_same(out, undisturbed)
+    same_results(out, undisturbed)
 
 
 def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
@@ -113,7 +86,7 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
             os._exit(0)
         os.waitpid(pid, 0)
     run(tiny, out, progress=False)
-    assert_same(out, undisturbed)
+    same_results(out, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
@@ -130,7 +103,7 @@ def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path
     assert steps
     assert steps[-1] >= 6
     run(tiny, out, progress=False)
-    assert_same(out, undisturbed)
+    same_results(out, undisturbed)
 
 
 def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
@@ -166,7 +139,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     newest.write_bytes(content)
     with pytest.warns(UserWarning, match=r"step_00000024 is damaged \(model.safetensors fails its checksum\)"):
         run(tiny, out, progress=False)
-    assert_same(out, undisturbed)
+    same_results(out, undisturbed)
 
 
 def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(tiny: RunConfig, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""How a command ends: what it prints and which exit code it returns for each kind of error."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+
+from dynamics.options import invalid
+
+BAD_INPUT = 2
+NOT_FINITE = 3
+INTERRUPTED = 130
+
+
+class OutsideError(RuntimeError):
+    """A program that we need does not do its part; the message says which and what to look at."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn errors into one line and an exit code.
+
+    Bad input is exit code 2, a stop with checkpoint 75, a non-finite loss 3, Ctrl-C 130, a known trouble outside 1.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            own = problem.get("ctx", {}).get("error")  # a message of ours is complete already
+            text = own or invalid(where, problem["input"], problem["msg"], "see dynamics train PRESET --help")
+            print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except RuntimeError as error:
+        raise SystemExit(_known(error)) from None
+    except KeyboardInterrupt:
+        print("stopped; nothing that was finished is lost, the same command continues", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _known(error: RuntimeError) -> int:
+    """Print what a known error means and return its exit code; raise an unknown one again."""
+    from dynamics.training import STOPPED, DamagedCheckpointError, Interrupted, NonFiniteLossError
+
+    if isinstance(error, Interrupted):
+        print(f"{error}; the same command continues", file=sys.stderr)
+        return STOPPED
+    if isinstance(error, NonFiniteLossError):
+        print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)
+        return NOT_FINITE
+    if isinstance(error, DamagedCheckpointError | OutsideError):
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    raise error

@@ -1,0 +1,91 @@
+"""Names inside a run folder, and the config in it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dynamics.atomic import replacing
+from dynamics.config import RunConfig
+from dynamics.options import invalid
+from dynamics.training import Checkpoints, Origin
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names inside a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "run.nc"
+
+    def checkpoints(self, keep: int = 2) -> Checkpoints:
+        """Return the run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints", keep)
+
+    def read_config(self) -> RunConfig:
+        """Read config.json.
+
+        Raises:
+            ValueError: there is none, or it is not a valid config.
+        """
+        if not self.config.is_file():
+            raise invalid("run folder", str(self.path), "a folder with a config.json", "train a run there first")
+        return RunConfig.model_validate_json(self.config.read_text())
+
+    def claim(self, config: RunConfig) -> None:
+        """Write config.json, or check that the one there is the same; only for who holds the lock.
+
+        Raises:
+            ValueError: The folder holds a run of another config, or files of something else.
+        """
+        if self.config.exists():
+            there = self.read_config()
+            if there != config:
+                different = ", ".join(differences(there.model_dump(mode="json"), config.model_dump(mode="json")))
+                remedy = "choose another --out, or repeat the command that began this run"
+                raise invalid("config", different, f"the config of the run in {self.path}", remedy)
+            return
+        if self.result.exists() or self.log.exists():
+            raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
+        with replacing(self.config) as temporary:
+            temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+
+    def note(self, origin: Origin) -> None:
+        """Write down which checkpoint of another run this one starts from."""
+        with replacing(self._note) as temporary:
+            temporary.write_text(json.dumps(asdict(origin), indent=1))
+
+    def origin(self) -> Origin:
+        """Return which checkpoint of another run this one started from.
+
+        Raises:
+            ValueError: The note is gone.
+        """
+        if not self._note.is_file():
+            remedy = f"put it back, or remove {self.path} to begin anew"
+            raise invalid(str(self._note), "no such file", "the note which checkpoint the run started from", remedy)
+        return Origin(**json.loads(self._note.read_text()))
+
+    @property
+    def _note(self) -> Path:
+        return self.path / "start.json"
+
+
+def differences(a: object, b: object, name: str = "") -> list[str]:
+    """Name the values in which two configs differ, as plain data."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{name}.{k}".lstrip("."))]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{name}.{i}")]
+    return [] if a == b else [f"{name}: {a!r} there, {b!r} asked for"]

@@ -1,0 +1,243 @@
+"""Training a run from its config to run.nc, on one process or several."""
+
+import json
+import math
+import os
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Never
+
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from dynamics.atomic import locked, replacing
+from dynamics.config import RunConfig
+from dynamics.data import DataSource, load
+from dynamics.instruments import observer
+from dynamics.models import build
+from dynamics.options import invalid
+from dynamics.runner.folder import RunFolder, differences
+from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
+from dynamics.training import (
+    GAP_BINS,
+    UNITS,
+    Checkpoints,
+    NonFiniteLossError,
+    Origin,
+    StepRecord,
+    TrainState,
+    World,
+    device_for,
+    fit,
+    inherit,
+    joined,
+    on_all,
+    on_first,
+    peak_memory_mb,
+    start,
+    world,
+)
+
+GAP_COORDINATE = {"gap_count": ("gap_bin", [(i + 0.5) / GAP_BINS for i in range(GAP_BINS)])}
+
+
+class RunInUseError(ValueError):
+    """Another process trains this run."""
+
+
+def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
+    """Train a run to its end; the same call again resumes it, and does nothing when it is finished.
+
+    Args:
+        config: What to run. The run that it starts from, if any, lies beside `out`, in a folder named by its run_id.
+        out: The run folder; made if missing. If it holds a run, that must be of the same config.
+        progress: Show a bar with ETA, speed, raw losses and peak memory.
+
+    Returns:
+        The run folder, with run.nc (groups training and one per observer), config.json, checkpoints/ and log.jsonl.
+
+    Raises:
+        ValueError: the folder holds a run of another config, the config does not fit the data, or the run to start from
+            is not there, not finished or of another model.
+        RunInUseError: another process trains this run.
+        Interrupted: stopped by a signal; call again to continue.
+        NonFiniteLossError: see nonfinite.json in the folder.
+    """
+    folder = RunFolder(Path(out))
+    with joined(device_for(config.training)) as here, ExitStack() as until_the_end:
+        of_first = on_first(lambda: config.run_id)
+        on_all(lambda: _check_ranks(config, here, of_first))
+        if not on_first(lambda: _claim(folder, config, until_the_end)):
+            _train(folder, config, progress and here.first)
+    return folder.path
+
+
+def _check_ranks(config: RunConfig, here: World, of_first: str) -> None:
+    """Refuse ranks that cannot train together, before anything is computed."""
+    if config.run_id != of_first:
+        remedy = "start every rank with the same command and the same version of this package"
+        raise invalid(f"config of rank {here.rank}", config.run_id, f"that of rank 0, run {of_first}", remedy)
+    options = config.training
+    if options.batch_size % (here.size * options.accumulation):
+        allowed = f"a multiple of {here.size} ranks x accumulation={options.accumulation}"
+        raise invalid("training.batch_size", options.batch_size, allowed, "change it, or the number of ranks")
+
+
+def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
+    """Take the run's folder and hold it; return whether the run is finished."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        until.enter_context(locked(folder.log, wait=False))
+    except BlockingIOError:
+        allowed = "a run that no other process is training"
+        error = invalid("out", str(folder.path), allowed, "wait for it, or choose another --out")
+        raise RunInUseError(str(error)) from None
+    folder.claim(config)
+    return folder.result.exists()
+
+
+def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
+    """Train from the newest checkpoint to the end and write run.nc."""
+    options = config.training
+    torch.set_num_threads(options.num_threads)
+    data, state = on_all(lambda: _begin(config))
+    num_parameters = sum(p.numel() for p in state.model.parameters())
+    checkpoints = folder.checkpoints(options.keep_checkpoints)
+    origin = on_first(lambda: provenance(config.to_json(), config.run_id, config.seed))
+    with RunLog(folder.log) as log:
+        origin |= _resume(folder, config, state, checkpoints, log)
+        if state.step < options.num_steps:
+            make = partial(observer, data=data, objective=config.objective, law=config.times.law, seed=config.seed)
+            observers = on_all(lambda: [make(options) for options in config.observers])
+            try:
+                with _bar(state.step, options.num_steps, folder.path.name, progress) as bar:
+                    fit(
+                        state,
+                        data,
+                        config.objective,
+                        config.times,
+                        config.curricula,
+                        options,
+                        config.seed,
+                        checkpoints,
+                        observers,
+                        on_step=lambda record: _on_step(log, bar, record),
+                        on_measurement=lambda *measurement: _on_measurement(log, bar, *measurement),
+                        before_checkpoint=log.sync,
+                    )
+            except NonFiniteLossError as error:
+                if world().first:
+                    _explain(folder, error)
+                raise
+        on_first(lambda: _finish(folder, config, log, {**origin, "num_parameters": num_parameters}))
+
+
+def _begin(config: RunConfig) -> tuple[DataSource, TrainState]:
+    """Return the run's data and its state before the first step."""
+    data = load(config.data)
+    model = build(config.model, data.shape, data.num_classes, config.seed).to(device_for(config.training))
+    return data, start(model, config.training, config.curricula)
+
+
+def _resume(
+    folder: RunFolder, config: RunConfig, state: TrainState, checkpoints: Checkpoints, log: RunLog
+) -> dict[str, str | int | float]:
+    """Bring state and log to where an earlier attempt left off; return what run.nc says about the start of the run."""
+    here = world()
+    # the first rank says which checkpoint is intact, and the others take the same one
+    step = on_first(lambda: state.step if checkpoints.restore(state) else None)
+    if step is not None:
+        on_all(lambda: here.first or checkpoints.restore(state, step))
+    started_from = _start_from(folder, config, state, resumed=step is not None)
+    on_first(lambda: log.rewind(-1 if step is None else step))
+    return started_from
+
+
+def _finish(folder: RunFolder, config: RunConfig, log: RunLog, about: dict[str, str | int | float]) -> None:
+    """Write run.nc from the log."""
+    records = log.read()
+    groups = {"training": training_dataset(records, UNITS, GAP_COORDINATE), **measurement_datasets(records)}
+    measured = {
+        "seconds": float(groups["training"]["step_seconds"].sum()),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": str(device_for(config.training)),
+        "world_size": world().size,
+        "parallel": config.training.parallel if world().size > 1 else "none",
+    }
+    write_run(folder.result, groups, {**about, **measured})
+
+
+def _start_from(folder: RunFolder, config: RunConfig, state: TrainState, resumed: bool) -> dict[str, str | int | float]:
+    """Start from another run's checkpoint if the config asks for it; return which one it was, as attributes."""
+    if config.start.run is None:
+        return {}
+    here = world()
+
+    def begin() -> Origin:
+        # nothing of an earlier attempt is left: what it started from does not matter either
+        origin = inherit(state, _parent(folder, config).checkpoints(), config.start)
+        folder.note(origin)
+        return origin
+
+    def follow(origin: Origin) -> None:
+        same = config.start.model_copy(update={"step": origin.step})
+        if inherit(state, _parent(folder, config).checkpoints(), same) != origin:
+            raise invalid("start.run", config.start.run, "a run that nobody changes meanwhile", "start again")
+
+    if not resumed:
+        origin = on_first(begin)
+        on_all(lambda: None if here.first else follow(origin))
+    origin = on_first(folder.origin)
+    return {"started_from_step": origin.step, "started_from_sha256": origin.sha256}
+
+
+def _parent(folder: RunFolder, config: RunConfig) -> RunFolder:
+    """Return the folder of the run to start from, finished and of the same model."""
+    asked = str(config.start.run)
+    parent = RunFolder(folder.path.absolute().parent / asked)
+    if not parent.result.is_file():
+        remedy = f"train the run of that id to its end in {parent.path}"
+        raise invalid("start.run", asked, f"the run_id of a finished run beside {folder.path}", remedy)
+    there = parent.read_config()
+    if there.run_id != asked:
+        received = f"{asked}, whose folder holds run {there.run_id}"
+        raise invalid("start.run", received, "the run_id of the run in that folder", "name folders by their run_id")
+    if there.model != config.model:
+        different = ", ".join(differences(there.model_dump()["model"], config.model_dump()["model"], "model"))
+        raise invalid("start.run", different, "a run of the same model", "start from another run, or change the model")
+    return parent
+
+
+def _on_step(log: RunLog, bar: "tqdm[Never]", record: StepRecord) -> None:
+    log.append({"group": "training", **record.flat()})
+    losses = {"v": record.raw_v, "u": record.raw_u}
+    shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
+    bar.set_postfix({**shown, "peak MB": f"{peak_memory_mb():.0f}"}, refresh=False)
+    bar.update()
+
+
+def _on_measurement(log: RunLog, bar: "tqdm[Never]", group: str, step: int, dataset: xr.Dataset) -> None:
+    log.append({"group": group, "step": step, "dataset": dataset})
+    bar.unpause()  # the time of measuring is no part of the speed of training
+
+
+def _bar(done: int, total: int, name: str, progress: bool) -> "tqdm[Never]":
+    # a log file or a pipe gets a line now and then, a terminal a moving bar
+    interval = 0.1 if os.isatty(2) else 10.0
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        unit="step",
+        disable=not progress,
+        mininterval=interval,
+        dynamic_ncols=True,
+    )
+
+
+def _explain(folder: RunFolder, error: NonFiniteLossError) -> None:
+    with replacing(folder.path / "nonfinite.json") as temporary:
+        content = {"step": error.step, "what": error.what, "rows": error.rows}
+        temporary.write_text(json.dumps(content, indent=1))

@@ -1,0 +1,167 @@
+"""Merge the finished runs of a sweep into one file, and say what is missing and why."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+from tqdm import tqdm
+
+from dynamics.atomic import locked, remove_leftovers
+from dynamics.options import invalid
+from dynamics.store import RunLog, merge, read_groups, read_run, write_tree
+from dynamics.sweep.events import events, record
+from dynamics.sweep.folder import SweepFolder
+from dynamics.sweep.grid import Experiment, Planned
+from dynamics.sweep.state import stale, statuses
+from dynamics.training import DamagedCheckpointError
+
+Groups = dict[str, xr.Dataset]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` found."""
+
+    path: Path | None
+    """The merged file; None if no run is finished."""
+    num_runs: int
+    missing: dict[str, str]
+    """Why a run is not in the file, by run_id."""
+    stale: list[str]
+    """Runs on the disk that the experiment does not ask for any more; they are in no file."""
+    revisions: dict[str, int]
+    """How many runs come from each git revision ("+" where the tree was dirty)."""
+
+
+def collect(
+    sweep: SweepFolder,
+    experiment: Experiment,
+    runs: Sequence[Planned],
+    out: Path | None = None,
+    replace: bool = False,
+    progress: bool = True,
+) -> Collected:
+    """Merge every finished run of a plan, each checked against its checksums and its config.
+
+    A damaged file is named, noted in the run's diary for `retry`, and left out.
+
+    Args:
+        sweep: Where the runs are.
+        experiment: Whose plan it is.
+        runs: The plan.
+        out: The merged file; None takes RESULTS/experiment/scale.nc.
+        replace: Overwrite a merged file that holds planned runs which are not on this disk.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: The merged file there would lose runs.
+    """
+    target = out or sweep.merged
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = statuses(sweep, runs)
+    missing = {s.run.run_id: " ".join(filter(None, (s.state, s.detail))) for s in found if s.state != "done"}
+    contents: list[tuple[Path, Groups]] = []
+    members: list[Planned] = []
+    finished = [status.run for status in found if status.state == "done"]
+    for run in tqdm(finished, desc="reading", unit="run", disable=not progress, mininterval=1):
+        path = sweep.run(run.run_id).result
+        try:
+            groups = _checked(path, run)
+        except ValueError as error:
+            record(path.parent, "damaged", file=str(path), error=str(error))
+            missing[run.run_id] = f"damaged {error}"
+            continue
+        contents.append((path, groups))
+        members.append(run)
+    left = stale(sweep, runs)
+    if not members:
+        return Collected(None, 0, missing, left, {})
+    revisions = _revisions([groups["/"].attrs for _, groups in contents])
+    with locked(target):
+        remove_leftovers(target)
+        if not replace:
+            _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
+        axes = list(runs[0].knobs)
+        # a run that comes first for several cells has no label on some axes
+        knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
+        tree = merge(contents, {**knobs, "role": [run.role for run in members]})
+        tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": sweep.scale}
+        tree.attrs |= {"axes": axes, "num_planned": len(runs), "missing": json.dumps(missing)}
+        write_tree(target, tree)
+    return Collected(target, len(members), missing, left, revisions)
+
+
+def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
+    """Move a run's damaged files out of the way, so that it can be done again; return what was moved.
+
+    A damaged result is written anew from the log and the last checkpoint. A damaged log, or no intact checkpoint,
+    means that the run begins again.
+    """
+    folder = sweep.run(run.run_id)
+    moved: list[str] = []
+    aside = folder.path / f"set_aside_{len(list(folder.path.glob('set_aside_*')))}"
+
+    def move(path: Path) -> None:
+        if path.exists():
+            aside.mkdir(exist_ok=True)
+            shutil.move(path, aside / path.name)
+            moved.append(path.name)
+
+    with locked(folder.log, wait=False):
+        diary = events(folder.path)
+        if diary and diary[-1]["kind"] == "damaged":
+            move(folder.result)
+        if not _resumable(sweep, run):
+            for path in (folder.log, folder.path / "checkpoints", folder.result, folder.config):
+                move(path)
+    return moved
+
+
+def _resumable(sweep: SweepFolder, run: Planned) -> bool:
+    """Whether what is there of a run can be continued."""
+    folder = sweep.run(run.run_id)
+    checkpoints = folder.checkpoints()
+    try:
+        if folder.config.exists():
+            folder.read_config()
+        RunLog(folder.log).read()
+        steps = checkpoints.steps()
+        for step in reversed(steps):
+            try:
+                checkpoints.verify(step)
+                return True
+            except DamagedCheckpointError:
+                continue
+    except ValueError:
+        return False
+    return not steps
+
+
+def _checked(path: Path, run: Planned) -> Groups:
+    groups = read_groups(path)
+    there = groups["/"].attrs.get("config_json")
+    if there != run.config.to_json():
+        raise invalid(f"config_json of {path}", there, f"the config of run {run.run_id}", "retry sets the file aside")
+    return groups
+
+
+def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
+    if not target.exists():
+        return
+    try:
+        there = read_run(target)
+    except ValueError:  # damaged: nothing in it can be lost
+        return
+    ids = {str(run_id) for child in there.children.values() for run_id in child.to_dataset()["run"].values}
+    lost = sorted(ids & planned - members)
+    if lost:
+        received = f"{len(lost)} finished runs that are not on this disk, such as {lost[0]}"
+        raise invalid(str(target), received, "a merged file that loses nothing", "--out FILE, or --replace")
+
+
+def _revisions(attrs: Sequence[Mapping[object, object]]) -> dict[str, int]:
+    names = [str(a.get("git_sha", "unknown"))[:10] + ("+" if a.get("dirty") else "") for a in attrs]
+    return {name: names.count(name) for name in dict.fromkeys(names)}

@@ -1,0 +1,286 @@
+"""The command `python -m experiments`."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.live import Live
+
+from dynamics.exits import explained
+from dynamics.options import invalid
+from dynamics.sweep import slurm
+from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.events import record
+from dynamics.sweep.folder import SweepFolder
+from dynamics.sweep.grid import Experiment, Planned, check, experiment, experiments, plan, select
+from dynamics.sweep.local import run_here, stop_here
+from dynamics.sweep.resources import RESOURCES, Resources, device_hours
+from dynamics.sweep.state import ACTIVE, Status, stale, statuses
+from dynamics.sweep.submit import ClusterOptions, startable, submit_slurm
+from dynamics.sweep.tables import collected_text, console, duration, measured_hours, plan_table, status_table
+
+PROGRAM = "python -m experiments"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which sweep."""
+
+    scale: str = "digits"
+    """Size of the study: digits (laptop), b4 or xl2 (cluster)."""
+    results: Path = Path("results")
+    """Folder of all results."""
+
+
+@dataclass(frozen=True)
+class PlanArgs(Where):
+    """Show the grid, run ids and device-hours; nothing is started."""
+
+
+@dataclass(frozen=True)
+class SubmitArgs(Where):
+    """Start every run that is neither done nor running; the same command again continues."""
+
+    only: tuple[str, ...] = ()
+    """Run ids, or their first letters; the runs they start from come along."""
+    to: Annotated[ClusterOptions, tyro.conf.arg(name="")] = field(default_factory=ClusterOptions)
+    """Where runs go and what they get."""
+
+
+@dataclass(frozen=True)
+class RetryArgs(SubmitArgs):
+    """Set damaged files aside and start again what failed, died, was cancelled or is damaged."""
+
+
+@dataclass(frozen=True)
+class StatusArgs(Where):
+    """Show what is queued, running (step, ETA, raw losses), done, failed (last error, log) and preempted."""
+
+    watch: bool = False
+    """Refresh until nothing is queued or running; Ctrl-C leaves, and changes nothing."""
+    every: float = 5.0
+    """Seconds between refreshes."""
+    all: bool = False
+    """Also list the runs that are done or new."""
+
+
+@dataclass(frozen=True)
+class CollectArgs(Where):
+    """Merge every finished run into RESULTS/EXPERIMENT/SCALE.nc, and say what is missing and why."""
+
+    out: Path | None = None
+    """Another file to write."""
+    replace: bool = False
+    """Overwrite a merged file even if it holds runs that are not on this disk."""
+
+
+@dataclass(frozen=True)
+class CancelArgs(Where):
+    """Stop what is queued or running; running ones write a checkpoint first."""
+
+    only: tuple[str, ...] = ()
+    """Run ids, or their first letters."""
+
+
+@dataclass(frozen=True)
+class LogsArgs(Where):
+    """Print the end of a run's log."""
+
+    id: tyro.conf.Positional[str] = tyro.MISSING
+    """Run id, or its first letters."""
+    lines: int = 50
+    """How many lines of each stream."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every command works on."""
+
+    experiment: Experiment
+    scale: str
+    folder: SweepFolder
+    runs: list[Planned]
+    resources: Resources
+
+
+def show_plan(sweep: Sweep, args: PlanArgs) -> None:
+    """Print the grid."""
+    check(sweep.runs)
+    console().print(plan_table(sweep.experiment, sweep.scale, sweep.runs, sweep.resources))
+    hours = measured_hours(statuses(sweep.folder, sweep.runs))
+    if hours is not None:
+        whole = hours * len(sweep.runs)
+        print(f"finished runs took {duration(hours * 3600)} each: {whole:.3g} hours one after another")
+
+
+def submit(sweep: Sweep, args: SubmitArgs) -> None:
+    """Start runs, and return when they are queued (Slurm) or have ended (here)."""
+    runs = select(sweep.runs, args.only)
+    check(runs)
+    _say_skipped(statuses(sweep.folder, runs))
+    if args.to.cluster == "slurm":
+        jobs = submit_slurm(sweep.folder, runs, args.to, sweep.resources)
+        print(f"submitted: jobs {', '.join(jobs)}" if jobs else "nothing to submit")
+        print(f"next: {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale} --watch")
+        return
+    run_here(sweep.folder, runs, args.to, sweep.resources)
+    found = statuses(sweep.folder, runs)
+    console().print(status_table(sweep.folder, found, (), False))
+    if any(status.state != "done" for status in found):
+        raise SystemExit(1)
+
+
+def retry(sweep: Sweep, args: RetryArgs) -> None:
+    """Set damaged files aside, then submit what did not end well."""
+    again = ("failed", "died", "cancelled", "stopped", "damaged")
+    with sweep.folder.submitting():
+        found = statuses(sweep.folder, select(sweep.runs, args.only))
+        chosen = [status for status in found if status.state in again]
+        for status in chosen:
+            moved = set_aside(sweep.folder, status.run)
+            if moved:
+                print(f"{status.run.run_id}: set aside {', '.join(moved)}")
+                record(sweep.folder.run(status.run.run_id).path, "set_aside", files=moved)
+    if not chosen:
+        print("nothing to retry")
+        return
+    submit(sweep, SubmitArgs(args.scale, args.results, tuple(s.run.run_id for s in chosen), args.to))
+
+
+def show_status(sweep: Sweep, args: StatusArgs) -> None:
+    """Print one table, or a live one."""
+
+    def look() -> tuple[Any, bool]:
+        found = statuses(sweep.folder, sweep.runs)
+        table = status_table(sweep.folder, found, stale(sweep.folder, sweep.runs), args.all)
+        return table, any(status.state in ACTIVE for status in found)
+
+    table, active = look()
+    if not (args.watch and active):
+        console().print(table)
+        return
+    try:
+        with Live(table, console=console(), auto_refresh=False) as live:
+            while active:
+                time.sleep(args.every)
+                table, active = look()
+                live.update(table, refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def show_collected(sweep: Sweep, args: CollectArgs) -> None:
+    """Merge, and list what is missing."""
+    found = collect(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, sys.stderr.isatty())
+    print(collected_text(found, sweep.runs))
+
+
+def cancel(sweep: Sweep, args: CancelArgs) -> None:
+    """Stop queued and running runs wherever they are."""
+    chosen = {run.run_id for run in (_named(sweep.runs, args.only) if args.only else sweep.runs)}
+    with sweep.folder.submitting():
+        found = statuses(sweep.folder, sweep.runs)
+        active = [status for status in found if status.state in ACTIVE and status.run.run_id in chosen]
+        unknown = next((status for status in active if status.state == "unknown"), None)
+        if unknown is not None:
+            raise slurm.SlurmError(unknown.detail)
+        on_slurm = [status for status in active if status.cluster == "slurm"]
+        slurm.cancel([status.job_id for status in on_slurm])
+        for status in active:
+            if status.cluster != "slurm":
+                stop_here(status)
+            record(sweep.folder.run(status.run.run_id).path, "cancelled", job_id=status.job_id)
+        if any(status.state in ACTIVE and status.cluster == "local" for status in found):
+            for status in found:  # a pool on this machine would start these next
+                if status.state == "new" and status.run.run_id in chosen:
+                    record(sweep.folder.run(status.run.run_id).path, "cancelled")
+    print(f"cancelled {len(active)} runs; submit or retry continues them from their checkpoints")
+
+
+def show_logs(sweep: Sweep, args: LogsArgs) -> None:
+    """Print where a run's logs are, and their ends."""
+    status = statuses(sweep.folder, _named(sweep.runs, (args.id,)))[0]
+    print(f"{status.run.run_id}: {status.state} {status.detail}".rstrip())
+    for event in status.events:
+        shown = {k: v for k, v in event.items() if k not in ("kind", "time", "born", "traceback", "evaluations")}
+        print(time.strftime("%F %T", time.localtime(event["time"])), event["kind"], shown)
+    for stream in filter(None, (status.out, status.log)):
+        path = Path(stream)
+        print(f"--- {path}")
+        text = path.read_text(errors="replace").replace("\r", "\n") if path.exists() else "(not there)"
+        print("\n".join(text.splitlines()[-args.lines :]))
+
+
+def show_list(package: str) -> None:
+    """Print every experiment: question, scales, runs, estimated cost."""
+    for name in experiments(package):
+        which = experiment(package, name)
+        print(f"{name}\n  {which.question}")
+        for scale, resources in RESOURCES.items():
+            try:
+                runs = plan(which, scale)
+            except ValueError as error:
+                print(f"  {scale:8} not yet ({str(error).split(';')[0]})")
+                continue
+            hours = sum(device_hours(run.config, resources) for run in runs)
+            device = "GPU" if resources.gpus else "core"
+            print(f"  {scale:8} {len(runs)} runs, about {hours:.2g} {device}-hours")
+
+
+VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
+    "plan": (PlanArgs, show_plan),
+    "submit": (SubmitArgs, submit),
+    "status": (StatusArgs, show_status),
+    "collect": (CollectArgs, show_collected),
+    "cancel": (CancelArgs, cancel),
+    "retry": (RetryArgs, retry),
+    "logs": (LogsArgs, show_logs),
+}
+
+
+def main(package: str, argv: Sequence[str] | None = None) -> None:
+    """Run `python -m PACKAGE list` or `python -m PACKAGE EXPERIMENT VERB [options]`.
+
+    Args:
+        package: The package with one experiment a file.
+        argv: Words of the command; None takes the program's.
+    """
+    with explained():
+        _dispatch(package, list(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(package: str, argv: list[str]) -> None:
+    if argv == ["list"]:
+        return show_list(package)
+    if len(argv) < 2 or argv[0].startswith("-"):
+        print(f"usage: {PROGRAM} list\n       {PROGRAM} EXPERIMENT VERB [options]\n")
+        for verb, (arguments, _) in VERBS.items():
+            print(f"  {verb:8} {(arguments.__doc__ or '').splitlines()[0]}")
+        print(f"\nexperiments: {', '.join(experiments(package))}\n{PROGRAM} EXPERIMENT VERB --help explains a verb.")
+        raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else 2)
+    which = experiment(package, argv[0])
+    if argv[1] not in VERBS:
+        raise invalid("verb", argv[1], ", ".join(VERBS), f"{PROGRAM} --help")
+    arguments, command = VERBS[argv[1]]
+    args = tyro.cli(arguments, prog=f"{PROGRAM} {argv[0]} {argv[1]}", args=argv[2:])
+    if args.scale not in RESOURCES:
+        raise invalid("scale", args.scale, ", ".join(RESOURCES), "choose one of these")
+    folder = SweepFolder(args.results, which.name, args.scale)
+    command(Sweep(which, args.scale, folder, plan(which, args.scale), RESOURCES[args.scale]), args)
+
+
+def _named(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
+    """Return exactly the runs that are named, without those they start from."""
+    return [run for run in select(runs, only) if any(run.run_id.startswith(start) for start in only)]
+
+
+def _say_skipped(found: Sequence[Status]) -> None:
+    going = {run.run_id for run in startable(found)}
+    states = [status.state for status in found if status.run.run_id not in going]
+    for state in dict.fromkeys(states):
+        hint = "; `retry` sets their files aside" if state == "damaged" else ""
+        print(f"{states.count(state)} runs are {state} and are left alone{hint}")

@@ -1,0 +1,216 @@
+"""What an experiment asks for: a base config, axes that change it, and every run that follows from them."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+from dynamics.config import RunConfig
+from dynamics.data import load
+from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.instruments import observer
+from dynamics.options import Options, invalid
+
+Knob = str | int | float
+Changes = Mapping[str, Any]
+"""Values by dotted name, such as {"training.learning_rate": 1e-3, "objective": FlowMatching()}."""
+Axes = Mapping[str, Mapping[Any, Changes]]
+"""Changes by label, by axis: {"gap": {"0.1-0.3": {...}, ...}, "seed": {0: {"seed": 0}, ...}}."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One file of the package `experiments`."""
+
+    name: str
+    question: str
+    """What the runs are to answer."""
+    base: Callable[[str], RunConfig]
+    """The config that all runs share, by scale."""
+    axes: Callable[[str], Axes]
+    """The grid: every combination of one label of each axis is a run."""
+    before: Callable[[RunConfig, Mapping[str, Knob]], Sequence[RunConfig]]
+    """Runs that come first, in order: each starts from the last checkpoint of the one before, the run itself last."""
+    evaluation: Callable[[str], Sequence[EvaluationOptions]]
+    """How finished runs are evaluated; nothing means not at all."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a plan."""
+
+    config: RunConfig
+    knobs: dict[str, Knob]
+    """Label on each axis; "" where a run that comes first serves several."""
+    role: Literal["grid", "before"]
+    """A cell of the grid, or a run whose checkpoint others start from."""
+    evaluations: tuple[EvaluationOptions, ...] = ()
+    first: "Planned | None" = None
+    """The run that this one starts from."""
+
+    @cached_property
+    def run_id(self) -> str:
+        """The config's hash, the name of the run's folder."""
+        return self.config.run_id
+
+
+def experiments(package: str) -> list[str]:
+    """Return the names of the experiments in a package."""
+    paths = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
+
+
+def experiment(package: str, name: str) -> Experiment:
+    """Return an experiment by the name of its file.
+
+    Raises:
+        ValueError: There is no such file, or it lacks QUESTION, base or axes.
+    """
+    names = experiments(package)
+    if name not in names:
+        raise invalid("experiment", name, ", ".join(names), f"add {package}/{name}.py, or choose one of these")
+    module = importlib.import_module(f"{package}.{name}")
+    missing = [part for part in ("QUESTION", "base", "axes") if not hasattr(module, part)]
+    if missing:
+        raise invalid(f"{package}/{name}.py", f"no {', '.join(missing)}", "QUESTION, base and axes", "add them")
+    return Experiment(
+        name,
+        module.QUESTION,
+        module.base,
+        module.axes,
+        getattr(module, "before", lambda config, knobs: ()),
+        getattr(module, "evaluation", lambda scale: ()),
+    )
+
+
+def plan(experiment: Experiment, scale: str) -> list[Planned]:
+    """Return every run of an experiment; a run comes after the one that it starts from.
+
+    Args:
+        experiment: What to plan.
+        scale: One of `RESOURCES`.
+
+    Raises:
+        ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
+    """
+    base, axes = experiment.base(scale), experiment.axes(scale)
+    evaluations = tuple(experiment.evaluation(scale))
+    grid: dict[str, Planned] = {}
+    firsts: dict[str, Planned] = {}
+    for labels in product(*axes.values()):
+        knobs = dict(zip(axes, labels, strict=True))
+        config = base
+        for axis, label in knobs.items():
+            config = with_values(config, axes[axis][label], f"{axis}={label}")
+        first = None
+        for earlier in experiment.before(config, knobs):
+            first = _first(_starting(earlier, first), knobs, first, evaluations, firsts)
+        run = Planned(_starting(config, first), knobs, "grid", evaluations, first)
+        if run.run_id in grid:
+            raise invalid("axes", [dict(grid[run.run_id].knobs), knobs], "cells that differ", "two are the same run")
+        grid[run.run_id] = run
+    return [*firsts.values(), *grid.values()]
+
+
+def _starting(config: RunConfig, first: Planned | None) -> RunConfig:
+    return config if first is None else with_values(config, {"start.run": first.run_id})
+
+
+def _first(
+    config: RunConfig,
+    knobs: Mapping[str, Knob],
+    before: Planned | None,
+    evaluations: tuple[EvaluationOptions, ...],
+    firsts: dict[str, Planned],
+) -> Planned:
+    """Return the run that comes first; several cells may share it, then it keeps only the labels they share."""
+    there = firsts.get(config.run_id)
+    if there is None:
+        firsts[config.run_id] = Planned(config, dict(knobs), "before", evaluations, before)
+    else:
+        there.knobs.update({axis: "" for axis, label in knobs.items() if there.knobs[axis] != label})
+    return firsts[config.run_id]
+
+
+def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> RunConfig:
+    """Return the config with other values, validated as a whole.
+
+    Args:
+        config: The config.
+        changes: Values by dotted name.
+        where: Where the changes come from, for the error's text.
+
+    Raises:
+        ValueError: Naming the value that does not exist or does not fit.
+
+    Example:
+        >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
+        10
+    """
+    try:
+        return RunConfig.model_validate(_changed(config, changes))
+    except ValueError as error:
+        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
+
+
+def select(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
+    """Return the runs whose ids begin with one of `only` and those they start from; all where nothing is named.
+
+    Raises:
+        ValueError: An id that no run has, or that several have.
+    """
+    if not only:
+        return list(runs)
+    chosen = set()
+    for start in only:
+        found = [run for run in runs if run.run_id.startswith(start)]
+        if len(found) != 1:
+            received = f"{start} ({len(found)} runs)"
+            raise invalid("run id", received, "the id of one run, or its first letters", "see the ids that plan prints")
+        run: Planned | None = found[0]
+        while run is not None:
+            chosen.add(run.run_id)
+            run = run.first
+    return [run for run in runs if run.run_id in chosen]
+
+
+def check(runs: Sequence[Planned]) -> None:
+    """Refuse what would fail only inside the jobs: observers whose bins the law of times never draws.
+
+    Data from files are left to the jobs: they need not lie on the machine that submits.
+
+    Raises:
+        ValueError: Naming the run.
+    """
+    seen = set()
+    for run in runs:
+        config = run.config
+        key = (config.data, config.objective, config.times, config.observers)
+        if config.data.path is not None or key in seen:
+            continue
+        seen.add(key)
+        data = load(config.data)
+        for options in config.observers:
+            try:
+                observer(options, data, config.objective, config.times.law, config.seed)
+            except ValueError as error:
+                allowed = "observers that fit the run"
+                raise invalid(f"run {run.run_id} {run.knobs}", options.kind, allowed, str(error)) from error
+
+
+def _changed(value: Any, changes: Changes) -> Any:
+    """Replace values inside options; the rest is handed on as it is, so that it need not be validated again."""
+    here = dict(value) if isinstance(value, Options) else {}
+    for name in dict.fromkeys(key.split(".")[0] for key in changes):
+        if name in changes:
+            here[name] = changes[name]
+        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
+        if inner:
+            part = here.get(name)
+            if not isinstance(part, Options):
+                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
+            here[name] = type(part).model_validate(_changed(part, inner))
+    return here

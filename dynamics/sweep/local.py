@@ -1,0 +1,188 @@
+"""Runs on this machine: as many processes at a time as its cores allow, through submitit's local executor."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dynamics.options import invalid
+from dynamics.sweep.events import events, record
+from dynamics.sweep.folder import SweepFolder
+from dynamics.sweep.grid import Planned
+from dynamics.sweep.resources import Resources
+from dynamics.sweep.state import ACTIVE, Status, advance, statuses
+from dynamics.sweep.submit import Cluster, ClusterOptions, executor_for, startable, submit_one
+
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60
+"""How long runs that were asked to stop may take for their checkpoints before they are killed."""
+
+
+def run_here(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> None:
+    """Do every run that can be started, on this machine, and return when all have ended.
+
+    Ctrl-C asks the running ones for a checkpoint; the same command continues. If this process dies, the running ones
+    finish by themselves.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after every run has written its checkpoint.
+    """
+    found = statuses(sweep, runs)
+    if options.cluster == "debug":
+        executor = executor_for(sweep, "debug", options, scale)
+        for run in startable(found):
+            job = submit_one(sweep, "debug", executor, run)
+            if job is not None:
+                job.result()
+        return
+    resources = options.resources(scale)
+    threads = max((run.config.training.num_threads for run in runs), default=1)
+    slots = options.parallelism or max((os.cpu_count() or 1) // (resources.tasks * threads), 1)
+    pool = _Pool(sweep, startable(found), "local", options, scale)
+    with _Display(sweep, len(runs), sum(status.state == "done" for status in found)) as display:
+        try:
+            while pool.waiting or pool.running:
+                pool.fill(slots)
+                for run in pool.reap():
+                    display.ended(statuses(sweep, [run])[0])
+                display.refresh([run for run, _ in pool.running.values()])
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            display.say("stopping: each run writes its checkpoint")
+            pool.stop()
+            raise
+
+
+class _Pool:
+    """The runs that wait and those that run."""
+
+    def __init__(
+        self, sweep: SweepFolder, runs: Sequence[Planned], cluster: Cluster, options: ClusterOptions, scale: Resources
+    ) -> None:
+        self.sweep, self.cluster, self.waiting = sweep, cluster, list(runs)
+        self.running: dict[str, tuple[Planned, Any]] = {}
+        self.executor = executor_for(sweep, cluster, options, scale)
+        self.began = time.time()
+
+    def fill(self, slots: int) -> None:
+        """Start what can be started now; a run waits for the one it starts from."""
+        states: dict[str, str] = {}
+        for run in list(self.waiting):
+            if len(self.running) >= slots:
+                return
+            if self._cancelled(run):
+                self.waiting.remove(run)
+                continue
+            if run.first is not None:
+                name = run.first.run_id
+                state = states[name] = states.get(name) or statuses(self.sweep, [run.first])[0].state
+                if state in ACTIVE or run.first in self.waiting:
+                    continue
+                if state != "done":  # nobody will do it: it failed, and status says so
+                    self.waiting.remove(run)
+                    continue
+            self.waiting.remove(run)
+            with _ctrl_c_held():  # the child inherits this: only we answer the keyboard, and ask the child politely
+                job = submit_one(self.sweep, self.cluster, self.executor, run)
+            if job is not None:
+                self.running[run.run_id] = (run, job)
+
+    def reap(self) -> list[Planned]:
+        """Return the runs that have ended since the last call."""
+        ended = [(run, job) for run, job in self.running.values() if job.done()]
+        for run, job in ended:
+            del self.running[run.run_id]
+            folder = self.sweep.run(run.run_id).path
+            if events(folder)[-1]["kind"] == "submitted":
+                record(folder, "failed", error=f"the process ended before the run began; see {job.paths.stderr}")
+        return [run for run, _ in ended]
+
+    def stop(self) -> None:
+        """Ask every run for a checkpoint, and wait for it."""
+        for _, job in self.running.values():
+            _signal(int(job.job_id), signal.SIGTERM)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while self.running and time.monotonic() < until:
+            self.reap()
+            time.sleep(0.1)
+        for _, job in self.running.values():
+            _signal(int(job.job_id), signal.SIGKILL)
+
+    def _cancelled(self, run: Planned) -> bool:
+        diary = events(self.sweep.run(run.run_id).path)
+        return bool(diary) and diary[-1]["kind"] == "cancelled" and diary[-1]["time"] > self.began
+
+
+class _Display:
+    """One bar over all runs and one for each that runs; plain lines where there is no terminal."""
+
+    def __init__(self, sweep: SweepFolder, total: int, done: int) -> None:
+        self.sweep, self.console = sweep, Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=self.console, disable=not sys.stderr.isatty())
+        self.all = self.progress.add_task("all runs", total=total, completed=done)
+        self.bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def refresh(self, running: Sequence[Planned]) -> None:
+        for run in running:
+            if run.run_id not in self.bars:
+                self.bars[run.run_id] = self.progress.add_task(run.run_id, total=run.config.training.num_steps)
+            at = advance(self.sweep.run(run.run_id), Status(run, "running", ()))
+            losses = " ".join(f"{k}={x:.3g}" for k, x in (("v", at.raw_v), ("u", at.raw_u)) if x is not None and x == x)
+            self.progress.update(self.bars[run.run_id], completed=at.step, description=f"{run.run_id} {losses}")
+
+    def ended(self, status: Status) -> None:
+        bar = self.bars.pop(status.run.run_id, None)
+        if bar is not None:
+            self.progress.remove_task(bar)
+        if status.state == "done":
+            self.progress.advance(self.all)
+        knobs = " ".join(f"{k}={v}" for k, v in status.run.knobs.items())
+        self.say(f"{status.run.run_id} {status.state:9} {knobs}  {status.detail}".rstrip())
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def stop_here(status: Status) -> None:
+    """Ask a run on this machine for a checkpoint and its end.
+
+    Raises:
+        ValueError: It runs on another machine.
+    """
+    newest = status.events[-1]
+    if newest["host"] != socket.gethostname():
+        raise invalid("cancel", f"a run on {newest['host']}", "runs of this machine", f"cancel it on {newest['host']}")
+    if newest["kind"] == "started":  # one that is only submitted sees the diary before it starts
+        _signal(newest["pid"], signal.SIGTERM)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    # submitit's own cancel sends SIGINT and kills a second later: too soon for a checkpoint
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:  # it has just ended
+        return
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,57 @@
+"""What each scale asks of a machine, and what a run is expected to cost."""
+
+from pydantic import Field
+
+from dynamics.config import RunConfig
+from dynamics.data import load
+from dynamics.models.cost import cost
+from dynamics.objectives import MeanFlow
+from dynamics.options import Options
+
+
+class Resources(Options):
+    """The machine of one run."""
+
+    nodes: int = Field(default=1, gt=0)
+    """Nodes of a run."""
+    tasks: int = Field(default=1, gt=0)
+    """Processes on each node; more than one in all start torch.distributed."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of each node."""
+    cpus: int = Field(default=1, gt=0)
+    """CPU cores of each process."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of each node; none leaves it to the cluster."""
+    timeout_min: int = Field(default=60, gt=0)
+    """Time limit of a job; a run that needs longer is requeued and continues."""
+    gflops: float = Field(default=20.0, gt=0)
+    """1e9 multiply-adds a second that one device (GPU, or core where there is none) is expected to sustain."""
+
+    @property
+    def devices(self) -> int:
+        """GPUs of a run, or cores where there is none."""
+        return self.nodes * (self.gpus or self.tasks * self.cpus)
+
+
+RESOURCES: dict[str, Resources] = {
+    "digits": Resources(cpus=1, timeout_min=60, gflops=10),
+    "b4": Resources(tasks=8, gpus=8, cpus=8, timeout_min=24 * 60, gflops=100_000),
+    "xl2": Resources(nodes=4, tasks=8, gpus=8, cpus=8, timeout_min=24 * 60, gflops=100_000),
+}
+"""One row per scale. 100 Tmadd/s are a fifth of an H100's dense bf16 peak; a core's figure is that of small tensors."""
+
+
+def device_hours(config: RunConfig, resources: Resources) -> float:
+    """Estimate a run's device-hours from its multiply-adds.
+
+    A step costs three forward passes of every row, two of each row with r < t for the derivative, and up to two more
+    where guidance asks the network. Measuring and evaluating are left out, and small networks wait more than they
+    compute: the estimate is good to a factor of two or three.
+    """
+    data, training = load(config.data), config.training
+    forward = cost(config.model, data.shape, data.num_classes).forward_gflops
+    share = max(config.times.gap_share, *(getattr(c, "share_to", 0.0) for c in config.curricula), 0.0)
+    passes = 3 + 2 * share
+    if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:
+        passes += 1 + share
+    return training.num_steps * training.batch_size * forward * passes / resources.gflops / 3600

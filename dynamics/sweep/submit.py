@@ -1,0 +1,189 @@
+"""Hand runs to a cluster: Slurm through submitit, this machine, or this process."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import submitit
+from pydantic import Field
+
+from dynamics.options import Options, invalid
+from dynamics.sweep import slurm
+from dynamics.sweep.events import record
+from dynamics.sweep.folder import SweepFolder
+from dynamics.sweep.grid import Planned
+from dynamics.sweep.job import Job
+from dynamics.sweep.resources import Resources
+from dynamics.sweep.state import ACTIVE, Status, evaluations_json, statuses
+
+Cluster = Literal["local", "slurm", "debug"]
+
+
+class ClusterOptions(Options):
+    """Where runs go and what they get; what is left out is the scale's."""
+
+    cluster: Cluster = "local"
+    """local: processes of this machine. slurm: a real cluster. debug: one after another in this process."""
+    partition: str | None = None
+    """Slurm partition."""
+    account: str | None = None
+    """Slurm account."""
+    qos: str | None = None
+    """Slurm quality of service."""
+    gpus: int | None = Field(default=None, ge=0)
+    """GPUs of each node; a run then has one process a GPU unless --tasks says otherwise."""
+    nodes: int | None = Field(default=None, gt=0)
+    """Nodes of a run."""
+    tasks: int | None = Field(default=None, gt=0)
+    """Processes of a run on each node; more than one in all train together."""
+    cpus: int | None = Field(default=None, gt=0)
+    """CPU cores of each process."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of each node."""
+    timeout: int | None = Field(default=None, gt=0)
+    """Time limit of a job in minutes; a run that needs longer checkpoints, is requeued and continues."""
+    signal_delay: int = Field(default=90, gt=0)
+    """Seconds before the time limit at which a run is told to checkpoint."""
+    max_timeouts: int = Field(default=50, ge=0)
+    """How often a run may reach its time limit."""
+    parallelism: int | None = Field(default=None, gt=0)
+    """Runs at a time; left out, what this machine's cores allow, or 256 on Slurm."""
+    sbatch: tuple[str, ...] = ()
+    """More options of sbatch, such as: constraint=h100 exclude=node7."""
+
+    def resources(self, scale: Resources) -> Resources:
+        """Return the scale's resources with what is asked for here."""
+        asked: dict[str, float | None] = {
+            "nodes": self.nodes,
+            "gpus": self.gpus,
+            "tasks": self.tasks,
+            "cpus": self.cpus,
+        }
+        asked |= {"memory_gb": self.memory_gb, "timeout_min": self.timeout}
+        if self.gpus and self.tasks is None:
+            asked["tasks"] = self.gpus
+        return Resources.model_validate({**dict(scale), **{name: v for name, v in asked.items() if v is not None}})
+
+    def additional(self) -> dict[str, str]:
+        """Return the further options of sbatch by name."""
+        pairs = [text.removeprefix("--").partition("=") for text in self.sbatch]
+        for name, sign, _ in pairs:
+            if not sign:
+                raise invalid("sbatch", name, "option=value", "such as constraint=h100")
+        return {name: value for name, _, value in pairs}
+
+
+def startable(found: Sequence[Status]) -> list[Planned]:
+    """Return the runs that nobody works on and that are neither done nor waiting for `retry` to set files aside."""
+    return [status.run for status in found if status.state not in (*ACTIVE, "done", "damaged")]
+
+
+def submit_slurm(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> list[str]:
+    """Submit what can be started to Slurm, as arrays, and return the numbers of the jobs.
+
+    A run that starts from another waits for it (afterok), and is cancelled by Slurm if that one fails for good.
+
+    Raises:
+        SlurmError: Slurm does not answer, or refuses a submission; what was submitted before stays.
+    """
+    with sweep.submitting():
+        found = statuses(sweep, runs)
+        _check_known(found)
+        chosen = startable(found)
+        jobs = {s.run.run_id: s.job_id for s in found if s.state in ("queued", "running")}
+        done = {s.run.run_id for s in found if s.state == "done"}
+        limit = min(slurm.largest_array(), 1000)
+        numbers: dict[str, None] = {}
+        waves: dict[str, list[Planned]] = {}
+        for run in chosen:
+            waves.setdefault("" if run.first is None or run.first.run_id in done else run.first.run_id, []).append(run)
+        for first, wave in waves.items():
+            if first and first not in jobs:  # its file is damaged: `retry` comes first
+                continue
+            for some in (wave[i : i + limit] for i in range(0, len(wave), limit)):
+                dependency = f"afterok:{jobs[first]}" if first else None
+                executor = _slurm_executor(sweep, options, scale, dependency)
+                jobs |= _submit(sweep, "slurm", executor, some)
+                numbers |= dict.fromkeys(jobs[run.run_id].split("_")[0] for run in some)
+    return list(numbers)
+
+
+def executor_for(sweep: SweepFolder, cluster: Cluster, options: ClusterOptions, scale: Resources) -> submitit.Executor:
+    """Return the executor of this machine or of this process."""
+    resources = options.resources(scale)
+    if resources.nodes > 1:
+        raise invalid("nodes", resources.nodes, f"1 with --cluster {cluster}", "use --cluster slurm, or --nodes 1")
+    executor = submitit.AutoExecutor(folder=str(sweep.jobs.absolute() / "%j"), cluster=cluster)
+    executor.update_parameters(
+        timeout_min=365 * 24 * 60,  # a machine of one's own has no time limit
+        tasks_per_node=resources.tasks,
+        gpus_per_node=resources.gpus,
+    )
+    return executor
+
+
+def submit_one(sweep: SweepFolder, cluster: Cluster, executor: submitit.Executor, run: Planned) -> Any:
+    """Start one run on this machine; None if another process took it first. Returns submitit's job."""
+    with sweep.submitting():
+        status = statuses(sweep, [run])[0]
+        if not startable([status]):
+            return None
+        record(sweep.run(run.run_id).path, "submitted", cluster=cluster)
+        return executor.submit(job_of(sweep, run))
+
+
+def job_of(sweep: SweepFolder, run: Planned) -> Job:
+    """Return what a cluster executes for a run."""
+    folder = str(sweep.run(run.run_id).path.absolute())
+    return Job(folder=folder, config=run.config.to_json(), evaluations=evaluations_json(run))
+
+
+def _submit(
+    sweep: SweepFolder, cluster: Cluster, executor: submitit.Executor, runs: Sequence[Planned]
+) -> Mapping[str, str]:
+    """Submit runs as one array; return their jobs' numbers."""
+    submission = sweep.announce(cluster, [run.run_id for run in runs])
+    executor.update_parameters(name=submission.token)
+    for index, run in enumerate(runs):
+        record(sweep.run(run.run_id).path, "submitted", cluster=cluster, token=submission.token, index=index)
+    try:
+        submitted = executor.submit_array([job_of(sweep, run) for run in runs])
+    except Exception as error:  # sbatch refused: nothing is queued, and each run says why
+        text = f"not submitted: {str(error).strip() or type(error).__name__}"
+        for run in runs:
+            record(sweep.run(run.run_id).path, "failed", error=text)
+        raise slurm.SlurmError(text) from error
+    return {run.run_id: job.job_id for run, job in zip(runs, submitted, strict=True)}
+
+
+def _slurm_executor(
+    sweep: SweepFolder, options: ClusterOptions, scale: Resources, dependency: str | None
+) -> submitit.Executor:
+    resources = options.resources(scale)
+    executor = submitit.AutoExecutor(
+        folder=str(sweep.jobs.absolute() / "%j"), cluster="slurm", slurm_max_num_timeout=options.max_timeouts
+    )
+    wanted = {
+        "timeout_min": resources.timeout_min,
+        "nodes": resources.nodes,
+        "tasks_per_node": resources.tasks,
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": resources.gpus or None,
+        "mem_gb": resources.memory_gb,
+        "slurm_partition": options.partition,
+        "slurm_account": options.account,
+        "slurm_qos": options.qos,
+        "slurm_signal_delay_s": options.signal_delay,
+        "slurm_array_parallelism": options.parallelism,
+        "slurm_dependency": dependency,
+    }
+    executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+    # a preempted run is queued again; who waits for a run that failed does not wait for ever
+    further = {"requeue": True, "kill-on-invalid-dep": "yes", **options.additional()}
+    executor.update_parameters(slurm_additional_parameters=further)
+    return executor
+
+
+def _check_known(found: Sequence[Status]) -> None:
+    unknown = next((status for status in found if status.state == "unknown"), None)
+    if unknown is not None:
+        raise slurm.SlurmError(f"nothing is submitted while it is unknown what runs already ({unknown.detail})")

@@ -1,0 +1,4 @@
+from dynamics.sweep.commands import main
+
+if __name__ == "__main__":
+    main("experiments")

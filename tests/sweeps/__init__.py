@@ -1,0 +1,1 @@
+"""Experiments for tests, as a user's package of them would be."""

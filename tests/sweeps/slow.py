@@ -1,0 +1,30 @@
+"""Eight runs of some seconds, long enough to be interrupted: every part of a run that has state is in use."""
+
+from dynamics.config import RunConfig
+from dynamics.curricula import DTD, Beta, MinSNR
+from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.flow.times import TimesOptions
+from dynamics.instruments import CellsOptions, GapsOptions
+from dynamics.models import MLPOptions
+from dynamics.sweep.grid import Axes
+from dynamics.training import TrainingOptions
+
+QUESTION = "Does an interrupted sweep come out as an undisturbed one?"
+
+
+def base(scale: str) -> RunConfig:
+    return RunConfig(
+        model=MLPOptions(dim=32, depth=2),
+        times=TimesOptions(gap_share=0.5),
+        curricula=(DTD(num_clusters=3, patience=5), MinSNR(), Beta()),
+        training=TrainingOptions(num_steps=600, batch_size=32, checkpoint_every=200, num_threads=1),
+        observers=(GapsOptions(every=150, rows_per_bin=4), CellsOptions(every=100)),
+    )
+
+
+def axes(scale: str) -> Axes:
+    return {"seed": {seed: {"seed": seed} for seed in range(8)}}
+
+
+def evaluation(scale: str) -> list[EvaluationOptions]:
+    return [EvaluationOptions(nfe=(1,), num_samples=20)]

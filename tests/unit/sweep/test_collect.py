@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from sweeps._sweep import Small
+
+from dynamics.store import open_results, read_run, write_run
+from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.events import events, record
+from dynamics.sweep.state import statuses
+
+
+def flip(path: Path) -> None:
+    """Damage a file in its middle, where numbers are."""
+    content = bytearray(path.read_bytes())
+    for index in range(len(content) // 4, len(content) // 2):
+        content[index] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
+    runs = tiny_sweep.runs
+    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).path is None
+    tiny_sweep.do(*runs[:7])
+    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert found.num_runs == 7
+    assert found.missing == {run.run_id: "new" for run in runs[7:]}
+    tree = open_results(tiny_sweep.folder.merged)
+    training, evaluation = tree["training"].to_dataset(), tree["evaluation"].to_dataset()
+    assert list(training.run.values) == [run.run_id for run in runs[:7]]
+    assert list(training.rate.values) == ["", "", "slow", "slow", "fast", "fast", "slow"]
+    assert list(training.init.values) == ["v", "v", *["random"] * 4, "v"]
+    assert list(training.seed.values) == [0, 1, 0, 1, 0, 1, 0]
+    assert list(training.role.values) == ["before", "before", *["grid"] * 5]
+    assert evaluation.sizes["run"] == 7
+    assert tree.attrs["experiment"] == "tiny"
+    assert json.loads(tree.attrs["missing"]) == found.missing
+    assert {"git_sha", "dirty", "diff_hash", "config_json", "host"} <= set(training.coords)
+    own = read_run(tiny_sweep.folder.run(runs[6].run_id).result)
+    xr.testing.assert_equal(training.raw_u.isel(run=6, drop=True).reset_coords(drop=True), own["training"].raw_u)
+
+    # one file is damaged: it is named, left out, set aside and made again from what its run left
+    result = tiny_sweep.folder.run(runs[3].run_id).result
+    intact = read_run(result)
+    flip(result)
+    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False)
+    assert found.num_runs == 6
+    assert str(result) in found.missing[runs[3].run_id]
+    assert statuses(tiny_sweep.folder, [runs[3]])[0].state == "damaged"
+    tiny_sweep.do(runs[3])
+    assert statuses(tiny_sweep.folder, [runs[3]])[0].state == "damaged", "only retry touches it"
+    assert set_aside(tiny_sweep.folder, runs[3]) == ["run.nc"]
+    assert (result.parent / "set_aside_0" / "run.nc").exists()
+    record(result.parent, "set_aside")
+    tiny_sweep.do(*runs)
+    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert (found.num_runs, found.missing) == (10, {})
+    mended = read_run(result)
+    xr.testing.assert_identical(mended["training"].to_dataset(), intact["training"].to_dataset())
+    xr.testing.assert_identical(mended["evaluation"].to_dataset(), intact["evaluation"].to_dataset())
+
+
+def test_collecting_less_than_there_was_is_refused(tiny_sweep: Small) -> None:
+    runs = tiny_sweep.runs[2:4]
+    tiny_sweep.do(*runs)
+    collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    tiny_sweep.folder.run(runs[0].run_id).result.unlink()
+    with pytest.raises(ValueError, match=f"1 finished runs that are not on this disk, such as {runs[0].run_id}"):
+        collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert open_results(tiny_sweep.folder.merged)["training"].sizes["run"] == 2
+    other = tiny_sweep.folder.merged.with_name("other.nc")
+    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, out=other, progress=False).num_runs == 1
+    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False).num_runs == 1
+
+
+def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small) -> None:
+    runs = tiny_sweep.runs[2:4]
+    tiny_sweep.do(*runs)
+    mine, other = (tiny_sweep.folder.run(run.run_id).result for run in runs)
+    mine.write_bytes(other.read_bytes())
+    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert found.num_runs == 1
+    assert "the config of run" in found.missing[runs[0].run_id]
+
+
+def test_stale_runs_and_mixed_revisions_are_named(tiny_sweep: Small) -> None:
+    runs = tiny_sweep.runs[2:5]
+    tiny_sweep.do(*runs)
+    result = tiny_sweep.folder.run(runs[1].run_id).result
+    tree = read_run(result)
+    groups = {name: child.to_dataset() for name, child in tree.children.items()}
+    write_run(result, groups, {**tree.attrs, "git_sha": "abc", "dirty": 0})
+    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs[1:], progress=False)
+    assert found.stale == [runs[0].run_id]
+    assert found.revisions["abc"] == 1
+    assert len(found.revisions) == 2
+
+
+def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small) -> None:
+    run = tiny_sweep.runs[2]
+    tiny_sweep.do(run)
+    folder = tiny_sweep.folder.run(run.run_id)
+    assert set_aside(tiny_sweep.folder, run) == []
+    folder.log.write_text("no json\n" + folder.log.read_text())
+    assert set_aside(tiny_sweep.folder, run) == ["log.jsonl", "checkpoints", "run.nc", "config.json"]
+    tiny_sweep.do(run)
+    assert statuses(tiny_sweep.folder, [run])[0].state == "done"
+    for step in folder.checkpoints().steps():
+        (folder.checkpoints().path(step) / "state.json").write_text("{")
+    assert set_aside(tiny_sweep.folder, run)[1] == "checkpoints"
+    assert sorted(path.name for path in folder.path.glob("set_aside_*")) == ["set_aside_0", "set_aside_1"]
+    assert [event["kind"] for event in events(folder.path)].count("finished") == 2
