@@ -32,7 +32,7 @@ check: $(VENV)/.installed
 
 test: check
 	@echo ">>> tests"
-	$(BIN)/pytest -n 2 tests dynamics --doctest-modules
+	$(BIN)/pytest -n 2 --dist loadgroup tests dynamics --doctest-modules
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

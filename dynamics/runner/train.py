@@ -3,9 +3,11 @@
 import json
 import math
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import Never
 
 import torch
@@ -47,13 +49,14 @@ class RunInUseError(ValueError):
     """Another process trains this run."""
 
 
-def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
+def run(config: RunConfig, out: Path, progress: bool = True, going_on: Collection[Signals] = ()) -> Path:
     """Train a run to its end; the same call again resumes it, and does nothing when it is finished.
 
     Args:
         config: What to run. The run that it starts from, if any, lies beside `out`, in a folder named by its run_id.
         out: The run folder; made if missing. If it holds a run, that must be of the same config.
         progress: Show a bar with ETA, speed, raw losses and peak memory.
+        going_on: Signals at which to write a checkpoint and train on, instead of stopping.
 
     Returns:
         The run folder, with run.nc (groups training and one per observer), config.json, checkpoints/ and log.jsonl.
@@ -70,7 +73,7 @@ def run(config: RunConfig, out: Path, progress: bool = True) -> Path:
         of_first = on_first(lambda: config.run_id)
         on_all(lambda: _check_ranks(config, here, of_first))
         if not on_first(lambda: _claim(folder, config, until_the_end)):
-            _train(folder, config, progress and here.first)
+            _train(folder, config, progress and here.first, going_on)
     return folder.path
 
 
@@ -98,7 +101,7 @@ def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     return folder.result.exists()
 
 
-def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
+def _train(folder: RunFolder, config: RunConfig, progress: bool, going_on: Collection[Signals]) -> None:
     """Train from the newest checkpoint to the end and write run.nc."""
     options = config.training
     torch.set_num_threads(options.num_threads)
@@ -126,6 +129,7 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool) -> None:
                         on_step=lambda record: _on_step(log, bar, record),
                         on_measurement=lambda *measurement: _on_measurement(log, bar, *measurement),
                         before_checkpoint=log.sync,
+                        going_on=going_on,
                     )
             except NonFiniteLossError as error:
                 if world().first:

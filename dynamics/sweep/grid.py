@@ -164,17 +164,28 @@ def select(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
     """
     if not only:
         return list(runs)
-    chosen = set()
+    chosen = []
     for start in only:
         found = [run for run in runs if run.run_id.startswith(start)]
         if len(found) != 1:
             received = f"{start} ({len(found)} runs)"
             raise invalid("run id", received, "the id of one run, or its first letters", "see the ids that plan prints")
-        run: Planned | None = found[0]
-        while run is not None:
-            chosen.add(run.run_id)
-            run = run.first
-    return [run for run in runs if run.run_id in chosen]
+        chosen.extend(found)
+    return with_firsts(chosen)
+
+
+def with_firsts(runs: Sequence[Planned]) -> list[Planned]:
+    """Return the runs, each behind the one that it starts from, which comes along."""
+    out: dict[str, Planned] = {}
+
+    def place(run: Planned) -> None:
+        if run.first is not None:
+            place(run.first)
+        out.setdefault(run.run_id, run)
+
+    for run in runs:
+        place(run)
+    return list(out.values())
 
 
 def check(runs: Sequence[Planned]) -> None:

@@ -87,23 +87,20 @@ class Job(Checkpointable):
         return DelayedSubmission(self)
 
     def _train(self, folder: RunFolder, cluster: str) -> None:
-        config = RunConfig.model_validate_json(self.config)
-        while True:
-            try:
-                run(config, folder.path)
-                return
-            except Interrupted as stop:
-                if cluster == "slurm" and stop.signal == signal.SIGTERM:
-                    # Slurm announces a preemption or a cancellation so, and kills when the time of grace is over; who
-                    # leaves by himself counts as finished and is not queued again. So: the checkpoint is written, go on
-                    continue
-                if stop.signal != signal.SIGUSR2:
-                    raise
-            # submitit's own handler is back in place: it queues the run again and ends this process
-            os.kill(os.getpid(), signal.SIGUSR2)
-            # another rank has the word: wait for the end it brings
-            time.sleep(WAIT_FOR_END)
-            raise RuntimeError(f"the job was to be queued again, and still runs after {WAIT_FOR_END} s")
+        # with SIGTERM Slurm announces a preemption or a cancellation, and kills when the time of grace is over; who
+        # leaves by himself counts as finished and is not queued again. So: write a checkpoint, and train on
+        going_on = (signal.SIGTERM,) if cluster == "slurm" else ()
+        try:
+            run(RunConfig.model_validate_json(self.config), folder.path, going_on=going_on)
+            return
+        except Interrupted as stop:
+            if stop.signal != signal.SIGUSR2:
+                raise
+        # submitit's own handler is back in place: it queues the run again and ends this process
+        os.kill(os.getpid(), signal.SIGUSR2)
+        # another rank has the word: wait for the end it brings
+        time.sleep(WAIT_FOR_END)
+        raise RuntimeError(f"the job was to be queued again, and still runs after {WAIT_FOR_END} s")
 
     def _evaluate(self, folder: RunFolder) -> float:
         began = time.perf_counter()

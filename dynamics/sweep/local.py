@@ -9,16 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dynamics.options import invalid
 from dynamics.sweep.events import events, record
 from dynamics.sweep.folder import SweepFolder
-from dynamics.sweep.grid import Planned
+from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.resources import Resources
 from dynamics.sweep.state import ACTIVE, Status, advance, statuses
-from dynamics.sweep.submit import Cluster, ClusterOptions, executor_for, startable, submit_one
+from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60
@@ -34,6 +35,7 @@ def run_here(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOption
     Raises:
         KeyboardInterrupt: Ctrl-C, after every run has written its checkpoint.
     """
+    runs = with_firsts(runs)
     found = statuses(sweep, runs)
     if options.cluster == "debug":
         executor = executor_for(sweep, "debug", options, scale)
@@ -42,14 +44,11 @@ def run_here(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOption
             if job is not None:
                 job.result()
         return
-    resources = options.resources(scale)
-    threads = max((run.config.training.num_threads for run in runs), default=1)
-    slots = options.parallelism or max((os.cpu_count() or 1) // (resources.tasks * threads), 1)
-    pool = _Pool(sweep, startable(found), "local", options, scale)
+    pool = _Pool(sweep, startable(found), options, scale)
     with _Display(sweep, len(runs), sum(status.state == "done" for status in found)) as display:
         try:
             while pool.waiting or pool.running:
-                pool.fill(slots)
+                pool.fill()
                 for run in pool.reap():
                     display.ended(statuses(sweep, [run])[0])
                 display.refresh([run for run, _ in pool.running.values()])
@@ -60,22 +59,39 @@ def run_here(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOption
             raise
 
 
+def places(options: ClusterOptions, resources: Resources, runs: Sequence[Planned]) -> list[tuple[int, ...]]:
+    """Return the GPUs of each run that this machine can do at a time; none where runs use no GPU.
+
+    Raises:
+        ValueError: A run asks for more GPUs than there are.
+    """
+    if not resources.gpus:
+        threads = max((run.config.training.num_threads for run in runs), default=1)
+        cores = resources.tasks * max(threads, resources.cpus)
+        return [()] * (options.parallelism or max((os.cpu_count() or 1) // cores, 1))
+    there = torch.cuda.device_count()
+    if resources.gpus > there:
+        raise invalid("gpus", resources.gpus, f"up to the {there} of this machine", "--gpus 0, or --cluster slurm")
+    groups = [tuple(range(i, i + resources.gpus)) for i in range(0, there - resources.gpus + 1, resources.gpus)]
+    return groups[: options.parallelism]
+
+
 class _Pool:
     """The runs that wait and those that run."""
 
-    def __init__(
-        self, sweep: SweepFolder, runs: Sequence[Planned], cluster: Cluster, options: ClusterOptions, scale: Resources
-    ) -> None:
-        self.sweep, self.cluster, self.waiting = sweep, cluster, list(runs)
+    def __init__(self, sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> None:
+        self.sweep, self.waiting = sweep, list(runs)
         self.running: dict[str, tuple[Planned, Any]] = {}
-        self.executor = executor_for(sweep, cluster, options, scale)
+        self.executor = executor_for(sweep, "local", options, scale)
+        self.free = places(options, options.resources(scale), runs)
+        self.taken: dict[str, tuple[int, ...]] = {}
         self.began = time.time()
 
-    def fill(self, slots: int) -> None:
+    def fill(self) -> None:
         """Start what can be started now; a run waits for the one it starts from."""
         states: dict[str, str] = {}
         for run in list(self.waiting):
-            if len(self.running) >= slots:
+            if not self.free:
                 return
             if self._cancelled(run):
                 self.waiting.remove(run)
@@ -89,16 +105,19 @@ class _Pool:
                     self.waiting.remove(run)
                     continue
             self.waiting.remove(run)
+            self.executor.update_parameters(visible_gpus=self.free[0])
             with _ctrl_c_held():  # the child inherits this: only we answer the keyboard, and ask the child politely
-                job = submit_one(self.sweep, self.cluster, self.executor, run)
+                job = submit_one(self.sweep, "local", self.executor, run)
             if job is not None:
                 self.running[run.run_id] = (run, job)
+                self.taken[run.run_id] = self.free.pop(0)
 
     def reap(self) -> list[Planned]:
         """Return the runs that have ended since the last call."""
         ended = [(run, job) for run, job in self.running.values() if job.done()]
         for run, job in ended:
             del self.running[run.run_id]
+            self.free.append(self.taken.pop(run.run_id))
             folder = self.sweep.run(run.run_id).path
             if events(folder)[-1]["kind"] == "submitted":
                 record(folder, "failed", error=f"the process ended before the run began; see {job.paths.stderr}")

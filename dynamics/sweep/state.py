@@ -101,7 +101,7 @@ def _status(
             return Status(run, "unknown", diary, **{**about, "detail": silence})
         job = queued.get((submitted["token"], submitted["index"]))
         if job is not None:
-            here = {**about, "job_id": job.job_id, "detail": job.reason if job.waits else ""}
+            here = {**about, "job_id": job.job_id, "detail": job.reason if job.waits and job.reason != "None" else ""}
             return Status(run, "queued" if job.waits else "running", diary, **here)
         return Status(run, _unattended(diary), diary, **about)
     newest = diary[-1]

@@ -10,7 +10,7 @@ from dynamics.options import Options, invalid
 from dynamics.sweep import slurm
 from dynamics.sweep.events import record
 from dynamics.sweep.folder import SweepFolder
-from dynamics.sweep.grid import Planned
+from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.job import Job
 from dynamics.sweep.resources import Resources
 from dynamics.sweep.state import ACTIVE, Status, evaluations_json, statuses
@@ -78,7 +78,7 @@ def startable(found: Sequence[Status]) -> list[Planned]:
 
 
 def submit_slurm(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> list[str]:
-    """Submit what can be started to Slurm, as arrays, and return the numbers of the jobs.
+    """Submit what can be started to Slurm, with what it starts from, as arrays; return the numbers of the jobs.
 
     A run that starts from another waits for it (afterok), and is cancelled by Slurm if that one fails for good.
 
@@ -86,7 +86,7 @@ def submit_slurm(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOp
         SlurmError: Slurm does not answer, or refuses a submission; what was submitted before stays.
     """
     with sweep.submitting():
-        found = statuses(sweep, runs)
+        found = statuses(sweep, with_firsts(runs))
         _check_known(found)
         chosen = startable(found)
         jobs = {s.run.run_id: s.job_id for s in found if s.state in ("queued", "running")}

@@ -9,6 +9,7 @@ hours while the first one measures occupies no GPU.
 
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,10 @@ def joined(device: torch.device) -> Iterator[World]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
     try:
         yield World(rank, size)
+    except BaseException as error:
+        # the frames of the error hold the wrapped network, whose end waits for threads of the group: it must come first
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -1,6 +1,6 @@
 """The training loop: plan, draw, step, observe, checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from signal import Signals
 from typing import Protocol
 
@@ -59,6 +59,7 @@ def fit(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     on_measurement: Callable[[str, int, xr.Dataset], None] = lambda group, step, dataset: None,
     before_checkpoint: Callable[[], None] = lambda: None,
+    going_on: Collection[Signals] = (),
 ) -> None:
     """Train from state.step to options.num_steps; every rank calls this, with an equal state.
 
@@ -67,7 +68,7 @@ def fit(
     the first one alone hands out records, measures and saves; if that fails, all raise its error.
 
     Raises:
-        Interrupted: on SIGTERM, SIGUSR2 or Ctrl-C, after a checkpoint.
+        Interrupted: on SIGTERM, SIGUSR2 or Ctrl-C, after a checkpoint; those among `going_on` only write a checkpoint.
         NonFiniteLossError: from the step that met it.
     """
     if world().size > 1 and options.parallel == "fsdp":
@@ -86,16 +87,7 @@ def fit(
 
         on_first(act)
 
-    def save() -> None:
-        seen = gathered(state)
-
-        def act() -> None:
-            before_checkpoint()
-            checkpoints.save(seen)
-
-        on_first(act)
-
-    with StopRequest() as stop:
+    with StopRequest(going_on) as stop:
         if state.step == 0:
             watch(None)
         while state.step < options.num_steps:
@@ -103,9 +95,20 @@ def fit(
             rows = draw(data, plan, objective, options.batch_size, seed, state.step)
             watch(train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes))
             # a signal reaches the ranks at different steps, or only one of them: all stop at the same one
-            signal = largest(int(stop.received or 0))
+            signal, asked = divmod(largest(2 * int(stop.received or 0) + stop.asked), 2)
             finished = state.step == options.num_steps
-            if finished or signal or state.step % options.checkpoint_every == 0:
-                save()
+            if finished or signal or asked or state.step % options.checkpoint_every == 0:
+                _save(state, checkpoints, before_checkpoint)
+                stop.asked = False
             if signal and not finished:
                 raise Interrupted(Signals(signal), state.step)
+
+
+def _save(state: TrainState, checkpoints: Checkpoints, before: Callable[[], None]) -> None:
+    seen = gathered(state)
+
+    def act() -> None:
+        before()
+        checkpoints.save(seen)
+
+    on_first(act)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Collection
 from types import FrameType, TracebackType
 
 STOPPED = 75
@@ -11,10 +12,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopRequest:
-    """Within the context, the first signal is remembered and a second one of the same kind acts as usual."""
+    """Within the context, the first signal is remembered and a second one of the same kind acts as usual.
 
-    def __init__(self) -> None:
+    Args:
+        going_on: Signals that ask for a checkpoint only, and do not end the run.
+    """
+
+    def __init__(self, going_on: Collection[signal.Signals] = ()) -> None:
         self.received: signal.Signals | None = None
+        self.asked = False
+        """Whether a checkpoint is asked for, until somebody who has written one says that it is not."""
+        self._going_on = going_on
 
     def __enter__(self) -> "StopRequest":
         # only the main thread may handle signals; a run in another thread is stopped by whoever started it
@@ -29,5 +37,8 @@ class StopRequest:
             signal.signal(s, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number in self._going_on:
+            self.asked = True
+            return
         self.received = signal.Signals(number)
         signal.signal(number, self._before[self.received])

@@ -13,6 +13,8 @@ from dynamics import cli
 from dynamics.analysis.metrics import metric
 from dynamics.config import RunConfig
 from dynamics.runner import run
+from dynamics.sweep.commands import VERBS
+from dynamics.sweep.commands import main as sweeps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +30,27 @@ def test_every_flag_of_a_readme_command_is_in_its_help(words: list[str], capsys:
     preset = words[2:3] if words[1] == "train" else []
     with pytest.raises(SystemExit) as stop:
         cli.main([words[1], *preset, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in shown, flag
+
+
+SWEEPS = [
+    line.split("#")[0].split()[3:]
+    for line in re.findall(r"^    (python -m experiments .+)$", README, flags=re.MULTILINE)
+]
+
+
+def test_every_verb_of_sweeps_is_shown() -> None:
+    assert {words[1] for words in SWEEPS if len(words) > 1} == set(VERBS)
+    assert ["list"] in SWEEPS
+
+
+@pytest.mark.parametrize("words", [words for words in SWEEPS if len(words) > 1], ids=shlex.join)
+def test_every_flag_of_a_sweeps_command_is_in_its_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        sweeps("experiments", [*words[:2], "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     for flag in (word for word in words if word.startswith("--")):

@@ -31,7 +31,10 @@ def missing(accounting: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Slurm:
-    """A running cluster: one node of 8 CPUs, partitions main, short (1 min), low and high (its jobs preempt those of low)."""
+    """A running cluster of one node with 8 CPUs.
+
+    Partitions: main, short (a minute at most), low, and high, whose jobs preempt those of low.
+    """
 
     folder: Path
     """Its logs, state and configuration; gone at the end of the session."""
@@ -67,7 +70,8 @@ class Slurm:
         end = time.monotonic() + seconds
         while not (value := predicate()):
             if time.monotonic() > end:
-                raise TimeoutError(f"after {seconds} s: {what} has not come; the queue is {self.states()}")
+                queue = self.states() if self.answers() else "unknown, slurmctld does not answer"
+                raise TimeoutError(f"after {seconds} s: {what} has not come; the queue is {queue}")
             time.sleep(0.1)
         return value
 
@@ -110,14 +114,20 @@ class Slurm:
         pid = int((self.folder / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
         end = time.monotonic() + 20
-        while (self.folder / "slurmctld.pid").exists() and time.monotonic() < end:
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < end, "slurmctld does not stop"
             time.sleep(0.05)
         try:
             yield
         finally:
             path = os.pathsep.join([self.environment.get("PATH", ""), *SBIN])
             subprocess.run(["slurmctld"], env=self.environment | {"PATH": path}, check=True, timeout=20)
-            self.wait_until(lambda: "UP" in self.ask("scontrol", "ping"), what="slurmctld")
+            self.wait_until(self.answers, what="slurmctld")
+
+    def answers(self) -> bool:
+        """Whether slurmctld is there."""
+        done = subprocess.run(["scontrol", "ping"], env=self.environment, capture_output=True, timeout=20)
+        return done.returncode == 0
 
 
 PREFIXES = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_")

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from submitit.helpers import Checkpointable, DelayedSubmission
 
@@ -11,24 +12,27 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def rest(seconds: float) -> None:
-    time.sleep(seconds)
+class Restarts(NamedTuple):
+    """How often a job was queued again, as submitit and Slurm count."""
+
+    submitit: int
+    slurm: int
 
 
-class Patient(Checkpointable):  # type: ignore[misc]
-    """Waits for a signal and, queued again, says how often it was restarted."""
-
-    restarts = 0
+class Patient(Checkpointable):
+    """Waits to be queued again, then says how often it was."""
 
     def __init__(self, started: Path) -> None:
         self.started = started
+        self.checkpoints = 0
 
-    def __call__(self) -> dict[str, str | int | None]:
-        if not self.restarts:
+    def __call__(self) -> Restarts:
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        if not restarts:
             self.started.touch()
             time.sleep(60)
-        return {"restarts": self.restarts, "by Slurm": os.environ.get("SLURM_RESTART_COUNT")}
+        return Restarts(self.checkpoints, restarts)
 
     def checkpoint(self) -> DelayedSubmission:
-        self.restarts += 1
+        self.checkpoints += 1
         return DelayedSubmission(self)

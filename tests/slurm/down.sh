@@ -5,8 +5,14 @@ set -euo pipefail
 
 dir=$(cd "$1" && pwd)
 
-# 0 if the process that a pid file names is the daemon (and not a stranger with a recycled number)
-lives() { [ -s "$dir/$1.pid" ] && [ "$(cat "/proc/$(<"$dir/$1.pid")/comm" 2>/dev/null)" = "$1" ]; }
+# 0 if the process that a pid file names is the daemon, and not a stranger with a recycled number
+lives() {
+    local name
+    [ -s "$dir/$1.pid" ] || return 1
+    name=$(cat "/proc/$(<"$dir/$1.pid")/comm" 2>/dev/null) || return 1
+    # Debian's binary may be called slurmctld-wlm
+    [[ $name == "$1"* ]]
+}
 
 stop() {
     lives "$1" || return 0

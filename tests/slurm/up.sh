@@ -11,18 +11,20 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 accounting=${2:-}
 # slurmctld and slurmd find themselves in the configuration by this name
-node=$(hostname -s)
+node=$(uname -n)
+node=${node%%.*}
 user=$(id -un)
 # daemons live in sbin, which is not on everyone's path
 PATH=$PATH:/usr/sbin:/sbin
+
+trap 'echo "up.sh: line $LINENO failed; the ends of the logs:" >&2; tail -n 10 "$dir"/*.log >&2' ERR
 
 wait_for() { # SECONDS WHAT COMMAND...
     local until=$((SECONDS + $1)) what=$2
     shift 2
     while ! timeout 10 "$@" >/dev/null 2>&1; do
         if [ "$SECONDS" -ge "$until" ]; then
-            echo "$what did not come up" >&2
-            tail -n 10 "$dir"/*.log >&2
+            echo "up.sh: $what did not come up" >&2
             return 1
         fi
         sleep 0.05
@@ -57,8 +59,8 @@ wait_for 10 munged munge --socket="$dir/munge.socket" --no-input
 
 storage="AccountingStorageType=accounting_storage/none"
 if [ "$accounting" = --accounting ]; then
-    # a unix socket only, no network
-    mariadb-install-db --no-defaults --user="$user" --datadir="$dir/mysql" --auth-root-authentication-method=normal \
+    # a unix socket only, no network; --force: whether or not the machine's name can be looked up
+    mariadb-install-db --no-defaults --force --user="$user" --datadir="$dir/mysql" --auth-root-authentication-method=normal \
         --innodb-log-file-size=8M --skip-test-db >"$dir/mariadb-install.log" 2>&1
     setsid mariadbd --no-defaults --user="$user" --datadir="$dir/mysql" --socket="$dir/mysql.socket" \
         --pid-file="$dir/mariadbd.pid" --skip-networking --innodb-buffer-pool-size=16M --innodb-log-file-size=8M \
@@ -87,6 +89,8 @@ AccountingStoragePort=$dbd_port
 AccountingStoragePass=$dir/munge.socket"
 fi
 
+# slurmd wants cgroups at its start unless told not to look; this kind it touches only where the configuration uses it
+echo "CgroupPlugin=cgroup/v1" >"$dir/cgroup.conf"
 conf=$(<"$here/slurm.conf.in")
 conf=${conf//@DIR@/$dir}
 conf=${conf//@NODE@/$node}

@@ -77,6 +77,18 @@ def test_dropped_rows_ask_for_no_guidance() -> None:
     assert 0 < kept < 16
 
 
+def test_guidance_asks_once_even_if_every_label_was_dropped() -> None:
+    """Ranks that split the weights must call the network equally often, whichever rows each has drawn."""
+    guidance = Guidance(k=0.5, label_drop_prob=1 - 1e-9)
+    rows, counting = batch(4, 2, guidance), Counting()
+    assert bool(rows.dropped.all())
+    v_unc, v_con = guidance.velocities(counting, rows, rows.x, NUM_CLASSES)
+    assert counting.without == [1]
+    assert not v_unc.any()
+    assert not v_con.any()
+    assert v_con.shape[0] == 2
+
+
 def test_without_gap_rows_nothing_is_differentiated() -> None:
     counting = Counting()
     terms = MeanFlow().terms(counting, counting.du_dt, batch(4, 0), NUM_CLASSES)

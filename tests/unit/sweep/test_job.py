@@ -10,12 +10,11 @@ from sweeps._sweep import Small
 from dynamics.atomic import locked
 from dynamics.runner import RunFolder
 from dynamics.store import RunLog
-from dynamics.sweep import job as jobs
 from dynamics.sweep.events import events, record
 from dynamics.sweep.job import Job
 from dynamics.sweep.state import statuses
 from dynamics.sweep.submit import job_of
-from dynamics.training import Interrupted
+from dynamics.training import Checkpoints
 
 
 @pytest.fixture
@@ -89,18 +88,10 @@ def test_slurms_announcement_of_an_end_writes_a_checkpoint_and_goes_on(
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     send_after(4, signal.SIGTERM, monkeypatch)
     saved = []
-    run = jobs.run
-
-    def watched(*args: object) -> object:
-        try:
-            return run(*args)  # type: ignore[arg-type]
-        except Interrupted as stop:
-            saved.append((stop.signal, stop.step))
-            raise
-
-    monkeypatch.setattr(jobs, "run", watched)
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, state: [saved.append(state.step), save(self, state)])
     job()
-    assert saved == [(signal.SIGTERM, 3)]
+    assert saved == [3, 5, 10, 12]
     assert kinds(job) == ["started", "finished"]
 
 

@@ -1,0 +1,79 @@
+"""Ranks for tests: forked processes of one run, and what each of them saw."""
+
+import os
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dynamics.config import RunConfig
+from dynamics.runner import run
+from dynamics.training import Interrupted, StepRecord, TrainState, loop
+from dynamics.training.distributed import local
+
+Result = dict[str, Any]
+"""What a rank hands back: `error`, or what its action returned."""
+
+
+def launch(action: Callable[[int], Result], folder: Path, ranks: int = 2, seconds: float = 60) -> list[Result]:
+    """Fork ranks, which spares the imports, and return what each came to; one that hangs fails the test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+    pids = []
+    for rank in range(ranks):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
+                result = action(rank)
+            except BaseException as error:
+                result = {"error": f"{type(error).__name__}: {error}"}
+            (folder / f"rank{rank}").write_bytes(pickle.dumps(result))
+            os._exit(0)
+        pids.append(pid)
+    end, running = time.monotonic() + seconds, set(pids)
+    while running and time.monotonic() < end:
+        running = {pid for pid in running if os.waitpid(pid, os.WNOHANG)[0] == 0}
+        time.sleep(0.005)
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert not running, f"{len(running)} of {ranks} ranks hung"
+    return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(ranks)]
+
+
+def trained(config: RunConfig, out: Path, stop_at: int = 0, again: bool = False) -> Result:
+    """Run, and return the records and last weights that this rank saw; SIGUSR2 comes in step `stop_at`."""
+    records, states, one_step = [], list[TrainState](), loop.train_step
+
+    def spy(state: TrainState, *rest: Any) -> StepRecord:
+        record = one_step(state, *rest)
+        if record.step == stop_at:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        records.append({name: value for name, value in record.flat().items() if name != "step_seconds"})
+        states[:] = [state]
+        return record
+
+    loop.train_step = spy
+    stops = []
+    try:
+        run(config, out, progress=False)
+    except Interrupted as stop:
+        stops.append((stop.signal, stop.step))
+        if again:
+            run(config, out, progress=False)
+    finally:
+        loop.train_step = one_step
+    weights = {name: local(p.detach()).clone() for name, p in states[0].model.named_parameters()}
+    return {"records": records, "weights": weights, "stops": stops, "cells": states[0].cells}
+
+
+def on_ranks(config: RunConfig, out: Path, **how: Any) -> list[Result]:
+    results = launch(lambda rank: trained(config, out, **how), out.with_name(f"{out.name}-ranks"))
+    assert [result.get("error") for result in results] == [None, None]
+    return results

@@ -1,0 +1,242 @@
+"""Sweeps on a real Slurm: whatever happens to a job, its run ends as an undisturbed one does."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from slurm_cluster import Slurm
+from sweeps._sweep import Small, same_results, small
+
+from dynamics.store import open_results
+from dynamics.sweep import slurm as queries
+from dynamics.sweep.commands import main
+from dynamics.sweep.events import events
+from dynamics.sweep.grid import Planned
+from dynamics.sweep.local import run_here
+from dynamics.sweep.resources import RESOURCES
+from dynamics.sweep.state import Status, statuses
+from dynamics.sweep.submit import ClusterOptions, submit_slurm
+
+DIGITS = RESOURCES["digits"]
+
+
+class Watched(Small):
+    """A sweep on a cluster."""
+
+    def status(self, run: Planned) -> Status:
+        return statuses(self.folder, [run])[0]
+
+    def states(self, *runs: Planned) -> list[str]:
+        return [status.state for status in statuses(self.folder, runs or self.runs)]
+
+    def submit(self, *runs: Planned, **options: object) -> list[str]:
+        chosen = ClusterOptions.model_validate({"cluster": "slurm", **options})
+        return submit_slurm(self.folder, runs or self.runs, chosen, DIGITS)
+
+    def records(self, run: Planned) -> int:
+        log = self.folder.run(run.run_id).log
+        return log.read_text().count("raw_v") if log.exists() else 0
+
+    def kinds(self, run: Planned) -> list[str]:
+        return [event["kind"] for event in events(self.folder.run(run.run_id).path)]
+
+    def path(self, run: Planned) -> Path:
+        return self.folder.run(run.run_id).path
+
+
+def watched(name: str, results: Path) -> Watched:
+    sweep = small(name, results)
+    return Watched(sweep.experiment, sweep.runs, sweep.folder)
+
+
+def until(slurm: Slurm, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    slurm.wait_until(condition, seconds, what)
+
+
+def at_work(slurm: Slurm, sweep: Watched, run: Planned, more: int = 5) -> None:
+    """Wait until a run has gone some steps further."""
+    least = sweep.records(run) + more
+    until(slurm, lambda: sweep.records(run) >= least, f"{least} records of {run.knobs}")
+
+
+def signalled(process: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that is held; or the process has ended, as Slurm may have woken it."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return True
+    mask = next(line.split()[1] for line in lines if line.startswith("ShdPnd"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def interrupt(slurm: Slurm, job_id: str) -> None:
+    """Preempt a job as a cluster does that signals submitit: SIGTERM, and a moment later SIGUSR2."""
+    slurm.signal(job_id, "TERM")
+    time.sleep(1)
+    slurm.signal(job_id, "USR2")
+
+
+def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
+    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, local = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "local")
+    raises, killed, preempted, cancelled, timed_out, *_ = sweep.runs
+    sweep.path(raises).mkdir(parents=True)
+    (sweep.path(raises) / "log.jsonl").write_text("half a line of another program\n")
+    # Slurm signals 17 s after the start; until then it is held, so that it cannot end before. It goes first, alone: a
+    # signal that comes while Python still starts ends the process, as it would with any program
+    sweep.submit(timed_out, timeout=1, signal_delay=43)
+    at_work(slurm, sweep, timed_out)
+    process = events(sweep.path(timed_out))[-1]["pid"]
+    os.kill(process, signal.SIGSTOP)
+    until(slurm, lambda: signalled(process, signal.SIGUSR2), "the signal of the time limit")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
+    until(slurm, lambda: not slurm.states(), "the end of the run that met its time limit")
+    sweep.submit(timeout=10)
+    assert sweep.submit() == [], "what is queued or runs is not submitted twice"
+
+    at_work(slurm, sweep, killed)
+    slurm.signal(sweep.status(killed).job_id, "KILL")
+    at_work(slurm, sweep, preempted)
+    job = sweep.status(preempted).job_id
+    interrupt(slurm, job)
+    at_work(slurm, sweep, cancelled)
+    main("sweeps", ["slow", "cancel", "--only", cancelled.run_id, "--results", str(sweep.folder.results)])
+    until(slurm, lambda: sweep.kinds(preempted).count("started") == 2, "the first return")
+    at_work(slurm, sweep, preempted)
+    interrupt(slurm, job)
+    until(slurm, lambda: not slurm.states(), "the end of all jobs")
+
+    # the runs in their order: raises, killed, preempted, cancelled, timed out, three undisturbed ones
+    assert sweep.states() == ["failed", "died", "done", "cancelled", "done", "done", "done", "done"]
+    assert sweep.status(preempted).preempted == 2
+    assert sweep.status(preempted).job_id == job
+    assert sweep.status(timed_out).preempted >= 1
+    capsys.readouterr()
+    main("sweeps", ["slow", "status", "--results", str(sweep.folder.results)])
+    shown = capsys.readouterr().out
+    for text in ("5 done", "1 failed", "1 died", "1 cancelled", "ended without a word: Slurm says FAILED", "log of"):
+        assert text in shown, shown
+
+    main("sweeps", ["slow", "retry", "--cluster", "slurm", "--results", str(sweep.folder.results)])
+    until(slurm, lambda: not slurm.states(), "the end of what was retried")
+    main("sweeps", ["slow", "collect", "--results", str(sweep.folder.results)])
+    assert "8 of 8 runs" in capsys.readouterr().out
+    assert open_results(sweep.folder.merged)["training"].sizes["run"] == 8
+
+    run_here(local.folder, local.runs, ClusterOptions(), DIGITS)
+    for run in sweep.runs:
+        same_results(sweep.path(run), local.path(run))
+
+
+def test_a_genuine_preemption_by_a_job_of_higher_priority(slurm: Slurm, tmp_path: Path) -> None:
+    """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again."""
+    sweep, undisturbed = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "undisturbed")
+    run = sweep.runs[7]
+    sweep.submit(run, partition="low")
+    at_work(slurm, sweep, run)
+    slurm.ask("sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 3")
+    until(slurm, lambda: sweep.status(run).state == "queued", "the preemption")
+    before = sweep.records(run)
+    undisturbed.do(run)
+    until(slurm, lambda: sweep.status(run).state == "done", "the end")
+    assert sweep.status(run).preempted == 1
+    assert sweep.kinds(run) == ["submitted", "started", "started", "finished"]
+    assert events(sweep.path(run))[2]["step"] > 0, f"resumed from a checkpoint, not from the start, of {before} steps"
+    same_results(sweep.path(run), undisturbed.path(run))
+
+
+def test_a_run_waits_for_the_one_it_starts_from(slurm_with_accounting: Slurm, tmp_path: Path) -> None:
+    slurm = slurm_with_accounting
+    sweep, undisturbed = watched("tiny", tmp_path / "slurm"), watched("tiny", tmp_path / "undisturbed")
+    first = next(run for run in sweep.runs if run.role == "before")
+    children = [run for run in sweep.runs if run.first is first]
+    # the first run fails: those that wait for it do not wait for ever
+    sweep.path(first).mkdir(parents=True)
+    (sweep.path(first) / "log.jsonl").write_text("damage\n")
+    sweep.submit(first, *children)
+    assert sweep.states(*children) == ["queued", "queued"]
+    until(slurm, lambda: sweep.status(children[0]).detail == "Dependency", "Slurm's word on why they wait", 10)
+    until(slurm, lambda: not slurm.states(), "the end of the first try")
+    assert sweep.states(first, *children) == ["failed", "new", "new"]
+    assert queries.ending(sweep.status(first).job_id) == "FAILED"
+
+    words = ["tiny", "retry", "--cluster", "slurm", "--results", str(sweep.folder.results)]
+    main("sweeps", words)
+    # its children are submitted while it is queued or runs
+    sweep.submit(*children)
+    until(slurm, lambda: not slurm.states(), "the end of the second try")
+    assert sweep.states(first, *children) == ["done", "done", "done"]
+    undisturbed.do(first, *children)
+    for run in (first, *children):
+        same_results(sweep.path(run), undisturbed.path(run))
+
+
+def test_two_processes_train_one_run_and_are_preempted_together(slurm: Slurm, tmp_path: Path) -> None:
+    two, disturbed, one = (watched("slow", tmp_path / name) for name in ("two", "disturbed", "one"))
+    run = two.runs[0]
+    two.submit(run, tasks=2)
+    disturbed.submit(run, tasks=2)
+    at_work(slurm, disturbed, run)
+    interrupt(slurm, disturbed.status(run).job_id)
+    one.do(run)
+    until(slurm, lambda: not slurm.states(), "the end of both")
+    assert two.states(run) == disturbed.states(run) == ["done"]
+    assert disturbed.kinds(run) == ["submitted", "started", "stopped", "started", "finished"]
+    same_results(disturbed.path(run), two.path(run))
+    assert open_results(two.path(run)).attrs["world_size"] == 2
+    mine, other = (open_results(sweep.path(run))["training"].raw_u.values for sweep in (two, one))
+    assert torch.from_numpy(mine[:20]).allclose(torch.from_numpy(other[:20]), rtol=1e-4)
+
+
+def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = watched("slow", tmp_path)
+    run = sweep.runs[0]
+    sweep.submit(run)
+    at_work(slurm, sweep, run)
+    monkeypatch.setattr(queries, "SECONDS", 3)
+    with slurm.without_controller():
+        assert sweep.states(*sweep.runs[:2]) == ["unknown", "new"]
+        with pytest.raises(queries.SlurmError, match="nothing is submitted while it is unknown what runs"):
+            sweep.submit()
+    until(slurm, lambda: sweep.states(run) == ["done"], "the end of the run, which noticed nothing")
+
+
+def test_a_submitter_that_dies_right_after_sbatch_leaves_jobs_that_are_known(slurm: Slurm, tmp_path: Path) -> None:
+    from submitit import SlurmExecutor
+
+    sweep = watched("tiny", tmp_path)
+    runs = sweep.runs[2:4]
+    pid = os.fork()
+    if pid == 0:
+        submit = SlurmExecutor._submit_command
+
+        def dying(self: SlurmExecutor, command: str) -> object:
+            submit(self, command)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return None
+
+        SlurmExecutor._submit_command = dying
+        sweep.submit(*runs)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert set(sweep.states(*runs)) <= {"queued", "running"}
+    assert sweep.submit(*runs) == []
+    main("sweeps", ["tiny", "cancel", "--results", str(sweep.folder.results)])
+    until(slurm, lambda: not slurm.states(), "the end of the orphans")
+    assert len(sweep.submit(*runs)) == 1
+    until(slurm, lambda: not slurm.states(), "the end")
+    assert sweep.states(*runs) == ["done", "done"]
+
+
+def test_a_refused_submission_says_why(slurm: Slurm, tmp_path: Path) -> None:
+    sweep = watched("tiny", tmp_path)
+    with pytest.raises(queries.SlurmError, match=r"not submitted: .*[Pp]artition"):
+        sweep.submit(sweep.runs[2], partition="nowhere")
+    assert "Invalid partition" in sweep.status(sweep.runs[2]).detail

@@ -1,0 +1,41 @@
+import pytest
+import torch
+from sweeps._sweep import Small
+
+from dynamics.sweep.local import places
+from dynamics.sweep.resources import Resources
+from dynamics.sweep.submit import ClusterOptions
+
+
+def test_cores_are_shared_out(tiny_sweep: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    none = ClusterOptions()
+    assert places(none, Resources(), tiny_sweep.runs) == [()] * 8
+    assert places(none, Resources(tasks=2, cpus=2), tiny_sweep.runs) == [()] * 2
+    assert places(none, Resources(tasks=9), tiny_sweep.runs) == [()]
+    assert places(ClusterOptions(parallelism=3), Resources(), tiny_sweep.runs) == [()] * 3
+
+
+def test_no_two_runs_get_the_same_gpu(tiny_sweep: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert places(ClusterOptions(), Resources(gpus=2), tiny_sweep.runs) == [(0, 1), (2, 3)]
+    assert places(ClusterOptions(parallelism=1), Resources(gpus=2), tiny_sweep.runs) == [(0, 1)]
+    with pytest.raises(ValueError, match="gpus: received 6; allowed: up to the 5 of this machine"):
+        places(ClusterOptions(), Resources(gpus=6), tiny_sweep.runs)
+
+
+def test_what_is_asked_for_replaces_the_scales() -> None:
+    scale = Resources(nodes=4, tasks=8, gpus=8, timeout_min=60)
+    assert ClusterOptions().resources(scale) == scale
+    asked = ClusterOptions(gpus=2, nodes=1, timeout=5).resources(scale)
+    assert (asked.nodes, asked.tasks, asked.gpus, asked.timeout_min, asked.devices) == (1, 2, 2, 5, 2)
+    assert ClusterOptions(gpus=2, tasks=4).resources(scale).tasks == 4
+
+
+def test_more_options_of_sbatch_have_a_value() -> None:
+    assert ClusterOptions(sbatch=("--constraint=h100", "exclude=a,b")).additional() == {
+        "constraint": "h100",
+        "exclude": "a,b",
+    }
+    with pytest.raises(ValueError, match="sbatch: received 'exclusive'; allowed: option=value"):
+        ClusterOptions(sbatch=("exclusive",)).additional()
