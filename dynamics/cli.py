@@ -1,5 +1,6 @@
 """The command `dynamics`."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -272,7 +273,8 @@ def train(argv: Sequence[str]) -> None:
     if args.observe != default.observe:
         config = RunConfig.model_validate({**dict(config), "observers": parse_observers(args.observe)})
     folder = run(config, args.out)
-    print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
+    if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts this command once a rank
+        print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from dynamics.atomic import replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
+from dynamics.store import RunLog
 from dynamics.training import Checkpoints, Origin
 
 
@@ -55,10 +56,23 @@ class RunFolder:
                 remedy = "choose another --out, or repeat the command that began this run"
                 raise invalid("config", different, f"the config of the run in {self.path}", remedy)
             return
-        if self.result.exists() or self.log.exists():
+        if self.result.exists() or self.log.exists() or self.checkpoints().steps():
             raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
         with replacing(self.config) as temporary:
             temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+
+    def check_log(self, step: int) -> None:
+        """Refuse a log that does not hold every step up to that of a checkpoint: what was recorded would be lost.
+
+        Raises:
+            ValueError: Steps are missing, or a line is damaged.
+        """
+        there = {record["step"] for record in RunLog(self.log).read() if record["group"] == "training"}
+        missing = sorted(set(range(1, step + 1)) - there)
+        if missing:
+            received = f"{len(missing)} of the {step} steps before the checkpoint are missing, such as {missing[0]}"
+            remedy = f"restore the file, or remove {self.path} to begin anew"
+            raise invalid(str(self.log), received, "a record of every step", remedy)
 
     def note(self, origin: Origin) -> None:
         """Write down which checkpoint of another run this one starts from."""

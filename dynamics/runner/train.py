@@ -156,6 +156,7 @@ def _resume(
         on_all(lambda: here.first or checkpoints.restore(state, step))
     started_from = _start_from(folder, config, state, resumed=step is not None)
     on_first(lambda: log.rewind(-1 if step is None else step))
+    on_first(lambda: folder.check_log(step or 0))
     return started_from
 
 

@@ -1,5 +1,6 @@
 """Merge the finished runs of a sweep into one file, and say what is missing and why."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from dynamics.atomic import locked, remove_leftovers
 from dynamics.options import invalid
-from dynamics.store import RunLog, merge, read_groups, read_run, write_tree
+from dynamics.store import merge, read_groups, read_run, write_tree
 from dynamics.sweep.events import events, record
 from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned
@@ -127,17 +128,15 @@ def _resumable(sweep: SweepFolder, run: Planned) -> bool:
     try:
         if folder.config.exists():
             folder.read_config()
-        RunLog(folder.log).read()
-        steps = checkpoints.steps()
-        for step in reversed(steps):
-            try:
+        folder.check_log(0)
+        for step in reversed(checkpoints.steps()):
+            with contextlib.suppress(DamagedCheckpointError):
                 checkpoints.verify(step)
+                folder.check_log(step)
                 return True
-            except DamagedCheckpointError:
-                continue
     except ValueError:
         return False
-    return not steps
+    return not checkpoints.steps()
 
 
 def _checked(path: Path, run: Planned) -> Groups:

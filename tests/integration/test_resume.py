@@ -164,3 +164,15 @@ def test_a_finished_run_is_left_alone(tiny: RunConfig, undisturbed: Path) -> Non
     before = (undisturbed / "run.nc").stat().st_mtime_ns
     run(tiny, undisturbed, progress=False)
     assert (undisturbed / "run.nc").stat().st_mtime_ns == before
+
+
+def test_a_log_that_lacks_steps_is_an_error_and_never_a_result_with_holes(tiny: RunConfig, tmp_path: Path) -> None:
+    run(tiny, tmp_path, progress=False)
+    (tmp_path / "run.nc").unlink()
+    log = RunFolder(tmp_path).log
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"step": 7' not in line))
+    with pytest.raises(ValueError, match="1 of the 24 steps before the checkpoint are missing, such as 7"):
+        run(tiny, tmp_path, progress=False)
+    log.unlink()
+    with pytest.raises(ValueError, match="24 of the 24 steps"):
+        run(tiny, tmp_path, progress=False)

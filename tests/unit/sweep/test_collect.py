@@ -109,5 +109,8 @@ def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small) -> No
     for step in folder.checkpoints().steps():
         (folder.checkpoints().path(step) / "state.json").write_text("{")
     assert set_aside(tiny_sweep.folder, run)[1] == "checkpoints"
-    assert sorted(path.name for path in folder.path.glob("set_aside_*")) == ["set_aside_0", "set_aside_1"]
-    assert [event["kind"] for event in events(folder.path)].count("finished") == 2
+    tiny_sweep.do(run)
+    folder.log.unlink()
+    assert set_aside(tiny_sweep.folder, run) == ["checkpoints", "run.nc", "config.json"]
+    assert sorted(path.name for path in folder.path.glob("set_aside_*")) == [f"set_aside_{i}" for i in range(3)]
+    assert [event["kind"] for event in events(folder.path)].count("finished") == 3
