@@ -102,7 +102,7 @@ def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
     assert sweep.submit() == [], "what is queued or runs is not submitted twice"
 
     at_work(slurm, sweep, killed)
-    slurm.signal(sweep.status(killed).job_id, "KILL")
+    os.kill(events(sweep.path(killed))[-1]["pid"], signal.SIGKILL)
     at_work(slurm, sweep, preempted)
     job = sweep.status(preempted).job_id
     interrupt(slurm, job)

@@ -17,14 +17,14 @@ def base(scale: str) -> RunConfig:
         model=MLPOptions(dim=32, depth=2),
         times=TimesOptions(gap_share=0.5),
         curricula=(DTD(num_clusters=3, patience=5), MinSNR(), Beta()),
-        training=TrainingOptions(num_steps=600, batch_size=32, checkpoint_every=200, num_threads=1),
+        training=TrainingOptions(num_steps=400, batch_size=32, checkpoint_every=200, num_threads=1),
         observers=(GapsOptions(every=150, rows_per_bin=4), CellsOptions(every=100)),
     )
 
 
 def axes(scale: str) -> Axes:
     # the last one is longer, for what takes Slurm some seconds
-    return {"seed": {seed: {"seed": seed, "training.num_steps": 2500 if seed == 7 else 600} for seed in range(8)}}
+    return {"seed": {seed: {"seed": seed, "training.num_steps": 2500 if seed == 7 else 400} for seed in range(8)}}
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
