@@ -124,6 +124,17 @@ def test_the_instruments_figures_are_those_of_the_committed_results() -> None:
     assert f"{shares['losses of every step and a Gram every 500']:.1%} of the CPU time" in README
 
 
+def test_the_figures_of_bookkeeping_are_those_of_the_committed_result() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "sweep_bookkeeping.json").read_text())["runs"]
+    text = " ".join(README.split())
+    most = rows["2000"]
+    said = f"`plan` {most['plan']['seconds']:.1f} s, `status` {most['status']['seconds']:.1f} s"
+    assert f"{said} and `collect` {most['collect']['seconds']:.0f} s" in text
+    memory = [rows[number]["collect"]["peak_memory_mb"] for number in ("500", "1000", "2000")]
+    assert f"{memory[0]:.0f}, {memory[1]:.0f} and {memory[2]:.0f} MB" in text
+    assert f"once takes {most['floor']['read_all_seconds']:.0f} s" in text
+
+
 def test_the_naive_cosines_of_the_readme_are_those_of_the_committed_result() -> None:
     fresh = json.loads((ROOT / "results" / "naive_cosine" / "summary.json").read_text())["fresh"]
     pair = fresh["v and u 0.5-0.7"]
