@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,22 @@ def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small) -> No
     assert set_aside(tiny_sweep.folder, run) == ["checkpoints", "run.nc", "config.json"]
     assert sorted(path.name for path in folder.path.glob("set_aside_*")) == [f"set_aside_{i}" for i in range(3)]
     assert [event["kind"] for event in events(folder.path)].count("finished") == 3
+
+
+def test_two_people_collect_at_once(tiny_sweep: Small) -> None:
+    runs = tiny_sweep.runs[2:4]
+    tiny_sweep.do(*runs)
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).num_runs - 2
+            finally:
+                os._exit(code)
+        children.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0, 0]
+    assert open_results(tiny_sweep.folder.merged)["training"].sizes["run"] == 2
+    left = sorted(path.name for path in tiny_sweep.folder.merged.parent.iterdir())
+    assert left == [".digits.nc.lock", "digits", "digits.nc"]
