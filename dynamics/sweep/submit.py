@@ -112,7 +112,8 @@ def executor_for(sweep: SweepFolder, cluster: Cluster, options: ClusterOptions, 
     resources = options.resources(scale)
     if resources.nodes > 1:
         raise invalid("nodes", resources.nodes, f"1 with --cluster {cluster}", "use --cluster slurm, or --nodes 1")
-    executor = submitit.AutoExecutor(folder=str(sweep.jobs.absolute() / "%j"), cluster=cluster)
+    kind = submitit.LocalExecutor if cluster == "local" else submitit.DebugExecutor
+    executor = kind(folder=str(sweep.jobs.absolute() / "%j"))
     executor.update_parameters(
         timeout_min=365 * 24 * 60,  # a machine of one's own has no time limit
         tasks_per_node=resources.tasks,
