@@ -1,11 +1,13 @@
 """What all tests share: one thread, and a run small enough to be repeated many times."""
 
 import os
+import threading
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw, MinSNR
@@ -19,6 +21,8 @@ from dynamics.training import TrainingOptions
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    # tqdm's own lock is shared by all forked processes: one that is killed while it draws would hold it for ever
+    tqdm.set_lock(threading.RLock())
 
 
 @pytest.fixture
