@@ -203,9 +203,7 @@ def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monke
     monkeypatch.setattr(queries, "SECONDS", 3)
     with slurm.without_controller():
         assert sweep.states(run, sweep.runs[0]) == ["unknown", "new"]
-        with pytest.raises(
-            queries.SlurmError, match=r"unknown what runs|did not answer"
-        ):
+        with pytest.raises(queries.SlurmError, match=r"unknown what runs|did not answer"):
             sweep.submit()
     until(slurm, lambda: sweep.states(run) == ["done"], "the end of the run, which noticed nothing")
 
