@@ -1,4 +1,4 @@
-"""A sweep of a minute, to see that submitting, watching and collecting work on a new machine."""
+"""A sweep of two or three minutes, to see that submitting, watching and collecting work on a new machine."""
 
 from dynamics.config import RunConfig, preset
 from dynamics.curricula import Beta

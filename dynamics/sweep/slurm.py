@@ -3,7 +3,6 @@
 submitit submits; but it learns states from `sacct` alone, which many clusters lack and which can make it wait for ever.
 """
 
-import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,11 +32,6 @@ class Job(NamedTuple):
     @property
     def waits(self) -> bool:
         return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
-
-
-def available() -> bool:
-    """Whether this machine can talk to a Slurm."""
-    return shutil.which("squeue") is not None
 
 
 def queue(names: Sequence[str]) -> dict[tuple[str, int], Job]:
