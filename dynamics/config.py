@@ -94,3 +94,18 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise invalid("preset", name, ", ".join(PRESETS), "choose one of these, or pass the path of a config.json")
     return PRESETS[name]
+
+
+_BASELINES = {"digits": "mixture-meanflow", "digits-dit": "digits-meanflow", "mnist5k": "mnist-meanflow"}
+
+
+def baseline(scale: str) -> RunConfig:
+    """Return the preset that the studies of a scale start from, unguided, so that exact velocities are the data's.
+
+    Args:
+        scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT), b4, ...
+
+    Raises:
+        ValueError: There is no preset for that scale.
+    """
+    return preset(_BASELINES.get(scale, f"{scale}-meanflow")).model_copy(update={"objective": MeanFlow()})

@@ -1,6 +1,7 @@
 """Distances between two sets of features, in float64: Frechet, kernel, and precision with recall."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -151,7 +152,8 @@ def precision_recall(features_real: Tensor, features_fake: Tensor, k: int = 3) -
     if not 1 <= k < min(len(real), len(fake)):
         allowed = f"1 <= k < {min(len(real), len(fake))}, the smaller number of rows"
         raise invalid("k", k, allowed, "draw more samples or lower k")
-    return PrecisionRecall(_share_within(fake, real, k), _share_within(real, fake, k))
+    precision = _share_within(fake, real, _radii_of_reference(real, k))
+    return PrecisionRecall(precision, _share_within(real, fake, _radii(fake, k)))
 
 
 def _checked(features_a: Tensor, features_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +201,7 @@ def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mmd(a: Tensor, b: Tensor) -> KernelDistance:
     n, m, dim = len(a), len(b), a.shape[1]
-    aa = _kernel_sums(a, a)[0] - (a.square().sum(1) / dim + 1) ** 3  # row i: sum over the others in a
+    aa = _sums_of_reference(a) - (a.square().sum(1) / dim + 1) ** 3  # row i: sum over the others in a
     bb = _kernel_sums(b, b)[0] - (b.square().sum(1) / dim + 1) ** 3
     ab, ba = _kernel_sums(a, b)
     within_a, within_b, between = aa.sum(), bb.sum(), ab.sum()
@@ -213,9 +215,22 @@ def _mmd(a: Tensor, b: Tensor) -> KernelDistance:
     return KernelDistance(float(value), float(variance.sqrt()))
 
 
-def _share_within(rows: Tensor, members: Tensor, k: int) -> float:
+@lru_cache(maxsize=1)
+def _sums_of_reference(a: Tensor) -> Tensor:
+    """Kernel sums of a set with itself: the reference is the same for one set of samples after another."""
+    return _kernel_sums(a, a)[0]
+
+
+def _radii(members: Tensor, k: int) -> Tensor:
+    """Squared distance of each member to its k-th nearest neighbour in the set, [M]."""
     # the member itself is among the k + 1 nearest, at distance 0
-    radii = torch.cat([_squared(part, members).topk(k + 1, largest=False).values[:, -1] for part in _chunks(members)])
+    return torch.cat([_squared(part, members).topk(k + 1, largest=False).values[:, -1] for part in _chunks(members)])
+
+
+_radii_of_reference = lru_cache(maxsize=1)(_radii)
+
+
+def _share_within(rows: Tensor, members: Tensor, radii: Tensor) -> float:
     inside = [(_squared(part, members) <= radii).any(1) for part in _chunks(rows)]
     return float(torch.cat(inside).double().mean())
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -55,8 +56,9 @@ class Reference:
     """[N, 64] float64."""
 
 
+@lru_cache(maxsize=1)
 def reference_for(data: DataSource) -> Reference:
-    """Return the reference that the data set's samples are compared with."""
+    """Return the reference that the data set's samples are compared with; runs of one study share it."""
     if data.num_classes < 2:
         return Reference(data, None, torch.zeros(0, 64, dtype=torch.float64))
     extractor = extractor_for(data)

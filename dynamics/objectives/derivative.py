@@ -26,9 +26,11 @@ def total_derivative(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v:
     Returns:
         u(z, t, r, y) and its derivative, both [B, ...], without gradient.
     """
+    # r gets its zero tangent in so many words: where only one of two terms has a tangent, torch is slow (see `modulate`)
+    tangents = (v, torch.ones_like(t), torch.zeros_like(r))
     # the context matters to compiled code only; eager attention chooses by itself
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         out: tuple[Tensor, Tensor] = torch.func.jvp(  # type: ignore[assignment]
-            lambda z, t: u(z, t, r, y), (z, t), (v, torch.ones_like(t))
+            lambda z, t, r: u(z, t, r, y), (z, t, r), tangents
         )
     return out
