@@ -1,6 +1,7 @@
 """Which optimiser settings suit plain MeanFlow best? Whatever is compared with a baseline needs one that is tuned.
 
-Grid of learning rate, adaptive exponent p and average; then one change at a time around the best of the grid.
+A grid of learning rate, adaptive exponent p and average at 1200 steps; then, at the 800 steps of the studies, the best
+of it once more and one change at a time.
 """
 
 from itertools import product
@@ -8,10 +9,18 @@ from itertools import product
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.instruments import GapsOptions
-from dynamics.sweep.grid import Axes, with_values
+from dynamics.sweep.grid import Axes, Changes, with_values
 
 QUESTION = "Which learning rate, adaptive exponent, average and batch make plain MeanFlow's u most accurate?"
+PRIMARY = "one_step_error"
 RATES, EXPONENTS, AVERAGES = (1e-3, 2e-3, 4e-3, 8e-3), (0.0, 0.5, 1.0), (0.98, 0.995)
+STUDY = {"training.num_steps": 800, "training.ema_decays": (0.98,)}
+CHANGES: dict[str, Changes] = {
+    "beta2=0.99": {"training.betas": (0.9, 0.99)},
+    "batch=256": {"training.batch_size": 256},
+    "warmup=100": {"training.warmup_steps": 100},
+    "ema=0.95": {"training.ema_decays": (0.95,)},
+}
 
 
 def base(scale: str) -> RunConfig:
@@ -21,15 +30,19 @@ def base(scale: str) -> RunConfig:
 
 
 def axes(scale: str) -> Axes:
-    grid = {
-        f"lr={rate:g} p={p:g} ema={ema:g}": {
-            "training.learning_rate": rate,
-            "objective.adaptive.p": p,
-            "training.ema_decays": (ema,),
-        }
+    def around(rate: float, p: float) -> dict[str, object]:
+        return {"training.learning_rate": rate, "objective.adaptive.p": p}
+
+    grid: dict[str, Changes] = {
+        f"lr={rate:g} p={p:g} ema={ema:g}": {**around(rate, p), "training.ema_decays": (ema,)}
         for rate, p, ema in product(RATES, EXPONENTS, AVERAGES)
     }
-    return {"setting": grid, "seed": {seed: {"seed": seed} for seed in range(2)}}
+    short = {
+        f"lr={rate:g} p={p:g} steps=800": {**STUDY, **around(rate, p)}
+        for rate, p in product((2e-3, 3e-3, 4e-3), (0.0, 0.5))
+    }
+    changed = {f"lr=0.003 p=0 steps=800 {name}": {**STUDY, **around(3e-3, 0.0), **c} for name, c in CHANGES.items()}
+    return {"setting": {**grid, **short, **changed}, "seed": {seed: {"seed": seed} for seed in range(2)}}
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:

@@ -19,9 +19,15 @@ class Beta(Curriculum):
     kind: Literal["beta"] = "beta"
     k: float = Field(default=1.0, gt=0)
     """Exponent of the progress; larger stays with small gaps for longer."""
+    path: Literal["falling", "rising", "frozen"] = "falling"
+    """How s moves: the paper's way, the other way round, or not at all (k / (k + 1), the mean over training)."""
 
     def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
-        s = 1 - progress.fraction**self.k
+        if self.path == "frozen":
+            s = self.k / (self.k + 1)
+        else:
+            elapsed = progress.fraction if self.path == "falling" else 1 - progress.fraction
+            s = 1 - elapsed**self.k
 
         def beta(plan: Plan, t: Tensor, r: Tensor) -> Tensor:
             room = 1 - mean_gap(plan.gap_law)

@@ -8,15 +8,17 @@ import torch
 from pydantic import Field
 
 from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
-from dynamics.flow.times import FromTime, MaxMinLaw, TimeLaw, UniformFromTime
+from dynamics.flow.times import MaxMinLaw, TimeLaw, UniformWithinTimes, WithinTimes
 from dynamics.options import invalid
+from dynamics.rng import generator
 
 
 class DTD(Curriculum):
     """Clusters of t by SNR, the noisiest first, accumulated downwards; after the last stage ordinary training.
 
-    At stage j of N the r = t rows have t >= edge[N - 1 - j]. The next stage begins when the raw v loss has not improved
-    for `patience` steps (the weighted loss is constant by construction and paces nothing), or after fixed lengths.
+    At stage j of N the r = t rows come from the first j + 1 clusters, in the paper's order t >= edge[N - 1 - j]. The
+    next stage begins when the raw v loss has not improved for `patience` steps (the weighted loss is constant by
+    construction and paces nothing), or after fixed lengths.
     That the paper means this curriculum is inferred; every open choice is a named option.
     """
 
@@ -35,6 +37,10 @@ class DTD(Curriculum):
     """Steps without improvement of the raw v loss (tau_max) before the next stage."""
     stage_steps: int = Field(default=350, gt=0)
     """Length of a stage under fixed pacing, in steps."""
+    order: Literal["noisy_first", "clean_first", "shuffled"] = "noisy_first"
+    """In which order clusters join: the paper's, and two that tell whether its order matters."""
+    order_seed: int = 0
+    """Which shuffled order."""
 
     def initial_state(self) -> State:
         return {"stage": 0, "best": None, "waited": 0, "steps": 0}
@@ -54,19 +60,34 @@ class DTD(Curriculum):
 
     def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
         plan = record(plan, dtd_stage=state["stage"])
-        remaining = self.num_clusters - 1 - state["stage"]
-        if remaining <= 0:
+        if state["stage"] >= self.num_clusters - 1:
             return plan
-        equal_law = self._restricted(plan.equal_law, remaining)
-        gap_law = self._restricted(plan.gap_law, remaining) if self.scope == "both" else plan.gap_law
+        equal_law = self._restricted(plan.equal_law, state["stage"])
+        gap_law = self._restricted(plan.gap_law, state["stage"]) if self.scope == "both" else plan.gap_law
         return replace(plan, equal_law=equal_law, gap_law=gap_law)
 
-    def _restricted(self, law: TimeLaw, remaining: int) -> TimeLaw:
+    def _restricted(self, law: TimeLaw, stage: int) -> TimeLaw:
         if not isinstance(law, MaxMinLaw):
             allowed = "logit_normal or uniform_pair before this curriculum"
             raise invalid("curricula.dtd", law, allowed, "put dtd first, or use scope 'v'")
-        t_min = self._edge(law, remaining / self.num_clusters)
-        return FromTime(base=law, t_min=t_min) if self.law == "truncated" else UniformFromTime(t_min=t_min)
+        intervals: list[tuple[float, float]] = []
+        for cluster in sorted(self._joining()[: stage + 1]):
+            low, high = (self._edge(law, i / self.num_clusters) for i in (cluster, cluster + 1))
+            if intervals and intervals[-1][1] == low:  # neighbours are one interval
+                low = intervals.pop()[0]
+            intervals.append((low, high))
+        return (
+            WithinTimes(base=law, intervals=tuple(intervals))
+            if self.law == "truncated"
+            else UniformWithinTimes(intervals=tuple(intervals))
+        )
+
+    def _joining(self) -> list[int]:
+        """Return the clusters, numbered from clean to noisy, in the order in which they join."""
+        clusters = list(range(self.num_clusters))
+        if self.order == "shuffled":
+            return torch.randperm(self.num_clusters, generator=generator(self.order_seed, "dtd order")).tolist()
+        return clusters if self.order == "clean_first" else clusters[::-1]
 
     def _edge(self, law: MaxMinLaw, fraction: float) -> float:
         if self.clusters == "uniform":

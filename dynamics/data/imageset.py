@@ -19,6 +19,9 @@ Shape = tuple[int, int, int]
 class DataSource(Protocol):
     """Images by step: a pure function of (seed, step), whatever was asked before."""
 
+    def __hash__(self) -> int:
+        """By identity: what belongs to a data set is computed once."""
+
     @property
     def name(self) -> str:
         """What results call the data."""

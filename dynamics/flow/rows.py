@@ -33,6 +33,8 @@ class Rows:
     """[B] bool, True where the label was dropped to the null class. On the CPU, so that selecting rows never waits."""
     num_equal: int
     """How many rows, from the front, have r = t."""
+    v_noise: Tensor | None = None
+    """What is added to the target of the r = t rows, [B, C, H, W]; none adds nothing."""
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -62,6 +64,7 @@ class Rows:
             self.y[part],
             self.dropped[part],
             num_equal=len(range(index, self.num_equal, count)),
+            v_noise=None if self.v_noise is None else self.v_noise[part],
         )
 
     def part(self, start: int, stop: int) -> "Rows":
@@ -69,13 +72,15 @@ class Rows:
         names = ("x", "e", "t", "r", "y", "dropped")
         columns = {name: getattr(self, name)[start:stop] for name in names}
         num_equal = min(max(self.num_equal - start, 0), stop - start)
-        return Rows(**columns, num_equal=num_equal)
+        v_noise = None if self.v_noise is None else self.v_noise[start:stop]
+        return Rows(**columns, num_equal=num_equal, v_noise=v_noise)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Rows":
         """Return the rows on `device`, floating point in `dtype`; the mask of dropped labels stays on the CPU."""
         if device.type == "cpu" and dtype in (None, self.x.dtype):
             return self
-        floats = {name: getattr(self, name).to(device, dtype, non_blocking=True) for name in ("x", "e", "t", "r")}
+        names = ("x", "e", "t", "r", *(() if self.v_noise is None else ("v_noise",)))
+        floats = {name: getattr(self, name).to(device, dtype, non_blocking=True) for name in names}
         return replace(self, **floats, y=self.y.to(device, non_blocking=True))
 
 
@@ -115,6 +120,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     """Chain rows; all r = t rows must come before the first row with r < t."""
     first_gap = next((i for i, part in enumerate(parts) if part.num_gap), len(parts))
     assert not any(part.num_equal for part in parts[first_gap + 1 :]), "r = t rows come first"
+    assert all(part.v_noise is None for part in parts), "only instruments chain rows, and theirs are clean"
     columns = {
         name: torch.cat([getattr(part, name) for part in parts]) for name in ("x", "e", "t", "r", "y", "dropped")
     }

@@ -123,28 +123,41 @@ class UniformGap(TimeLaw):
         return t, t - gap
 
 
-class FromTime(TimeLaw):
-    """A max-min law given that t >= t_min, for curricula that start with the noisiest times."""
+Intervals = tuple[tuple[float, float], ...]
+"""Disjoint intervals (low, high) of t, increasing."""
+
+
+class WithinTimes(TimeLaw):
+    """A max-min law given that t lies in one of several intervals, for curricula that begin with some times."""
 
     base: MaxMinLaw
     """The law before truncation."""
-    t_min: float = Field(ge=0, lt=1)
-    """Smallest t."""
+    intervals: Intervals
+    """Where t may lie."""
 
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        below = float(self.base.draw_cdf(torch.tensor(self.t_min, dtype=torch.float64))) ** 2
-        return self.base.quantile(below + (1 - below) * a, b)
+        edges = self.base.draw_cdf(torch.tensor(self.intervals, dtype=torch.float64)) ** 2  # that of the larger draw
+        return self.base.quantile(_inside(edges, a), b)
 
 
-class UniformFromTime(TimeLaw):
-    """t uniform in [t_min, 1] and r uniform in [0, t]."""
+class UniformWithinTimes(TimeLaw):
+    """t uniform in several intervals and r uniform in [0, t]."""
 
-    t_min: float = Field(ge=0, lt=1)
-    """Smallest t."""
+    intervals: Intervals
+    """Where t may lie."""
 
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        t = self.t_min + (1 - self.t_min) * a
+        t = _inside(torch.tensor(self.intervals, dtype=torch.float64), a)
         return t, b * t
+
+
+def _inside(edges: Tensor, a: Tensor) -> Tensor:
+    """Map uniform numbers [B] in (0, 1) to the union of intervals, edges [N, 2]."""
+    lengths = edges[:, 1] - edges[:, 0]
+    reached = lengths.cumsum(0)
+    position = a * reached[-1]
+    index = torch.searchsorted(reached, position.contiguous()).clamp(max=len(edges) - 1)
+    return edges[index, 0] + (position - (reached - lengths)[index])
 
 
 class GapBin(TimeLaw):
@@ -159,7 +172,8 @@ class GapBin(TimeLaw):
         0.667
     """
 
-    base: MaxMinLaw
+    kind: Literal["gap_bin"] = "gap_bin"
+    base: Annotated[LogitNormalPair | UniformPair, Field(discriminator="kind")]
     """The law before truncation."""
     low: float = Field(ge=0, lt=1)
     """Smallest gap t - r."""
@@ -195,6 +209,7 @@ def _gap_bin_table(law: GapBin) -> tuple[Tensor, Tensor]:
 class UniformGapFromTime(TimeLaw):
     """t uniform in [t_min, 1] and the gap uniform in [low, high], high <= t_min: the same law of t for any gap."""
 
+    kind: Literal["uniform_gap_from_time"] = "uniform_gap_from_time"
     t_min: float = Field(ge=0, le=1)
     """Smallest t."""
     low: float = Field(ge=0, le=1)
@@ -235,7 +250,9 @@ class Blend(TimeLaw):
         return self.share * self.other.expect(f, num_points) + (1 - self.share) * self.base.expect(f, num_points)
 
 
-AnyLaw = Annotated[LogitNormalPair | UniformPair | UniformGap, Field(discriminator="kind")]
+AnyLaw = Annotated[
+    LogitNormalPair | UniformPair | UniformGap | GapBin | UniformGapFromTime, Field(discriminator="kind")
+]
 
 
 @lru_cache(maxsize=4096)
@@ -266,13 +283,14 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
     Raises:
         ValueError: The law never draws such gaps, or is none of those that can be asked.
     """
-    if isinstance(law, MaxMinLaw):
+    if isinstance(law, LogitNormalPair | UniformPair):
         return GapBin(base=law, low=low, high=high)
     if isinstance(law, UniformGap):
         if max(law.low, low) >= min(law.high, high):
             raise invalid("gap bin", (low, high), f"gaps between {law.low:g} and {law.high:g}", "move the edges")
         return UniformGap(low=max(law.low, low), high=min(law.high, high))
-    raise invalid("law", type(law).__name__, "a law of TimesOptions", "pass the run's own law")
+    allowed = "logit_normal, uniform_pair or uniform_gap"
+    raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")
 
 
 def check_edges(name: str, edges: tuple[float, ...]) -> None:

@@ -45,6 +45,8 @@ class MeanFlow(Options):
         prediction = u(z, rows.t, rows.r, rows.y).to(z.dtype)
         # an r = t row's conditional velocity is its own prediction: no forward pass of its own
         v_equal = guidance.combine(v[:n], v_unc[:n], prediction[:n].detach(), rows.t[:n], rows.dropped[:n])
+        if rows.v_noise is not None:
+            v_equal = v_equal + rows.v_noise[:n]
         target = torch.cat([v_equal, target_gap])
         raw = squared_error(prediction, target)
         return LossTerms(raw, self.adaptive.weight(raw), prediction, target, derivative)

@@ -17,7 +17,7 @@ from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.models import Model
-from dynamics.objectives import Derivative, LossTerms, Objective, total_derivative
+from dynamics.objectives import CorruptedMeanFlow, Derivative, LossTerms, Objective, total_derivative
 from dynamics.rng import generator
 from dynamics.training import cells
 from dynamics.training.cells import RowTable
@@ -75,7 +75,8 @@ def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, se
     x, y = data.batch(seed, step, batch_size)
     num_gap = round(plan.gap_share * batch_size)
     rows = draw_rows(x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step)
-    return objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
+    rows = objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
+    return objective.corrupt(rows, seed, step) if isinstance(objective, CorruptedMeanFlow) else rows
 
 
 def curriculum_weights(plan: Plan, rows: Rows) -> Tensor:
