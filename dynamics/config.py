@@ -12,7 +12,7 @@ from dynamics.data import DataOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
-from dynamics.objectives import FlowMatching, Guidance, MeanFlow, ObjectiveOptions
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, ObjectiveOptions
 from dynamics.options import Options, invalid
 from dynamics.training import StartOptions, TrainingOptions
 
@@ -78,8 +78,14 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
-    "mixture-meanflow": _BASELINE.model_copy(
-        update={"data": DataOptions(name="digits-mixture"), "model": MLPOptions()}
+    # as tuned in experiments/baseline_tuning.py
+    "mixture-meanflow": RunConfig(
+        data=DataOptions(name="digits-mixture"),
+        model=MLPOptions(),
+        objective=MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(w=1.0, k=0.25)),
+        training=TrainingOptions(
+            num_steps=800, batch_size=256, learning_rate=3e-3, ema_decays=(0.98,), num_threads=1, checkpoint_every=400
+        ),
     ),
 }
 """One row per preset; every value not named here is the default of its room."""
@@ -108,4 +114,5 @@ def baseline(scale: str) -> RunConfig:
     Raises:
         ValueError: There is no preset for that scale.
     """
-    return preset(_BASELINES.get(scale, f"{scale}-meanflow")).model_copy(update={"objective": MeanFlow()})
+    config = preset(_BASELINES.get(scale, f"{scale}-meanflow"))
+    return config.model_copy(update={"objective": MeanFlow(adaptive=config.objective.adaptive)})

@@ -19,6 +19,9 @@ CHANGES: dict[str, Changes] = {
     "beta2=0.99": {"training.betas": (0.9, 0.99)},
     "batch=256": {"training.batch_size": 256},
     "warmup=100": {"training.warmup_steps": 100},
+    "batch=512": {"training.batch_size": 512},
+    "batch=256 lr=0.004": {"training.batch_size": 256, "training.learning_rate": 4e-3},
+    "batch=256 p=0.5": {"training.batch_size": 256, "objective.adaptive.p": 0.5},
     "ema=0.95": {"training.ema_decays": (0.95,)},
 }
 

@@ -1,0 +1,193 @@
+"""What a paper says, and whether the runs of an experiment bear it out: paired over seeds, corrected for their number.
+
+The unit is the seed. Two arms that share a seed share initial weights, data, times and noise, so that their difference
+varies less than either; a cell that an arm does not name (a bin, a noise level) is averaged over within a seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from dynamics.options import invalid
+
+Direction = Literal["lower", "higher"]
+LEVEL = 0.95
+"""Probability that all intervals of one experiment cover at the same time (Bonferroni)."""
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One comparison, written down before the runs are."""
+
+    text: str
+    """What the paper says."""
+    metric: str
+    """Column of `study`."""
+    arm: Mapping[str, object]
+    """Labels that choose the runs in question."""
+    expected: Direction
+    """On which side of the other runs the paper puts them."""
+    against: Mapping[str, object] = field(default_factory=dict)
+    """Labels of the runs they are compared with; those that are left out are as in `arm`."""
+    relative_to: str | None = None
+    """Compare with another column of the same run (its start, say) instead of with other runs."""
+
+
+@dataclass(frozen=True)
+class SpeedUp(Claim):
+    """How many steps an arm needs for what the other one reaches at the end of its training."""
+
+    along: str = "steps"
+    """The axis with the number of steps."""
+    at: float = 0
+    """Steps of the other arm whose value is to be reached."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what came out."""
+
+    claim: Claim
+    num_seeds: int
+    effect: float
+    """Mean over seeds: log of the ratio, or difference where `is_ratio` is False."""
+    low: float
+    high: float
+    """Ends of the interval at the corrected level."""
+    is_ratio: bool
+    p_value: float
+    """Of the t-test over seeds, uncorrected."""
+    detectable: float
+    """Smallest effect that would have been found with probability POWER, same unit as `effect`."""
+
+    @property
+    def verdict(self) -> str:
+        """What follows from the interval, and from nothing else."""
+        if not np.isfinite([self.low, self.high]).all():
+            return "not measured"
+        if self.low <= 0 <= self.high:
+            return "undecided"
+        as_expected = (self.effect < 0) == (self.claim.expected == "lower")
+        return "reproduced" if as_expected else "opposite"
+
+    def measured(self) -> str:
+        """Return the effect in words.
+
+        Example:
+            >>> claim = Claim("", "v_error", {}, "lower")
+            >>> Finding(claim, 5, np.log(0.9), np.log(0.85), np.log(0.95), True, 0.01, 0.02).measured()
+            '-10% [-15%, -5%]'
+        """
+        values = (self.effect, self.low, self.high)
+        if self.is_ratio:
+            shown = [f"{np.expm1(value):+.0%}" if abs(value) < 1.5 else f"x{np.exp(value):.2g}" for value in values]
+        else:
+            shown = [f"{value:+.2f}" for value in values]
+        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+    def detectable_text(self) -> str:
+        """Return the smallest effect that the runs could have shown."""
+        return f"{np.expm1(self.detectable):.0%}" if self.is_ratio else f"{self.detectable:.2f}"
+
+
+def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> list[Finding]:
+    """Compare the arms of every claim.
+
+    Effects are logs of ratios, except for cosines, whose differences are taken. Each interval is mean +- t(n - 1) sem
+    over n seeds at the level 1 - (1 - LEVEL) / number of claims.
+
+    Args:
+        table: From `study`.
+        claims: All that are made of this experiment: their number sets the correction.
+        axes: The experiment's axes, `seed` among them.
+
+    Returns:
+        One finding a claim; numbers are NaN where its runs are not there.
+
+    Raises:
+        ValueError: A claim names a column or an axis that there is not.
+
+    Example:
+        >>> rows = [(arm, seed, e * (1 + seed / 9)) for seed in range(4) for arm, e in (("a", 1.0), ("b", 0.5))]
+        >>> found = judge(pd.DataFrame(rows, columns=["arm", "seed", "v_error"]),
+        ...     [Claim("b is better", "v_error", {"arm": "b"}, "lower", {"arm": "a"})], ["arm", "seed"])
+        >>> found[0].num_seeds, round(np.exp(found[0].effect), 3)
+        (4, 0.5)
+    """
+    out = []
+    for claim in claims:
+        for name in (*claim.arm, *claim.against):
+            if name not in axes:
+                raise invalid("claim", name, ", ".join(axes), "name axes of the experiment")
+        for column in filter(None, (claim.metric, claim.relative_to)):
+            if column not in table:
+                raise invalid("claim", column, ", ".join(map(str, table.columns)), "name a column of the study")
+        is_ratio = not claim.metric.startswith(("cosine", "naive"))
+        out.append(_finding(claim, effects(table, claim, axes), is_ratio, len(claims)))
+    return out
+
+
+def effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.Series:
+    """Return a claim's effect for every seed that has both sides."""
+    rest = [axis for axis in axes if axis not in {*claim.arm, *claim.against}]
+    if isinstance(claim, SpeedUp):
+        return _steps(table, claim)
+    value = table[claim.metric] if claim.metric.startswith(("cosine", "naive")) else np.log(table[claim.metric])
+    mine = _cells(table, value, claim.arm, rest)
+    if claim.relative_to is not None:
+        other = _cells(table, np.log(table[claim.relative_to]), claim.arm, rest)
+    else:
+        other = _cells(table, value, {**claim.arm, **claim.against}, rest)
+    both = (mine - other).dropna()
+    return both.groupby(level="seed").mean() if len(both) else both
+
+
+def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, object], rest: Sequence[str]) -> pd.Series:
+    chosen = np.logical_and.reduce([np.ones(len(table), bool), *(table[k] == str(v) for k, v in labels.items())])
+    index = pd.MultiIndex.from_frame(table.loc[chosen, list(rest)])
+    return pd.Series(value[chosen].to_numpy(float), index)
+
+
+def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
+    """Return the log of the ratio of steps, by log-log interpolation between the lengths that were trained."""
+    out = {}
+    for seed, rows in table.groupby("seed"):
+        mine, other = (_curve(rows, labels, claim) for labels in (claim.arm, {**claim.arm, **claim.against}))
+        if not len(mine) or claim.at not in other.index:
+            continue
+        target, steps = np.log(other[claim.at]), np.log(mine.index.to_numpy(float))
+        best = np.minimum.accumulate(np.log(mine.to_numpy(float)))
+        if best[-1] > target:  # never reached: at least as long as the longest run
+            out[seed] = steps[-1] - np.log(claim.at)
+            continue
+        first = int(np.argmax(best <= target))
+        if first == 0:
+            out[seed] = steps[0] - np.log(claim.at)
+            continue
+        share = (best[first - 1] - target) / (best[first - 1] - best[first])
+        out[seed] = steps[first - 1] + share * (steps[first] - steps[first - 1]) - np.log(claim.at)
+    return pd.Series(out, dtype=float)
+
+
+def _curve(rows: pd.DataFrame, labels: Mapping[str, object], claim: SpeedUp) -> pd.Series:
+    chosen = np.logical_and.reduce([np.ones(len(rows), bool), *(rows[k] == str(v) for k, v in labels.items())])
+    values = pd.Series(rows.loc[chosen, claim.metric].to_numpy(float), rows.loc[chosen, claim.along].astype(float))
+    return values.dropna().groupby(level=0).mean().sort_index()
+
+
+def _finding(claim: Claim, values: pd.Series, is_ratio: bool, num_claims: int) -> Finding:
+    n, alpha = len(values), (1 - LEVEL) / num_claims
+    if n < 2:
+        nan = float("nan")
+        return Finding(claim, n, float(values.mean()) if n else nan, nan, nan, is_ratio, nan, nan)
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * std / np.sqrt(n)
+    p_value = float(stats.ttest_1samp(values, 0).pvalue) if std > 0 else float(mean == 0)
+    needed = TTestPower().solve_power(nobs=n, alpha=alpha, power=POWER) if std > 0 else 0.0
+    return Finding(claim, n, mean, mean - half, mean + half, is_ratio, p_value, float(needed) * std)
