@@ -1,7 +1,7 @@
 """Which optimiser settings suit plain MeanFlow best? Whatever is compared with a baseline needs one that is tuned.
 
-A grid of learning rate, adaptive exponent p and average at 1200 steps; then, at the 800 steps of the studies, the best
-of it once more and one change at a time.
+A grid of learning rate, adaptive exponent p and average at 1200 steps; then, at the 800 steps of the studies, the
+best of it once more and one change at a time.
 """
 
 from itertools import product

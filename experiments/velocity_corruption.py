@@ -1,9 +1,9 @@
 """How much does u suffer when the target of v is corrupted?
 
-Study O1c of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065): Gaussian noise of scale k ||v|| on
-the target of v. How the noise enters is not published, so every reading has a name; fresh noise leaves the expected
-target as it is, noise that comes back (with the image, or in the whole run) does not. Noise of an image needs images
-that come back: those arms, and their own clean one, train on the 1797 digits instead of the mixture.
+Study O1c of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065): Gaussian noise of scale k
+||v|| on the target of v. How the noise enters is not published, so every reading has a name; fresh noise leaves the
+expected target as it is, noise that comes back (with the image, or in the whole run) does not. Noise of an image
+needs images that come back: those arms, and their own clean one, train on the 1797 digits instead of the mixture.
 """
 
 from itertools import product

@@ -1,7 +1,8 @@
 """Must v be learned before u?
 
-Studies O1a and O1b of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065): v alone, then u alone;
-with a fixed number of steps of u, and with a fixed number of steps in all. Published direction: more v first, better u.
+Studies O1a and O1b of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065): v alone, then u
+alone; with a fixed number of steps of u, and with a fixed number of steps in all. Published direction: more v first,
+better u.
 """
 
 from collections.abc import Mapping

@@ -37,6 +37,8 @@ class Claim:
     """Labels of the runs they are compared with; those that are left out are as in `arm`."""
     relative_to: str | None = None
     """Compare with another column of the same run (its start, say) instead of with other runs."""
+    than: float | None = None
+    """Compare with a number instead."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> 
         >>> rows = [(arm, seed, e * (1 + seed / 9)) for seed in range(4) for arm, e in (("a", 1.0), ("b", 0.5))]
         >>> found = judge(pd.DataFrame(rows, columns=["arm", "seed", "v_error"]),
         ...     [Claim("b is better", "v_error", {"arm": "b"}, "lower", {"arm": "a"})], ["arm", "seed"])
-        >>> found[0].num_seeds, round(np.exp(found[0].effect), 3)
-        (4, 0.5)
+        >>> found[0].num_seeds, found[0].measured()
+        (4, '-50% [-50%, -50%]')
     """
     out = []
     for claim in claims:
@@ -128,8 +130,7 @@ def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> 
         for column in filter(None, (claim.metric, claim.relative_to)):
             if column not in table:
                 raise invalid("claim", column, ", ".join(map(str, table.columns)), "name a column of the study")
-        is_ratio = not claim.metric.startswith(("cosine", "naive"))
-        out.append(_finding(claim, effects(table, claim, axes), is_ratio, len(claims)))
+        out.append(_finding(claim, effects(table, claim, axes), not _is_cosine(claim.metric), len(claims)))
     return out
 
 
@@ -138,9 +139,11 @@ def effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.Series
     rest = [axis for axis in axes if axis not in {*claim.arm, *claim.against}]
     if isinstance(claim, SpeedUp):
         return _steps(table, claim)
-    value = table[claim.metric] if claim.metric.startswith(("cosine", "naive")) else np.log(table[claim.metric])
+    value = table[claim.metric] if _is_cosine(claim.metric) else np.log(table[claim.metric])
     mine = _cells(table, value, claim.arm, rest)
-    if claim.relative_to is not None:
+    if claim.than is not None:
+        other = mine * 0 + (claim.than if _is_cosine(claim.metric) else np.log(claim.than))
+    elif claim.relative_to is not None:
         other = _cells(table, np.log(table[claim.relative_to]), claim.arm, rest)
     else:
         other = _cells(table, value, {**claim.arm, **claim.against}, rest)
@@ -148,10 +151,21 @@ def effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.Series
     return both.groupby(level="seed").mean() if len(both) else both
 
 
+def _is_cosine(metric: str) -> bool:
+    return metric.startswith(("cosine", "naive"))
+
+
 def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, object], rest: Sequence[str]) -> pd.Series:
-    chosen = np.logical_and.reduce([np.ones(len(table), bool), *(table[k] == str(v) for k, v in labels.items())])
+    chosen = _chosen(table, labels)
     index = pd.MultiIndex.from_frame(table.loc[chosen, list(rest)])
     return pd.Series(value[chosen].to_numpy(float), index)
+
+
+def _chosen(table: pd.DataFrame, labels: Mapping[str, object]) -> pd.Series:
+    out = pd.Series(True, table.index)
+    for axis, label in labels.items():
+        out &= table[axis] == str(label)
+    return out
 
 
 def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
@@ -176,7 +190,7 @@ def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
 
 
 def _curve(rows: pd.DataFrame, labels: Mapping[str, object], claim: SpeedUp) -> pd.Series:
-    chosen = np.logical_and.reduce([np.ones(len(rows), bool), *(rows[k] == str(v) for k, v in labels.items())])
+    chosen = _chosen(rows, labels)
     values = pd.Series(rows.loc[chosen, claim.metric].to_numpy(float), rows.loc[chosen, claim.along].astype(float))
     return values.dropna().groupby(level=0).mean().sort_index()
 

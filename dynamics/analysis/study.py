@@ -1,5 +1,6 @@
 """The runs of an experiment as one table: labels on its axes, and what came out."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,6 @@ from dynamics.analysis.comparison import relative_error, summary
 from dynamics.analysis.runs import bin_edges, group, run_labels
 from dynamics.options import invalid
 
-NO_AXES = ("run", "run_id", "seed", "role", "config_json")
-"""Coordinates of a merged file that are never an axis by themselves; `seed` is one where the experiment varies it."""
-
 
 def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.DataFrame:
     """Return one row a run: its labels and everything that one number can say of it.
@@ -24,17 +22,20 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
         role: grid, or before for the runs that others start from.
 
     Returns:
-        Index `run`. Columns: the axes; those of `summary`; from the series of the group gaps, first and last
-        measurement, `v_error_start`, `v_error_end`, `u_error_<low>-<high>_start`, `_end` and likewise `one_step_error_`;
-        from the group gram the unbiased cosines `cosine_v_<low>-<high>_start` and `_end`, and the naive ones
-        (`naive_v_...`); from the group decomposition `cosine_forces_<low>-<high>_start`, `_end`.
+        Index `run`. Columns: the axes; those of `summary`, Frechet distances also as `fd_u_nfe1`; first and last value
+        of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of u_error_<low>-<high> and
+        one_step_error; from the group gram the unbiased cosines `cosine_v_<low>-<high>_start` and `_end`, and the
+        naive ones (`naive_v_...`); from the group decomposition `cosine_forces_<low>-<high>_start`, `_end`.
 
     Raises:
         ValueError: An axis is not in the file.
     """
     labels = _labels(tree, axes)
     chosen = labels.index[labels["role"] == role] if "role" in labels else labels.index
-    parts = [labels[list(axes)], summary(tree)]
+    numbers = summary(tree)
+    # under one name whatever the features: what a claim says holds for every scale
+    plain = {name: re.sub(r"^fd_.+_(?=[uv]_nfe)", "fd_", str(name)) for name in numbers if str(name).startswith("fd_")}
+    parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain)]
     if "gaps" in tree.children:
         parts.append(_error_ends(group(tree, "gaps")))
     if "gram" in tree.children:

@@ -1,0 +1,44 @@
+"""How fast should the weight move from small gaps to all gaps?
+
+s = 1 - (i/T)^k of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065). Published 1-NFE FID
+for k = 0.5, 1, 2 (B/4, with DTD): 11.16, 10.20, 11.44.
+"""
+
+from dynamics.analysis.claims import Claim
+from dynamics.config import RunConfig, baseline
+from dynamics.curricula import DTD, Beta, MinSNR
+from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.instruments import GapsOptions
+from dynamics.sweep.grid import Axes, with_values
+
+QUESTION = "Which exponent k of beta's progress is best, with DTD and with MinSNR?"
+PRIMARY = "one_step_error"
+EXPONENTS = (0.5, 1.0, 2.0)
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
+CLAIMS = tuple(
+    Claim(
+        f"k = 1 is better than k = {other:g}, with {name}",
+        PRIMARY,
+        {"arm": f"{name}, k=1"},
+        "lower",
+        {"arm": f"{name}, k={other:g}"},
+    )
+    for name in ("dtd", "minsnr")
+    for other in (0.5, 2.0)
+)
+
+
+def base(scale: str) -> RunConfig:
+    config = baseline(scale)
+    return with_values(config, {"observers": (GapsOptions(every=config.training.num_steps // 4, rows_per_bin=128),)})
+
+
+def axes(scale: str) -> Axes:
+    patience = max(baseline(scale).training.num_steps // 80, 1)
+    first = {"dtd": DTD(patience=patience), "minsnr": MinSNR()}
+    arms = {f"{name}, k={k:g}": {"curricula": (one, Beta(k=k))} for name, one in first.items() for k in EXPONENTS}
+    return {"arm": {"vanilla": {}, **arms}, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
+
+
+def evaluation(scale: str) -> list[EvaluationOptions]:
+    return [EvaluationOptions(nfe=(1, 2)), EvaluationOptions(nfe=(32,), field="v")]
