@@ -42,7 +42,10 @@ CLAIMS = (
 def base(scale: str) -> RunConfig:
     config = baseline(scale)
     half = config.training.num_steps // 2
-    observers = (GapsOptions(every=half // 2, rows_per_bin=128), GramOptions(every=half, t_law="uniform"))
+    observers = (
+        GapsOptions(every=half // 2, rows_per_bin=128),
+        GramOptions(every=half, t_law="uniform", groups="model", rows_per_split=64),
+    )
     # as many steps of u as of v before
     return with_values(config, {"training.num_steps": half, "times.gap_share": 1.0, "observers": observers})
 

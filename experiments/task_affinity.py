@@ -40,7 +40,7 @@ def base(scale: str) -> RunConfig:
     half = config.training.num_steps // 2
     observers = (
         GapsOptions(every=half // 2, rows_per_bin=128),
-        GramOptions(every=half // 4, t_law="uniform", num_splits=16, rows_per_split=64, groups="model"),
+        GramOptions(every=half // 4, t_law="uniform", num_splits=8, rows_per_split=128, groups="model"),
         LookaheadOptions(every=half // 2, t_law="uniform", num_splits=8, rows_per_split=64),
     )
     return with_values(config, {"training.num_steps": half, "observers": observers})

@@ -13,13 +13,13 @@ from torch import Tensor
 from dynamics.curricula import MinSNR
 from dynamics.flow.times import (
     Blend,
-    FromTime,
     LogitNormalPair,
     MaxMinLaw,
     TimeLaw,
-    UniformFromTime,
     UniformGap,
     UniformGapFromTime,
+    UniformWithinTimes,
+    WithinTimes,
     UniformPair,
     mean_gap,
     within_gap_bin,
@@ -33,7 +33,7 @@ pairs: st.SearchStrategy[MaxMinLaw] = st.one_of(
 )
 gaps = st.tuples(unit, unit).map(lambda edges: UniformGap(low=min(edges), high=max(edges)))
 truncated = st.one_of(
-    st.builds(FromTime, base=pairs, t_min=st.floats(0, 0.95)), st.builds(UniformFromTime, t_min=st.floats(0, 0.95))
+    st.builds(WithinTimes, base=pairs, intervals=intervals), st.builds(UniformWithinTimes, intervals=intervals)
 )
 simple: st.SearchStrategy[TimeLaw] = st.one_of(pairs, gaps, truncated)
 laws: st.SearchStrategy[TimeLaw] = st.one_of(simple, st.builds(Blend, base=pairs, other=gaps, share=unit))

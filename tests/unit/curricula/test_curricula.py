@@ -8,7 +8,15 @@ import torch
 
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Plan, Progress, State, plan_for
-from dynamics.flow.times import Blend, FromTime, LogitNormalPair, TimesOptions, UniformFromTime, UniformGap, UniformPair
+from dynamics.flow.times import (
+    Blend,
+    LogitNormalPair,
+    TimesOptions,
+    UniformGap,
+    UniformPair,
+    UniformWithinTimes,
+    WithinTimes,
+)
 
 TIMES = TimesOptions()
 
@@ -72,8 +80,8 @@ def test_state_is_json_and_not_changed_in_place() -> None:
 @pytest.mark.parametrize(("stage", "edge"), [(0, 0.95), (1, 0.9), (10, 0.45), (18, 0.05)])
 def test_uniform_clusters_accumulate_from_the_noisiest(stage: int, edge: float) -> None:
     found = plan(DTD(), states=[{"stage": stage, "best": None, "waited": 0, "steps": 0}])
-    assert isinstance(found.equal_law, FromTime)
-    assert found.equal_law.t_min == pytest.approx(edge)
+    assert isinstance(found.equal_law, WithinTimes)
+    assert found.equal_law.intervals == ((pytest.approx(edge), 1.0),)
     assert found.equal_law.base == found.gap_law == TIMES.law
     assert found.series["dtd_stage"] == stage
 
@@ -91,13 +99,13 @@ def test_quantile_clusters_have_equal_probability(law: LogitNormalPair | Uniform
     for stage in (0, 4, 8):
         state = {"stage": stage, "best": None, "waited": 0, "steps": 0}
         found = plan(DTD(num_clusters=10, clusters="quantile"), times=TimesOptions(law=law), states=[state])
-        assert isinstance(found.equal_law, FromTime)
-        assert float((t >= found.equal_law.t_min).float().mean()) == pytest.approx((stage + 1) / 10, abs=0.01)
+        assert isinstance(found.equal_law, WithinTimes)
+        assert float((t >= found.equal_law.intervals[0][0]).float().mean()) == pytest.approx((stage + 1) / 10, abs=0.01)
 
 
 def test_uniform_law_and_scope_both() -> None:
     found = plan(DTD(law="uniform", scope="both"))
-    assert found.equal_law == found.gap_law == UniformFromTime(t_min=0.95)
+    assert found.equal_law == found.gap_law == UniformWithinTimes(intervals=((0.95, 1.0),))
 
 
 REFUSAL = r"curricula.dtd: received .*; allowed: .*; remedy: put dtd first"
@@ -119,7 +127,7 @@ def test_a_gap_law_that_begins_later_is_refused_before_the_run() -> None:
 def test_scope_v_and_the_other_order_are_allowed() -> None:
     for chain in ((GapLaw(share_from=0.3), DTD()), (DTD(scope="both"), GapLaw(share_from=0.3))):
         found = plan(*chain)
-        assert isinstance(found.equal_law, FromTime)
+        assert isinstance(found.equal_law, WithinTimes)
         assert isinstance(found.gap_law, Blend)
 
 

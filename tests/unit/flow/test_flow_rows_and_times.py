@@ -7,7 +7,7 @@ import torch
 
 from dynamics.flow.path import expand, interpolate
 from dynamics.flow.rows import Rows, draw_rows
-from dynamics.flow.times import Blend, LogitNormalPair, TimesOptions, UniformFromTime, UniformGap, check_edges
+from dynamics.flow.times import Blend, LogitNormalPair, TimesOptions, UniformGap, UniformWithinTimes, check_edges
 
 LAW = LogitNormalPair()
 
@@ -93,7 +93,7 @@ def test_blend_at_its_ends_is_one_of_its_parts(share: float) -> None:
 
 
 def test_uniform_from_time() -> None:
-    t, r = UniformFromTime(t_min=0.8).sample(2000, torch.Generator().manual_seed(0))
+    t, r = UniformWithinTimes(intervals=((0.8, 1.0),)).sample(2000, torch.Generator().manual_seed(0))
     assert float(t.min()) >= 0.8
     assert float(t.mean()) == pytest.approx(0.9, abs=0.01)
     assert float((r / t).mean()) == pytest.approx(0.5, abs=0.02)
