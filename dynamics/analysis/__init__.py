@@ -3,23 +3,33 @@
 from dynamics.analysis import plots
 from dynamics.analysis.affinity import affinity, update_cosine
 from dynamics.analysis.cells import loss_cells, loss_stages
+from dynamics.analysis.claims import Claim, Finding, SpeedUp, judge
 from dynamics.analysis.comparison import differences, protocol, relative_error, summary
+from dynamics.analysis.findings import axes_of, findings, findings_table
 from dynamics.analysis.lookahead import lookahead
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
 from dynamics.analysis.noise import cosine_by_batch, noise_scale
 from dynamics.analysis.report import write_report
 from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
+from dynamics.analysis.study import study
 
 __all__ = [
     "SEED_SPREAD_EXACT",
     "SEED_SPREAD_FRECHET",
+    "Claim",
+    "Finding",
+    "SpeedUp",
     "affinity",
     "affinity_of_rows",
+    "axes_of",
     "bin_edges",
     "cosine_by_batch",
     "differences",
+    "findings",
+    "findings_table",
     "group",
+    "judge",
     "label_runs",
     "lookahead",
     "loss_cells",
@@ -31,6 +41,7 @@ __all__ = [
     "protocol",
     "relative_error",
     "run_labels",
+    "study",
     "summary",
     "update_cosine",
     "write_report",

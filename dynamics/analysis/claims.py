@@ -5,15 +5,19 @@ varies less than either; a cell that an arm does not name (a bin, a noise level)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from dynamics.options import invalid
+
+Label = str | int | float
 
 Direction = Literal["lower", "higher"]
 LEVEL = 0.95
@@ -29,16 +33,17 @@ class Claim:
     """What the paper says."""
     metric: str
     """Column of `study`."""
-    arm: Mapping[str, object]
+    arm: Mapping[str, Label]
     """Labels that choose the runs in question."""
     expected: Direction
     """On which side of the other runs the paper puts them."""
-    against: Mapping[str, object] = field(default_factory=dict)
+    against: Mapping[str, Label] = Field(default_factory=dict)
     """Labels of the runs they are compared with; those that are left out are as in `arm`."""
     relative_to: str | None = None
     """Compare with another column of the same run (its start, say) instead of with other runs."""
     than: float | None = None
     """Compare with a number instead."""
+    kind: Literal["comparison"] = "comparison"
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,16 @@ class SpeedUp(Claim):
     """The axis with the number of steps."""
     at: float = 0
     """Steps of the other arm whose value is to be reached."""
+    kind: Literal["speed_up"] = "speed_up"  # type: ignore[assignment]
 
 
-@dataclass(frozen=True)
+CLAIMS: TypeAdapter[tuple[Claim | SpeedUp, ...]] = TypeAdapter(
+    tuple[Annotated[Claim | SpeedUp, Field(discriminator="kind")], ...]
+)
+"""Claims as JSON, as `collect` puts them into an experiment's file."""
+
+
+@plain_dataclass(frozen=True)
 class Finding:
     """A claim and what came out."""
 
@@ -155,13 +167,13 @@ def _is_cosine(metric: str) -> bool:
     return metric.startswith(("cosine", "naive"))
 
 
-def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, object], rest: Sequence[str]) -> pd.Series:
+def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, Label], rest: Sequence[str]) -> pd.Series:
     chosen = _chosen(table, labels)
     index = pd.MultiIndex.from_frame(table.loc[chosen, list(rest)])
     return pd.Series(value[chosen].to_numpy(float), index)
 
 
-def _chosen(table: pd.DataFrame, labels: Mapping[str, object]) -> pd.Series:
+def _chosen(table: pd.DataFrame, labels: Mapping[str, Label]) -> pd.Series:
     out = pd.Series(True, table.index)
     for axis, label in labels.items():
         out &= table[axis] == str(label)
@@ -189,7 +201,7 @@ def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
     return pd.Series(out, dtype=float)
 
 
-def _curve(rows: pd.DataFrame, labels: Mapping[str, object], claim: SpeedUp) -> pd.Series:
+def _curve(rows: pd.DataFrame, labels: Mapping[str, Label], claim: SpeedUp) -> pd.Series:
     chosen = _chosen(rows, labels)
     values = pd.Series(rows.loc[chosen, claim.metric].to_numpy(float), rows.loc[chosen, claim.along].astype(float))
     return values.dropna().groupby(level=0).mean().sort_index()

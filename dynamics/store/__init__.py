@@ -11,6 +11,7 @@ from dynamics.store.files import add_step, read_groups, read_run, update_run, wr
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
 from dynamics.store.provenance import provenance
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
+from dynamics.store.slim import slim
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -25,6 +26,7 @@ __all__ = [
     "provenance",
     "read_groups",
     "read_run",
+    "slim",
     "training_dataset",
     "update_run",
     "write_run",

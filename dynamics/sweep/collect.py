@@ -10,9 +10,10 @@ from pathlib import Path
 import xarray as xr
 from tqdm import tqdm
 
+from dynamics.analysis.claims import CLAIMS
 from dynamics.atomic import locked, remove_leftovers
 from dynamics.options import invalid
-from dynamics.store import merge, read_groups, read_run, write_tree
+from dynamics.store import merge, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import events, record
 from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned
@@ -43,6 +44,7 @@ def collect(
     runs: Sequence[Planned],
     out: Path | None = None,
     replace: bool = False,
+    small: bool = False,
     progress: bool = True,
 ) -> Collected:
     """Merge every finished run of a plan, each checked against its checksums and its config.
@@ -55,6 +57,7 @@ def collect(
         runs: The plan.
         out: The merged file; None takes RESULTS/experiment/scale.nc.
         replace: Overwrite a merged file that holds planned runs which are not on this disk.
+        small: Write what fits into a repository, see `store.slim`.
         progress: Show a bar.
 
     Raises:
@@ -91,7 +94,8 @@ def collect(
         tree = merge(contents, {**knobs, "role": [run.role for run in members]})
         tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": sweep.scale}
         tree.attrs |= {"axes": axes, "num_planned": len(runs), "missing": json.dumps(missing)}
-        write_tree(target, tree)
+        tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+        write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
 
 

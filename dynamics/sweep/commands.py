@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import tyro
 from rich.live import Live
 
+from dynamics.analysis.findings import findings_table, write_between
 from dynamics.exits import explained
 from dynamics.options import invalid
+from dynamics.store import open_results
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import record
@@ -76,6 +78,8 @@ class CollectArgs(Where):
     """Another file to write."""
     replace: bool = False
     """Overwrite a merged file even if it holds runs that are not on this disk."""
+    small: bool = False
+    """Write what fits into a repository: single precision, every twentieth training step, two pictures a class."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,14 @@ class LogsArgs(Where):
     """Run id, or its first letters."""
     lines: int = 50
     """How many lines of each stream."""
+
+
+@dataclass(frozen=True)
+class FindingsArgs(Where):
+    """Print the table of findings: every claim of every experiment, judged from the collected files."""
+
+    write: Path | None = None
+    """Also put the table into this file, between its lines `<!-- findings -->` and `<!-- end of findings -->`."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,7 @@ def show_status(sweep: Sweep, args: StatusArgs) -> None:
 
 def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     """Merge, and list what is missing."""
-    found = collect(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, sys.stderr.isatty())
+    found = collect(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty())
     print(collected_text(found, sweep.runs))
 
 
@@ -219,6 +231,19 @@ def show_logs(sweep: Sweep, args: LogsArgs) -> None:
         print("\n".join(text.splitlines()[-args.lines :]))
 
 
+def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
+    """Judge every claim, print the table, and put it into a file if asked to."""
+    paths = {name: SweepFolder(args.results, name, args.scale).merged for name in names}
+    there = {name: path for name, path in paths.items() if path.is_file()}
+    if not there:
+        remedy = f"{PROGRAM} EXPERIMENT submit, then collect; or make findings"
+        raise invalid("results", str(args.results), f"collected files of scale {args.scale}", remedy)
+    text = findings_table({name: open_results(path) for name, path in there.items()})
+    print(text)
+    if args.write is not None:
+        write_between(args.write, "findings", text)
+
+
 def show_list(package: str) -> None:
     """Print every experiment: question, scales, runs, estimated cost."""
     for name in experiments(package):
@@ -247,7 +272,7 @@ VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
 
 
 def main(package: str, argv: Sequence[str] | None = None) -> None:
-    """Run `python -m PACKAGE list` or `python -m PACKAGE EXPERIMENT VERB [options]`.
+    """Run `python -m PACKAGE list`, `... findings [options]` or `... EXPERIMENT VERB [options]`.
 
     Args:
         package: The package with one experiment a file.
@@ -260,8 +285,13 @@ def main(package: str, argv: Sequence[str] | None = None) -> None:
 def _dispatch(package: str, argv: list[str]) -> None:
     if argv == ["list"]:
         return show_list(package)
+    if argv[:1] == ["findings"]:
+        asked = tyro.cli(FindingsArgs, prog=f"{PROGRAM} findings", args=argv[1:])
+        return show_findings(experiments(package), asked)
     if len(argv) < 2 or argv[0].startswith("-"):
-        print(f"usage: {PROGRAM} list\n       {PROGRAM} EXPERIMENT VERB [options]\n")
+        print(
+            f"usage: {PROGRAM} list\n       {PROGRAM} findings [options]\n       {PROGRAM} EXPERIMENT VERB [options]\n"
+        )
         for verb, (arguments, _) in VERBS.items():
             print(f"  {verb:8} {(arguments.__doc__ or '').splitlines()[0]}")
         print(f"\nexperiments: {', '.join(experiments(package))}\n{PROGRAM} EXPERIMENT VERB --help explains a verb.")

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
+from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig
 from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions
@@ -36,6 +37,8 @@ class Experiment:
     """Runs that come first, in order: each starts from the last checkpoint of the one before, the run itself last."""
     evaluation: Callable[[str], Sequence[EvaluationOptions]]
     """How finished runs are evaluated; nothing means not at all."""
+    claims: tuple[Claim, ...] = ()
+    """What the runs are to decide, written down before they are."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def experiment(package: str, name: str) -> Experiment:
         module.axes,
         getattr(module, "before", lambda config, knobs: ()),
         getattr(module, "evaluation", lambda scale: ()),
+        tuple(getattr(module, "CLAIMS", ())),
     )
 
 

@@ -1,0 +1,92 @@
+"""From collected experiments to a table of findings: what a paper says, what came out, and what follows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import xarray as xr
+
+from dynamics.analysis.claims import CLAIMS, Finding, judge
+from dynamics.analysis.study import study
+from dynamics.atomic import replacing
+from dynamics.options import invalid
+
+WORDS = {
+    "reproduced": "**reproduced**",
+    "opposite": "**the opposite**",
+    "undecided": "not reproduced: undecided",
+    "not measured": "not measured",
+}
+
+
+def axes_of(tree: xr.DataTree) -> list[str]:
+    """Return the names of an experiment's axes.
+
+    Raises:
+        ValueError: The tree is not the collected file of an experiment.
+    """
+    if "axes" not in tree.attrs:
+        remedy = "python -m experiments NAME collect"
+        raise invalid("results", sorted(map(str, tree.attrs)), "the collected file of an experiment", remedy)
+    axes = tree.attrs["axes"]
+    return [str(axis) for axis in ([axes] if isinstance(axes, str) else axes)]
+
+
+def findings(tree: xr.DataTree) -> list[Finding]:
+    """Judge every claim that an experiment made before it was run.
+
+    Args:
+        tree: The collected file of an experiment (`dynamics.open_results`).
+
+    Returns:
+        One finding a claim, in the experiment's order; intervals are corrected for their number.
+
+    Raises:
+        ValueError: The tree is no such file.
+    """
+    axes = axes_of(tree)
+    claims = CLAIMS.validate_json(tree.attrs.get("claims", "[]"))
+    return judge(study(tree, axes), claims, axes) if claims else []
+
+
+def findings_table(trees: Mapping[str, xr.DataTree]) -> str:
+    """Return the findings of several experiments as a Markdown table.
+
+    Args:
+        trees: Collected files by the experiment's name.
+
+    Returns:
+        A row a claim: experiment, claim, metric, effect with its simultaneous 95% interval, seeds, verdict. An
+        undecided row says which effect would have been found with a probability of 80%.
+    """
+    rows = [
+        "| experiment | claim | measured in | effect [interval] | seeds | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, tree in trees.items():
+        for finding in findings(tree):
+            rows.append(f"| {name} | {finding.claim.text} | {finding.claim.metric} | {_measured(finding)} |")
+    return "\n".join(rows)
+
+
+def _measured(finding: Finding) -> str:
+    verdict = WORDS[finding.verdict]
+    if finding.verdict == "undecided":
+        verdict += f" (80% power from {finding.detectable_text()})"
+    shown = "-" if finding.verdict == "not measured" else finding.measured()
+    return f"{shown} | {finding.num_seeds} | {verdict}"
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Put a text between the lines `<!-- name -->` and `<!-- end of name -->` of a file.
+
+    Raises:
+        ValueError: The file lacks those lines.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    content = path.read_text(encoding="utf-8")
+    head, found, rest = content.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise invalid(str(path), "no such lines", f"{begin} and {end}", "add the two lines where the table should be")
+    with replacing(path) as temporary:
+        temporary.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
