@@ -60,11 +60,11 @@ def _labels(tree: xr.DataTree, axes: Sequence[str]) -> pd.DataFrame:
         found = sorted({str(c) for name in tree.children for c in group(tree, str(name)).coords})
         raise invalid("axes", missing, ", ".join(found), "name axes of the experiment that made the file")
     for axis in axes:
-        table[axis] = [_label(value) for value in table[axis]] if axis != "seed" else table[axis].astype(float)
+        table[axis] = [label_text(value) for value in table[axis]] if axis != "seed" else table[axis].astype(float)
     return table
 
 
-def _label(value: object) -> str:
+def label_text(value: object) -> str:
     """Return a label as the experiment spells it: a number that merging made a float loses its .0 again."""
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 

@@ -186,7 +186,7 @@ class GapProbe:
         return table.dataset(settings(self.options))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _exact(probe: GapProbe) -> Tensor:
     """Solve for a probe's exact velocities; runs of one study ask for the same ones."""
     rows = probe.rows
@@ -196,7 +196,7 @@ def _exact(probe: GapProbe) -> Tensor:
     return torch.cat([oracle.v(z[:n], rows.t[:n], rows.y[:n]), u])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _noise(probe: GapProbe) -> Tensor:
     n = probe.rows.num_equal
     rows = probe.rows.part(0, n)

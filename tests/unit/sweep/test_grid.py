@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from dynamics.analysis.study import label_text
 from dynamics.config import RunConfig
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GramOptions
@@ -104,3 +105,13 @@ def test_every_experiment_can_be_planned_on_a_laptop(name: str) -> None:
     assert len(runs) > 1
     with open(f"experiments/{name}.py") as file:
         assert len(file.readlines()) <= 80
+
+
+@pytest.mark.parametrize("name", experiments("experiments"))
+def test_claims_speak_of_runs_that_are_planned(name: str) -> None:
+    which = experiment("experiments", name)
+    axes = {axis: {label_text(label) for label in labels} for axis, labels in which.axes("digits").items()}
+    for claim in which.claims:
+        named = [*claim.arm.items(), *claim.against.items()]
+        assert all(label_text(label) in axes[axis] for axis, label in named), claim
+        assert claim.against or claim.relative_to or claim.than is not None, "compared with something"

@@ -1,0 +1,103 @@
+"""The table of an experiment's runs, and the findings that follow from a collected file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from synthetic_runs import bins, evaluation, exact, training
+
+from dynamics.analysis import axes_of, findings, findings_table, study
+from dynamics.analysis.claims import CLAIMS, Claim
+from dynamics.analysis.findings import write_between
+from dynamics.store import slim
+
+ARMS = {"vanilla": 0.4, "better": 0.2}
+STEPS = np.array([0, 50, 100])
+CLAIM = Claim("better is better", "one_step_error_end", {"arm": "better"}, "lower", {"arm": "vanilla"})
+
+
+def collected() -> xr.DataTree:
+    """Two arms, three seeds and a run that came first; errors fall to a tenth while training."""
+    runs = [(arm, seed, "grid") for arm in ARMS for seed in range(3)] + [("vanilla", 9, "before")]
+    gaps, finals, series = [], [], []
+    for arm, seed, _ in runs:
+        error = ARMS[arm] * (1 + seed / 10)
+        fall = np.array([10.0, 3.0, 1.0])
+        gaps.append(xr.Dataset(exact(error, error, error, ("step",), fall), {"step": STEPS, **bins()}))
+        numbers = dict.fromkeys(("fd", "kd", "accuracy", "precision", "recall"), 0.5) | {"v": error, "u": error}
+        finals.append(evaluation(numbers | {"fd": 10 * error, "one_step": error}))
+        series.append(training())
+    index = {
+        "run": [f"r{i}" for i in range(len(runs))],
+        "arm": ("run", [arm for arm, _, _ in runs]),
+        "seed": ("run", [seed for _, seed, _ in runs]),
+        "role": ("run", [role for _, _, role in runs]),
+    }
+    groups = {"gaps": gaps, "evaluation": finals, "training": series}
+    merged = {f"/{name}": xr.concat(parts, "run").assign_coords(index) for name, parts in groups.items()}
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(), **merged})
+    tree.attrs = {"axes": ["arm", "seed"], "claims": CLAIMS.dump_json((CLAIM,)).decode()}
+    return tree
+
+
+def test_a_row_holds_labels_final_values_and_both_ends_of_the_series() -> None:
+    table = study(collected(), ["arm", "seed"])
+    assert list(table.arm) == ["vanilla"] * 3 + ["better"] * 3, "runs that came first are left out"
+    row = table.iloc[1]
+    assert row.one_step_error_end == pytest.approx(0.44)
+    assert row.one_step_error_start == pytest.approx(4.4)
+    assert row["u_error_0.1-0.3_end"] == pytest.approx(0.44)
+    assert row.v_error_start == pytest.approx(10 * row.v_error_end)
+    assert row.fd_u_nfe1 == row.fd_digits_u_nfe1
+    assert list(study(collected(), ["arm", "seed"], role="before").index) == ["r6"]
+
+
+def test_numeric_labels_read_as_the_experiment_wrote_them() -> None:
+    tree = collected()
+    for name in tree.children:
+        tree[name] = tree[name].to_dataset().assign_coords(length=("run", [0.25, 0.5, 1.0, 2.0, 4.0, 800.0, 1.0]))
+    assert list(study(tree, ["length", "seed"]).length) == ["0.25", "0.5", "1", "2", "4", "800"]
+
+
+def test_an_axis_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"axes: received \['gap'\]; allowed: .*arm"):
+        study(collected(), ["gap"])
+
+
+def test_findings_come_from_the_file_alone() -> None:
+    tree = collected()
+    assert axes_of(tree) == ["arm", "seed"]
+    (found,) = findings(tree)
+    assert (found.claim, found.verdict, found.num_seeds) == (CLAIM, "reproduced", 3)
+    line = findings_table({"small": tree}).splitlines()[-1]
+    assert line == "| small | better is better | one_step_error_end | -50% [-50%, -50%] | 3 | **reproduced** |"
+
+
+def test_a_file_of_no_experiment_is_refused() -> None:
+    with pytest.raises(ValueError, match="remedy: python -m experiments NAME collect"):
+        findings(xr.DataTree())
+
+
+def test_slim_keeps_every_number_that_a_finding_needs() -> None:
+    whole, kept = collected(), slim(collected())
+    assert kept["training"].sizes["step"] == 5
+    assert kept["evaluation"].sizes["row"] == min(2, whole["evaluation"].sizes["row"])
+    assert kept["gaps"].one_step_error.dtype == np.float32
+    a, b = (study(tree, ["arm", "seed"]).select_dtypes(float) for tree in (whole, kept))
+    shared = [c for c in a.columns if c in b.columns and "seconds" not in c]
+    np.testing.assert_allclose(a[shared], b[shared], rtol=1e-5)
+    assert findings(kept)[0].verdict == "reproduced"
+    assert kept.attrs["claims"] == whole.attrs["claims"]
+
+
+def test_a_text_is_put_between_its_lines_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- findings -->\nold\n<!-- end of findings -->\nafter\n")
+    write_between(page, "findings", "new")
+    write_between(page, "findings", "newer")
+    assert page.read_text() == "before\n<!-- findings -->\nnewer\n<!-- end of findings -->\nafter\n"
+    page.write_text("nothing here")
+    with pytest.raises(ValueError, match="add the two lines"):
+        write_between(page, "findings", "new")
+    assert page.read_text() == "nothing here"
