@@ -1,4 +1,6 @@
 # make demo    trains, evaluates and compares three runs on the embedded digits -> results/demo/report.md
+# make findings  every study from nothing: trains, evaluates, collects, writes the table of findings and the notebooks
+#              (hours on two cores; it resumes). SCALE=digits; on a cluster SUBMIT="--cluster slurm --partition P"
 # make test    everything that must hold: style, types, room order, tests
 # Both build .venv first if it is not there; doing either again repeats nothing that is done.
 PYTHON ?= python3
@@ -6,7 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+SCALE ?= digits
+SUBMIT ?=
+STUDIES := $(filter-out seeds_smoke,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
+NOTEBOOKS := $(wildcard analysis_notebooks/*.py)
+
+.PHONY: demo findings notebooks test check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +29,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	@echo ">>> dynamics demo: three runs on 8x8 digits, evaluated and compared, in results/demo"
 	$(BIN)/dynamics demo --out results/demo
+
+findings: $(VENV)/.installed
+	@for study in $(STUDIES); do \
+		echo ">>> $$study"; \
+		$(BIN)/python -m experiments $$study submit --scale $(SCALE) $(SUBMIT) || exit 1; \
+		$(BIN)/python -m experiments $$study status --scale $(SCALE) --watch || exit 1; \
+		$(BIN)/python -m experiments $$study collect --scale $(SCALE) --small --replace || exit 1; \
+	done
+	$(BIN)/python -m experiments findings --scale $(SCALE) --write README.md
+	$(MAKE) notebooks
+
+notebooks: $(VENV)/.installed
+	cd analysis_notebooks && for notebook in $(notdir $(NOTEBOOKS)); do \
+		../$(BIN)/jupytext --quiet --to ipynb --execute $$notebook || exit 1; \
+	done
 
 check: $(VENV)/.installed
 	@echo ">>> style, types, room order"

@@ -66,7 +66,6 @@ def gap_laws(share: float) -> dict[str, Changes]:
 
 def axes(scale: str) -> Axes:
     arms = {"vanilla": {}, **weights(baseline(scale).training.num_steps), **gap_laws(0.5)}
-    arms |= gap_laws(0.25) if scale == "digits" else {}
     return {"arm": arms, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
 
 

@@ -11,6 +11,7 @@ that are uniform in t^0.3 (GRID).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -158,13 +159,8 @@ class EmpiricalOracle(OdeOracle):
             x_hat = self._posterior_mean(z, t, self.x)
         else:  # class by class, so that each row meets only the images it can have come from
             x_hat = torch.zeros_like(z)
-            for label in torch.unique(y):
-                rows = (y == label).nonzero()[:, 0]
-                images = self.x if label == self.num_classes else self.x[self.y == label]
-                if len(images) == 0:
-                    allowed = f"a class with images, or the null class {self.num_classes}"
-                    raise invalid("y", int(label), allowed, "ask for a class of the data")
-                x_hat = x_hat.index_copy(0, rows, self._posterior_mean(z[rows], t[rows], images))
+            for rows, members in _by_class(y, self.y, self.num_classes):
+                x_hat = x_hat.index_copy(0, rows, self._posterior_mean(z[rows], t[rows], self.x[members]))
         s = t.clamp(min=1e-12)[:, None]
         # at t = 0 the noise is independent of z = x, and its mean is 0
         e_hat = torch.where(t[:, None] > 1e-9, (z - (1 - s) * x_hat) / s, torch.zeros_like(z))
@@ -197,20 +193,40 @@ class MixtureOracle(OdeOracle):
         self.num_steps = num_steps
 
     def posterior(self, z: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        s = t[:, None, None]
-        centred = z[:, None, :] - (1 - s) * self.means
-        rotated = torch.einsum("bkd,kde->bke", centred, self.basis)
-        variance = ((1 - s) ** 2 * self.eigenvalues + s**2).clamp(min=1e-300)
-        whitened = rotated / variance
-        logits = self.log_weights - (rotated * whitened + variance.log()).sum(2) / 2
-        if y is not None and self.labels is not None:
-            other = (self.labels[None, :] != y[:, None]) & (y[:, None] != self.num_classes)
-            logits = logits.masked_fill(other, -torch.inf)
-        mass = logits.softmax(1)[:, :, None]
-        x_rotated = (mass * (1 - s) * self.eigenvalues * whitened, self.basis)
-        x_hat = (mass * self.means).sum(1) + torch.einsum("bke,kde->bd", *x_rotated)
-        e_hat = torch.einsum("bke,kde->bd", mass * s * whitened, self.basis)
+        if y is None or self.labels is None:
+            return self._given(torch.arange(len(self.means)), z, t)
+        x_hat, e_hat = torch.zeros_like(z), torch.zeros_like(z)
+        for rows, components in _by_class(y, self.labels, self.num_classes):
+            of_x, of_e = self._given(components, z[rows], t[rows])
+            x_hat, e_hat = x_hat.index_copy(0, rows, of_x), e_hat.index_copy(0, rows, of_e)
         return x_hat, e_hat
+
+    def _given(self, components: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior means of x and e, given that x comes from one of some components."""
+        means, basis = self.means[components], self.basis[components]
+        eigenvalues, s = self.eigenvalues[components], t[:, None, None]
+        centred = z[:, None, :] - (1 - s) * means
+        rotated = torch.einsum("bkd,kde->bke", centred, basis)
+        variance = ((1 - s) ** 2 * eigenvalues + s**2).clamp(min=1e-300)
+        whitened = rotated / variance
+        logits = self.log_weights[components] - (rotated * whitened + variance.log()).sum(2) / 2
+        mass = logits.softmax(1)[:, :, None]
+        x_hat = (mass * means).sum(1) + torch.einsum("bke,kde->bd", mass * (1 - s) * eigenvalues * whitened, basis)
+        return x_hat, torch.einsum("bke,kde->bd", mass * s * whitened, basis)
+
+
+def _by_class(y: Tensor, labels: Tensor, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows of each label among y, and the members (images, components) that have it; all for the null class.
+
+    Raises:
+        ValueError: A label that no member has.
+    """
+    for label in torch.unique(y):
+        members = ((labels == label) | (label == num_classes)).nonzero()[:, 0]
+        if len(members) == 0:
+            allowed = f"a class of the data, or the null class {num_classes}"
+            raise invalid("y", int(label), allowed, "ask for a class of the data")
+        yield (y == label).nonzero()[:, 0], members
 
 
 class _Guided(OdeOracle):
