@@ -78,6 +78,9 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
+    "mnist-meanflow": _BASELINE.model_copy(
+        update={"data": DataOptions(name="mnist5k"), "model": _DIT.model_copy(update={"patch_size": 7})}
+    ),
     # as tuned in experiments/baseline_tuning.py
     "mixture-meanflow": RunConfig(
         data=DataOptions(name="digits-mixture"),
@@ -102,17 +105,24 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]
 
 
-_BASELINES = {"digits": "mixture-meanflow", "digits-dit": "digits-meanflow", "mnist5k": "mnist-meanflow"}
+_STUDIES = {
+    "digits": PRESETS["mixture-meanflow"],
+    "digits-dit": PRESETS["digits-meanflow"],
+    "mnist5k": PRESETS["mnist-meanflow"],
+}
+_SHORT = {"num_steps": 600, "ema_decays": (0.98,), "num_threads": 1}
 
 
 def baseline(scale: str) -> RunConfig:
-    """Return the preset that the studies of a scale start from, unguided, so that exact velocities are the data's.
+    """Return the config that the studies of a scale start from, unguided, so that exact velocities are the data's.
 
     Args:
-        scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT), b4, ...
+        scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT, for 600
+            steps), or any other for which there is a preset `<scale>-meanflow`.
 
     Raises:
         ValueError: There is no preset for that scale.
     """
-    config = preset(_BASELINES.get(scale, f"{scale}-meanflow"))
-    return config.model_copy(update={"objective": MeanFlow(adaptive=config.objective.adaptive)})
+    config = _STUDIES.get(scale) or preset(f"{scale}-meanflow")
+    training = config.training.model_copy(update=_SHORT) if scale in ("digits-dit", "mnist5k") else config.training
+    return config.model_copy(update={"objective": MeanFlow(adaptive=config.objective.adaptive), "training": training})

@@ -18,6 +18,7 @@ QUESTION = "What do alpha, DTD, beta and the law of gaps each bring, and is it t
 PRIMARY, FRECHET, BY_V = "one_step_error", "fd_u_nfe1", "fd_v_nfe32"
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
 LAW = "50% u, 25% uniform"
+REPEATED = ("vanilla", "minsnr v", "dtd", "beta", "minsnr v + beta", "dtd + beta")
 _PAIRS = (
     ("MinSNR improves on vanilla", PRIMARY, "minsnr v", "vanilla"),
     ("DTD improves on vanilla", PRIMARY, "dtd", "vanilla"),
@@ -66,6 +67,8 @@ def gap_laws(share: float) -> dict[str, Changes]:
 
 def axes(scale: str) -> Axes:
     arms = {"vanilla": {}, **weights(baseline(scale).training.num_steps), **gap_laws(0.5)}
+    if scale in ("digits-dit", "mnist5k"):  # the repeats with a DiT
+        arms = {name: arms[name] for name in (*REPEATED, LAW, "50% u, growing late to 50%")}
     return {"arm": arms, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
 
 

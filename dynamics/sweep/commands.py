@@ -253,11 +253,11 @@ def show_list(package: str) -> None:
             try:
                 runs = plan(which, scale)
             except ValueError as error:
-                print(f"  {scale:8} not yet ({str(error).split(';')[0]})")
+                print(f"  {scale:10} not yet ({str(error).split(';')[0]})")
                 continue
             hours = sum(device_hours(run.config, resources) for run in runs)
             device = "GPU" if resources.gpus else "core"
-            print(f"  {scale:8} {len(runs)} runs, about {hours:.2g} {device}-hours")
+            print(f"  {scale:10} {len(runs)} runs, about {hours:.2g} {device}-hours")
 
 
 VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
