@@ -21,12 +21,17 @@ BINS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
 PRETRAINING = {"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
 
-_START = "v_error_start"
+_START, _LARGE = "v_error_start", "0.7-0.9 matched"
 
 
 def _claim(text: str, init: str, gap: str, expected: Direction, against: str = "") -> Claim:
     other = {"against": {"gap": against}} if against else {"relative_to": _START}
     return Claim(text, PRIMARY, {"init": init, "gap": gap}, expected, **other)
+
+
+def _seen(text: str, init: str, gap: str, expected: Direction, against: str = "") -> Claim:
+    other = {"against": {"gap": against}} if against else {"relative_to": "v_error_0.9-1_start"}
+    return Claim(text, "v_error_0.9-1_end", {"init": init, "gap": gap}, expected, post_hoc=True, **other)
 
 
 CLAIMS = (
@@ -36,6 +41,10 @@ CLAIMS = (
     _claim("O2: small gaps refine a learned v", "v", "0.1-0.3", "lower"),
     _claim("O2: large gaps destroy a learned v", "v", "0.7-0.9", "higher"),
     _claim("O2, one law of t: large gaps destroy a learned v", "v", "0.7-0.9 matched", "higher"),
+    # that law has t >= 0.9 only: what happens to v there, where all gaps train it?
+    _seen("one law of t, v where it is drawn: small gaps build v better", "random", "0.1-0.3 matched", "lower", _LARGE),
+    _seen("one law of t, v where it is drawn: small gaps refine v", "v", "0.1-0.3 matched", "lower"),
+    _seen("one law of t, v where it is drawn: large gaps destroy v", "v", "0.7-0.9 matched", "higher"),
 )
 
 

@@ -43,6 +43,8 @@ class Claim:
     """Compare with another column of the same run (its start, say) instead of with other runs."""
     than: float | None = None
     """Compare with a number instead."""
+    post_hoc: bool = False
+    """Thought of after the runs: a second look, which says so wherever it is shown."""
     kind: Literal["comparison"] = "comparison"
 
 
@@ -99,15 +101,20 @@ class Finding:
             '-10% [-15%, -5%]'
         """
         values = (self.effect, self.low, self.high)
-        if self.is_ratio:
-            shown = [f"{np.expm1(value):+.0%}" if abs(value) < 1.5 else f"x{np.exp(value):.2g}" for value in values]
+        if self.is_ratio and max(map(abs, values)) > 0.75:  # percents of more than a doubling are hard to read
+            shown = [f"x{np.exp(value):.2g}" for value in values]
+        elif self.is_ratio:
+            shown = [f"{np.expm1(value):+.0%}" for value in values]
         else:
             shown = [f"{value:+.2f}" for value in values]
         return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
     def detectable_text(self) -> str:
         """Return the smallest effect that the runs could have shown."""
-        return f"{np.expm1(self.detectable):.0%}" if self.is_ratio else f"{self.detectable:.2f}"
+        if not self.is_ratio:
+            return f"{self.detectable:.2f}"
+        factor = np.exp(self.detectable)
+        return f"x{factor:.2g}" if factor > 2 else f"{factor - 1:.0%}"
 
 
 def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> list[Finding]:

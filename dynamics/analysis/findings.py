@@ -64,7 +64,8 @@ def findings_table(trees: Mapping[str, xr.DataTree]) -> str:
     ]
     for name, tree in trees.items():
         for finding in findings(tree):
-            rows.append(f"| {name} | {finding.claim.text} | {finding.claim.metric} | {_measured(finding)} |")
+            text = f"second look: {finding.claim.text}" if finding.claim.post_hoc else finding.claim.text
+            rows.append(f"| {name} | {text} | {finding.claim.metric} | {_measured(finding)} |")
     return "\n".join(rows)
 
 

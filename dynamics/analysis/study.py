@@ -23,9 +23,10 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
 
     Returns:
         Index `run`. Columns: the axes; those of `summary`, Frechet distances also as `fd_u_nfe1`; first and last value
-        of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of u_error_<low>-<high> and
-        one_step_error; from the group gram the unbiased cosines `cosine_v_<low>-<high>_start` and `_end`, and the
-        naive ones (`naive_v_...`); from the group decomposition `cosine_forces_<low>-<high>_start`, `_end`.
+        of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of v_error_<low>-<high> (bins of
+        t), u_error_<low>-<high> (bins of the gap) and one_step_error; from the group gram the unbiased cosines
+        `cosine_v_<low>-<high>_start` and `_end`, and the naive ones (`naive_v_...`); from the group decomposition
+        `cosine_forces_<low>-<high>_start`, `_end`.
 
     Raises:
         ValueError: An axis is not in the file.
@@ -85,7 +86,10 @@ def _add(columns: dict[str, pd.Series], name: str, values: xr.DataArray) -> None
 
 def _error_ends(ds: xr.Dataset) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
-    _add(columns, "v_error", relative_error(ds, "v").relative_error.mean("t_bin"))
+    of_v = relative_error(ds, "v").relative_error
+    _add(columns, "v_error", of_v.mean("t_bin"))
+    for index, (low, high) in enumerate(bin_edges(ds, "t_bin")):
+        _add(columns, f"v_error_{low:g}-{high:g}", of_v.isel(t_bin=index))
     _add(columns, "one_step_error", relative_error(ds, "one_step").relative_error)
     of_u = relative_error(ds, "u").relative_error
     for index, (low, high) in enumerate(bin_edges(ds, "gap_bin")):
