@@ -12,7 +12,7 @@ from dynamics.analysis.noise import cosine_by_batch, noise_scale
 from dynamics.analysis.report import write_report
 from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
-from dynamics.analysis.study import study
+from dynamics.analysis.study import courses, study
 
 __all__ = [
     "SEED_SPREAD_EXACT",
@@ -25,6 +25,7 @@ __all__ = [
     "axes_of",
     "bin_edges",
     "cosine_by_batch",
+    "courses",
     "differences",
     "findings",
     "findings_table",

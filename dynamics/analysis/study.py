@@ -31,21 +31,66 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     Raises:
         ValueError: An axis is not in the file.
     """
-    labels = _labels(tree, axes)
-    chosen = labels.index[labels["role"] == role] if "role" in labels else labels.index
+    labels, tree = _chosen(tree, axes, role)
     numbers = summary(tree)
     # under one name whatever the features: what a claim says holds for every scale
     plain = {name: re.sub(r"^fd_.+_(?=[uv]_nfe)", "fd_", str(name)) for name in numbers if str(name).startswith("fd_")}
     parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain)]
-    if "gaps" in tree.children:
-        parts.append(_error_ends(group(tree, "gaps")))
-    if "gram" in tree.children:
-        parts.append(_cosine_ends(tree))
-    if "decomposition" in tree.children:
-        parts.append(_force_ends(tree))
-    table = pd.concat(parts, axis=1).reindex(chosen)
+    ends = {f"{name}_{end}": s for name, series in _series(tree).items() for end, s in _ends(series).items()}
+    parts.append(pd.DataFrame(ends))
+    table = pd.concat(parts, axis=1).reindex(labels.index)
     table.index.name = "run"
     return table
+
+
+def courses(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.DataFrame:
+    """Return what was measured while training, one row a run, step and quantity.
+
+    Args:
+        tree: A merged file of an experiment.
+        axes: Names of the experiment's axes.
+        role: grid, or before.
+
+    Returns:
+        Columns: run, the axes, step, quantity and value. Quantities are those of `study` that have a start and an end,
+        without that ending: v_error, u_error_<low>-<high>, cosine_v_<low>-<high>, naive_v_..., cosine_forces_...
+
+    Raises:
+        ValueError: An axis is not in the file.
+    """
+    labels, tree = _chosen(tree, axes, role)
+    parts = []
+    for quantity, values in _series(tree).items():
+        long = values.rename("value").to_dataframe()["value"].dropna().reset_index()[["run", "step", "value"]]
+        parts.append(long.assign(quantity=quantity))
+    table = pd.concat(parts, ignore_index=True).astype({"run": str})
+    return labels[list(axes)].merge(table, left_index=True, right_on="run").reset_index(drop=True)
+
+
+def _series(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Return every quantity [run, step] that says something of a run while it trains."""
+    out: dict[str, xr.DataArray] = {}
+    if "gaps" in tree.children:
+        out |= _errors(group(tree, "gaps"))
+    if "gram" in tree.children:
+        out |= _cosines(tree)
+    if "decomposition" in tree.children:
+        out |= _forces(tree)
+    return out
+
+
+def _chosen(tree: xr.DataTree, axes: Sequence[str], role: str) -> tuple[pd.DataFrame, xr.DataTree]:
+    """Return labels and results of the runs with a role."""
+    labels = _labels(tree, axes)
+    if "role" in labels:
+        labels = labels[labels["role"] == role]
+    groups = {}
+    for name in map(str, tree.children):
+        ds = group(tree, name)
+        there = [str(run) in labels.index for run in ds.run.values]
+        if any(there):
+            groups[f"/{name}"] = ds.isel(run=there)
+    return labels, xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **groups})
 
 
 def _labels(tree: xr.DataTree, axes: Sequence[str]) -> pd.DataFrame:
@@ -79,39 +124,26 @@ def _ends(values: xr.DataArray) -> dict[str, pd.Series]:
     return {"start": pd.Series(table[rows, first], runs), "end": pd.Series(table[rows, last], runs)}
 
 
-def _add(columns: dict[str, pd.Series], name: str, values: xr.DataArray) -> None:
-    for end, series in _ends(values).items():
-        columns[f"{name}_{end}"] = series
+def _errors(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    of_v, of_u = (relative_error(ds, what).relative_error for what in ("v", "u"))
+    out = {"v_error": of_v.mean("t_bin"), "one_step_error": relative_error(ds, "one_step").relative_error}
+    for name, values, dim in (("v_error", of_v, "t_bin"), ("u_error", of_u, "gap_bin")):
+        for index, (low, high) in enumerate(bin_edges(ds, dim)):
+            out[f"{name}_{low:g}-{high:g}"] = values.isel({dim: index}, drop=True)
+    return out
 
 
-def _error_ends(ds: xr.Dataset) -> pd.DataFrame:
-    columns: dict[str, pd.Series] = {}
-    of_v = relative_error(ds, "v").relative_error
-    _add(columns, "v_error", of_v.mean("t_bin"))
-    for index, (low, high) in enumerate(bin_edges(ds, "t_bin")):
-        _add(columns, f"v_error_{low:g}-{high:g}", of_v.isel(t_bin=index))
-    _add(columns, "one_step_error", relative_error(ds, "one_step").relative_error)
-    of_u = relative_error(ds, "u").relative_error
-    for index, (low, high) in enumerate(bin_edges(ds, "gap_bin")):
-        _add(columns, f"u_error_{low:g}-{high:g}", of_u.isel(gap_bin=index))
-    return pd.DataFrame(columns)
-
-
-def _cosine_ends(tree: xr.DataTree) -> pd.DataFrame:
-    found = affinity(tree).sel(group="model")
-    columns: dict[str, pd.Series] = {}
-    for task in (str(name) for name in found.task.values if str(name) != "v"):
-        pair = found.sel(task="v", task2=task)
+def _cosines(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+    found = affinity(tree).sel(group="model", task="v")
+    out = {}
+    for task in (str(name) for name in found.task2.values if str(name) != "v"):
         gap = task.removeprefix("u ")
-        _add(columns, f"cosine_v_{gap}", pair.cosine)
-        _add(columns, f"naive_v_{gap}", pair.naive_cosine)
-    return pd.DataFrame(columns)
+        out[f"cosine_v_{gap}"] = found.cosine.sel(task2=task, drop=True)
+        out[f"naive_v_{gap}"] = found.naive_cosine.sel(task2=task, drop=True)
+    return out
 
 
-def _force_ends(tree: xr.DataTree) -> pd.DataFrame:
-    found = affinity(tree, "decomposition").sel(group="model")
-    columns: dict[str, pd.Series] = {}
-    for task in (str(name) for name in found.task.values if str(name).startswith("matching ")):
-        gap = task.removeprefix("matching ")
-        _add(columns, f"cosine_forces_{gap}", found.cosine.sel(task=task, task2=f"consistency {gap}"))
-    return pd.DataFrame(columns)
+def _forces(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+    found = affinity(tree, "decomposition").cosine.sel(group="model")
+    gaps = [str(name).removeprefix("matching ") for name in found.task.values if str(name).startswith("matching ")]
+    return {f"cosine_forces_{g}": found.sel(task=f"matching {g}", task2=f"consistency {g}", drop=True) for g in gaps}
