@@ -100,7 +100,8 @@ class Finding:
             >>> Finding(claim, 5, np.log(0.9), np.log(0.85), np.log(0.95), True, 0.01, 0.02).measured()
             '-10% [-15%, -5%]'
         """
-        values = (self.effect, self.low, self.high)
+        shift = self.claim.than or 0.0 if not self.is_ratio else 0.0  # against a number the cosine itself says more
+        values = [value + shift for value in (self.effect, self.low, self.high)]
         if self.is_ratio and max(map(abs, values)) > 0.75:  # percents of more than a doubling are hard to read
             shown = [f"x{np.exp(value):.2g}" for value in values]
         elif self.is_ratio:
