@@ -214,3 +214,14 @@ def test_bad_moments_are_refused() -> None:
     for mean, covariance, message in cases:
         with pytest.raises(ValueError, match=message):
             frechet_from_moments(zero, eye, mean, covariance)
+
+
+def test_what_is_kept_of_a_reference_is_kept_of_no_other() -> None:
+    first, second, fake = normal(60, 3, 1), normal(60, 3, 2, 1.5), normal(50, 3, 3)
+    kernel = [kernel_distance(real, fake) for real in (first, second, first)]
+    inside = [precision_recall(real, fake) for real in (first, second, first)]
+    assert kernel[0] == kernel[2] == kernel_distance(first.clone(), fake)
+    assert inside[0] == inside[2] == precision_recall(first.clone(), fake)
+    assert kernel[1] == kernel_distance(second.clone(), fake) != kernel[0]
+    assert inside[1] == precision_recall(second.clone(), fake) != inside[0]
+    assert precision_recall(first, fake, k=1) == precision_recall(first.clone(), fake, k=1)

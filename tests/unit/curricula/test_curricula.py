@@ -1,5 +1,6 @@
 """Curricula: pacing, stage edges, knees and edges of time."""
 
+import itertools
 import json
 import math
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from dynamics.config import RunConfig
-from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Plan, Progress, State, plan_for
+from dynamics.curricula import DTD, Beta, Constant, Curriculum, GapLaw, MinSNR, Plan, Progress, State, plan_for
 from dynamics.flow.times import (
     Blend,
     LogitNormalPair,
@@ -103,6 +104,29 @@ def test_quantile_clusters_have_equal_probability(law: LogitNormalPair | Uniform
         assert float((t >= found.equal_law.intervals[0][0]).float().mean()) == pytest.approx((stage + 1) / 10, abs=0.01)
 
 
+def joined(dtd: DTD, stage: int) -> tuple[tuple[float, float], ...]:
+    found = plan(dtd, states=[{"stage": stage, "best": None, "waited": 0, "steps": 0}]).equal_law
+    assert isinstance(found, WithinTimes)
+    return found.intervals
+
+
+def test_clean_first_is_the_paper_s_order_from_the_other_end() -> None:
+    assert joined(DTD(num_clusters=4, order="clean_first"), 1) == ((0.0, 0.5),)
+    assert joined(DTD(num_clusters=4), 1) == ((0.5, 1.0),)
+
+
+def test_a_shuffled_order_grows_by_one_cluster_a_stage_and_is_the_same_every_time() -> None:
+    dtd = DTD(num_clusters=8, order="shuffled", order_seed=3)
+    lengths = [sum(high - low for low, high in joined(dtd, stage)) for stage in range(7)]
+    assert lengths == pytest.approx([(stage + 1) / 8 for stage in range(7)])
+    assert joined(dtd, 3) == joined(DTD(num_clusters=8, order="shuffled", order_seed=3), 3)
+    assert len({joined(DTD(num_clusters=8, order="shuffled", order_seed=seed), 3) for seed in range(6)}) > 1
+    before = joined(dtd, 2)
+    inside = [any(a <= low and high <= b for a, b in joined(dtd, 3)) for low, high in before]
+    assert all(inside), "what has joined stays"
+    assert all(high < low for (_, high), (low, _) in itertools.pairwise(before)), "neighbours are one"
+
+
 def test_uniform_law_and_scope_both() -> None:
     found = plan(DTD(law="uniform", scope="both"))
     assert found.equal_law == found.gap_law == UniformWithinTimes(intervals=((0.95, 1.0),))
@@ -129,6 +153,41 @@ def test_scope_v_and_the_other_order_are_allowed() -> None:
         found = plan(*chain)
         assert isinstance(found.equal_law, WithinTimes)
         assert isinstance(found.gap_law, Blend)
+
+
+# ---- controls -------------------------------------------------------------------------------------------------------
+
+
+def test_rising_beta_is_falling_beta_run_backwards_and_frozen_is_its_mean() -> None:
+    t, r = torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.4])
+    for k in (0.5, 1.0, 2.0):
+        for at in (0.1, 0.4):
+            rising, falling = plan(Beta(k=k, path="rising"), at=at), plan(Beta(k=k), at=1 - at)
+            torch.testing.assert_close(rising.u_weight(t, r), falling.u_weight(t, r))
+        mean = sum(plan(Beta(k=k), at=i / 1000).series["beta_s"] for i in range(1000)) / 1000
+        assert plan(Beta(k=k, path="frozen"), at=0.3).series["beta_s"] == pytest.approx(mean, abs=2e-3)
+
+
+def test_constant_weights_are_constant() -> None:
+    found, t = plan(Constant(v=0.4, u=2.0), MinSNR(), at=0.7), torch.tensor([0.2, 0.8])
+    torch.testing.assert_close(found.v_weight(t), 0.4 * plan(MinSNR()).v_weight(t))
+    torch.testing.assert_close(found.u_weight(t, t - 0.1), torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"times": {"law": {"kind": "gap_bin", "base": {"kind": "logit_normal"}, "low": 0.5, "high": 0.7}}},
+        {"times": {"law": {"kind": "uniform_gap_from_time", "t_min": 0.9, "low": 0.1, "high": 0.3}}},
+        {"curricula": [{"kind": "dtd", "order": "shuffled"}, {"kind": "beta", "path": "rising"}, {"kind": "constant"}]},
+        {"objective": {"kind": "corrupted_meanflow", "level": 0.3, "scale": "literal", "noise": "run"}},
+    ],
+)
+def test_controls_survive_a_config_file(changes: dict[str, object]) -> None:
+    config = RunConfig.model_validate(changes)
+    again = RunConfig.model_validate_json(config.to_json())
+    assert again == config
+    assert again.run_id != RunConfig().run_id
 
 
 # ---- MinSNR -------------------------------------------------------------------------------------------------------
