@@ -33,7 +33,7 @@ class Where:
     """Which sweep."""
 
     scale: str = "digits"
-    """Size of the study: digits (laptop), b4 or xl2 (cluster)."""
+    """Size of the study: digits, digits-dit or mnist5k (laptop), b4 or xl2 (cluster)."""
     results: Path = Path("results")
     """Folder of all results."""
 
