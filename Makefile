@@ -11,7 +11,6 @@ export OMP_NUM_THREADS ?= 1
 SCALE ?= digits
 SUBMIT ?=
 STUDIES := $(filter-out seeds_smoke,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
-NOTEBOOKS := $(wildcard analysis_notebooks/*.py)
 
 .PHONY: demo findings notebooks test check clean
 .DEFAULT_GOAL := help
@@ -41,9 +40,7 @@ findings: $(VENV)/.installed
 	$(MAKE) notebooks
 
 notebooks: $(VENV)/.installed
-	cd analysis_notebooks && for notebook in $(notdir $(NOTEBOOKS)); do \
-		../$(BIN)/jupytext --quiet --to ipynb --execute $$notebook || exit 1; \
-	done
+	$(BIN)/python analysis_notebooks
 
 check: $(VENV)/.installed
 	@echo ">>> style, types, room order"
