@@ -9,6 +9,7 @@ from dynamics.analysis.findings import axes_of, findings, findings_table
 from dynamics.analysis.lookahead import lookahead
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
 from dynamics.analysis.noise import cosine_by_batch, noise_scale
+from dynamics.analysis.published import beside, published, sentence, sentences
 from dynamics.analysis.report import write_report
 from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
@@ -23,6 +24,7 @@ __all__ = [
     "affinity",
     "affinity_of_rows",
     "axes_of",
+    "beside",
     "bin_edges",
     "cosine_by_batch",
     "courses",
@@ -40,8 +42,11 @@ __all__ = [
     "noise_scale",
     "plots",
     "protocol",
+    "published",
     "relative_error",
     "run_labels",
+    "sentence",
+    "sentences",
     "study",
     "summary",
     "update_cosine",

@@ -52,7 +52,7 @@ def decomposition_stacks(tree: xr.DataTree, step: int | None = None) -> Figure:
         *[Patch(color=c, label=text) for c, text in ((orange, "contradicts its own v"), (green, "inherited from v"))],
         total,
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

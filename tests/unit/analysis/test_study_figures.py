@@ -1,5 +1,6 @@
 """Figures of studies draw the numbers of the tables, and refuse what is not there."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import xarray as xr
 from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from scipy import stats
 from synthetic_grams import TASKS, dataset, gradients
@@ -15,7 +17,7 @@ from synthetic_runs import STEPS, bins, evaluation, exact, training
 
 from dynamics.analysis import affinity, beside, findings, plots, published, sentence, sentences, study
 from dynamics.analysis.claims import CLAIMS, Claim, Finding
-from dynamics.analysis.plots.studies import words
+from dynamics.analysis.plots.seeds import words
 
 ARMS, SEEDS = {"vanilla": 0.4, "better": 0.2, "worse": 0.6}, 3
 AXES = ["arm", "length", "seed"]
@@ -72,21 +74,21 @@ def tree() -> xr.DataTree:
 
 
 @pytest.fixture(scope="module")
-def table(tree: xr.DataTree) -> pd.DataFrame:
-    # the decomposition here has no gradients, which a study would look for
-    kept = {f"/{name}": tree[name].to_dataset() for name in tree.children if name != "decomposition"}
-    return study(xr.DataTree.from_dict({"/": xr.Dataset(), **kept}), AXES)
+def judged() -> xr.DataTree:
+    """The same without the decomposition, which here has no gradients for a study to look at."""
+    tree = collected()
+    del tree["decomposition"]
+    return tree
 
 
 @pytest.fixture(scope="module")
-def found(table: pd.DataFrame) -> list[Finding]:
-    claims = (CLAIM, PART)
-    part = xr.DataTree.from_dict(
-        {f"/{n}": ds for n, ds in ((n, d.to_dataset()) for n, d in collected().children.items())}
-    )
-    del part["decomposition"]
-    part.attrs = {"axes": AXES, "claims": CLAIMS.dump_json(claims).decode()}
-    return findings(part)
+def table(judged: xr.DataTree) -> pd.DataFrame:
+    return study(judged, AXES)
+
+
+@pytest.fixture(scope="module")
+def found(judged: xr.DataTree) -> list[Finding]:
+    return findings(judged)
 
 
 def mean_and_half(values: np.ndarray) -> tuple[float, float]:
@@ -155,7 +157,7 @@ def test_a_cosine_against_a_number_is_drawn_as_itself() -> None:
     claim = Claim("low", "cosine_forces_0.1-0.3_end", {"arm": "a"}, "lower", than=-0.4)
     (ax,) = plots.effects([Finding(claim, 5, -0.5, -0.55, -0.45, False, 0.01, 0.1)]).axes
     assert bars(ax)[0] == pytest.approx((-0.9, 0, -0.95, -0.85))
-    assert [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2][0] == -0.4
+    assert next(line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 2) == -0.4
     assert ax.get_xlabel() == "cosine"
 
 
@@ -248,6 +250,9 @@ def test_decompositions_are_averaged_with_errors_over_seeds(tree: xr.DataTree) -
     assert [ax.get_title() for ax in figure.axes[::2]] == [f"loss of v   {arm}, step 100" for arm in ARMS]
     errors = [0.4 * (1 + seed / 10) / length for length in (0.5, 1.0) for seed in range(SEEDS)]
     assert figure.axes[0].patches[0].get_height() == pytest.approx(np.mean(errors))  # type: ignore[attr-defined]
+    measured = next(c for c in figure.axes[0].containers if isinstance(c, ErrorbarContainer))
+    low, high = measured.lines[2][0].get_segments()[0][:, 1]
+    assert (high - low) / 2 == pytest.approx(3 * np.std(errors, ddof=1) / len(errors) ** 0.5), "not the one over rows"
 
 
 REFUSED: dict[str, tuple[Callable[[xr.DataTree, pd.DataFrame], Figure], str]] = {
@@ -304,6 +309,8 @@ def test_sentences_hold_the_interval_and_the_verdict(found: list[Finding]) -> No
     text = sentence(found[0])
     assert found[0].measured() in text
     assert "reproduced" in text
+    other = Claim("worse is better", "v_error", {"arm": "worse"}, "lower", {"arm": "vanilla"})
+    assert "the opposite" in sentence(Finding(other, 3, 0.4, 0.3, 0.5, True, 0.01, 0.1))
     assert sentences(found, "better").count("\n") == 0
     assert sentences(found) == f"* {sentence(found[0])}\n* {sentence(found[1])}"
     with pytest.raises(ValueError, match="starts: received 'O9'; allowed: better is better; a cosine is high"):
@@ -322,3 +329,28 @@ def test_every_published_number_has_a_source_and_numbers_that_the_sheet_has() ->
     assert sorted(table.value[table.measured_in == "steps of vanilla / steps"]) == [2.1, 2.3, 2.5]
     with pytest.raises(ValueError, match=r"trees: received \[\]; allowed: also component_ablation, convergence, "):
         beside({})
+
+
+def test_ours_stands_beside_the_published(judged: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = published()
+    asked = rows[
+        rows.arm.isin(["MinSNR", "vanilla"]) & (rows.our_arm != "") & (rows.measured_in == "FID, 1 evaluation of u")
+    ]
+    asked = asked.assign(our_arm=["vanilla", "better"], experiment="small")
+    stated = rows[rows.claim == "O1a"].assign(claim="a cosine", experiment="small")
+    alone = rows[rows.arm == "SoFlow"]
+    module = sys.modules["dynamics.analysis.published"]
+    monkeypatch.setattr(module, "published", lambda: pd.concat([asked, stated, alone], ignore_index=True))
+    table = beside({"small": judged})
+    assert list(table.published) == ["vanilla", *["MinSNR against vanilla"] * 2, stated.arm.iloc[0], "SoFlow"]
+    assert list(table.change)[:3] == ["", "-9%", "-9%"]
+    absolute, claimed, look, direction, other = (row for _, row in table.iterrows())
+    assert absolute.verdict == other.verdict == "not comparable"
+    assert absolute.ours.startswith("fd_u_nfe1 ")
+    assert (claimed["our change"], claimed.verdict) == ("-50% [-50%, -50%]", "reproduced")
+    assert claimed.ours == "better: one_step_error 0.31"
+    assert look.verdict == "reproduced"
+    assert look.reason.endswith("a second look, no claim of the experiment")
+    assert direction["our change"] == findings(judged)[1].measured()
+    assert direction.verdict in ("reproduced", "not reproduced")
+    assert "FID" in other.reason

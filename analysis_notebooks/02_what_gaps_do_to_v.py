@@ -1,0 +1,67 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What do gaps do to v?
+#
+# Study O2 of arXiv 2511.19065: u alone is trained over one bin of gaps t - r, from random weights or from weights
+# that know v. The paper says that small gaps build and refine v = u(z, t, t), and that large gaps fail or destroy it.
+#
+# Large gaps never visit small t, and would be worse at v for that alone. The arms `matched` have one law of t for all
+# bins (t >= 0.9), which takes that difference away; v is then also judged where it was drawn.
+
+# %%
+from pathlib import Path
+
+from IPython.display import Markdown, display
+
+from dynamics import analysis, open_results
+from dynamics.analysis import plots
+
+RESULTS = Path("../results")
+
+# %%
+tree = open_results(RESULTS / "gap_ablation" / "digits.nc")
+table = analysis.study(tree, analysis.axes_of(tree))
+found = analysis.findings(tree)
+display(Markdown(f"**Question.** {tree.attrs['question']}"))
+
+# %%
+plots.effects(found)
+
+# %%
+display(Markdown(analysis.sentences(found)))
+
+# %% [markdown]
+# ## How much of v is there at the end?
+
+# %%
+plots.grid_heatmap(table, "init", "gap", "v_error_end")
+
+# %% [markdown]
+# Every seed, with samples made by v beside the error:
+
+# %%
+plots.arms(table, ("init", "gap"), ["v_error_end", "v_error_0.9-1_end", "fd_v_nfe32"], order="value")
+
+# %% [markdown]
+# ## At which times t is v built, from nothing?
+
+# %%
+plots.over_training(tree, "v", "gap", {"init": "random"})
+
+# %% [markdown]
+# ## At which times t is a learned v refined or destroyed?
+
+# %%
+plots.over_training(tree, "v", "gap", {"init": "v"})
