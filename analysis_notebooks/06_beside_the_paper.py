@@ -33,7 +33,7 @@ from dynamics.analysis import plots
 RESULTS = Path("../results")
 
 # %%
-names = sorted(set(analysis.published().experiment) - {""})
+names = sorted(path.parent.name for path in RESULTS.glob("*/digits.nc"))
 trees = {name: open_results(RESULTS / name / "digits.nc") for name in names}
 table = analysis.beside(trees)
 compared = table[table["our change"] != ""]

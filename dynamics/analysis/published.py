@@ -150,17 +150,11 @@ def beside(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
     Returns:
         A row a published row, or several where several claims belong to it: paper, arXiv, setting, published (arm
         against arm), measured in, value, change; ours, our change [interval], verdict (reproduced, not reproduced, not
-        comparable) and reason.
-
-    Raises:
-        ValueError: An experiment is missing.
+        comparable) and reason; an experiment that is not among the trees is said to be missing.
     """
     table = published()
-    missing = sorted(set(table.experiment) - {""} - set(trees))
-    if missing:
-        remedy = "collect these experiments and pass their files"
-        raise invalid("trees", sorted(trees), f"also {', '.join(missing)}", remedy)
-    judged = {name: _judged(trees[name], table[table.experiment == name]) for name in set(table.experiment) - {""}}
+    there = set(table.experiment) & set(trees)
+    judged = {name: _judged(trees[name], table[table.experiment == name]) for name in there}
     rows = []
     for index, row in table.iterrows():
         first = {
@@ -172,7 +166,10 @@ def beside(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
             "value": "" if np.isnan(row.value) else f"{row.value:g}",
             "change": f"{row.value / row.reference - 1:+.0%}" if row.reference > 0 else row.direction,
         }
-        own = judged[row.experiment].get(index, []) if row.experiment else []
+        own = judged.get(row.experiment, {}).get(index, [])
+        if row.experiment and row.experiment not in trees:
+            reason = f"the experiment {row.experiment} has not been collected"
+            own = [{"ours": "", "our change": "", "verdict": NOT_COMPARABLE, "reason": reason}]
         rows += [{**first, **each} for each in own] or [{**first, **_alone(row)}]
     return pd.DataFrame(rows)
 

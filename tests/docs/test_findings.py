@@ -12,11 +12,14 @@ from dynamics.sweep.grid import experiment, experiments, plan
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("results/*/digits.nc"))
-STUDIES = [name for name in experiments("experiments") if name != "seeds_smoke"]
+NOT_YET = {"seeds_smoke", "convergence", "guidance_grid"}
+"""A sweep for new machines, and two studies that are planned and not run; the README says so."""
+STUDIES = [name for name in experiments("experiments") if name not in NOT_YET]
 
 
 def test_every_study_has_its_file_and_all_are_small() -> None:
     assert [path.parent.name for path in FILES] == STUDIES
+    assert not [path for name in NOT_YET for path in FILES if path.parent.name == name]
     assert sum(path.stat().st_size for path in (ROOT / "results").rglob("*.nc") if _kept(path)) < 20e6
 
 
