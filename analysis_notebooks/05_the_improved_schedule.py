@@ -45,23 +45,3 @@ display(Markdown(analysis.sentences(found)))
 
 # %%
 plots.arms(table, "arm", ["one_step_error", "fd_u_nfe1", "fd_v_nfe32"], baseline="vanilla", order="value")
-
-# %% [markdown]
-# ## How fast should beta move?
-#
-# Published (1-NFE FID, B/4, with DTD): 11.16, 10.20 and 11.44 for k = 0.5, 1 and 2.
-
-# %%
-tree = open_results(RESULTS / "schedule_exponent" / "digits.nc")
-table = analysis.study(tree, analysis.axes_of(tree))
-found = analysis.findings(tree)
-display(Markdown(f"**Question.** {tree.attrs['question']}"))
-
-# %%
-plots.effects(found)
-
-# %%
-display(Markdown(analysis.sentences(found)))
-
-# %%
-plots.arms(table, "arm", ["one_step_error", "fd_u_nfe1", "fd_v_nfe32"], baseline="vanilla")
