@@ -66,7 +66,7 @@ def gap_laws(share: float) -> dict[str, Changes]:
 
 
 def axes(scale: str) -> Axes:
-    arms = {"vanilla": {}, **weights(baseline(scale).training.num_steps), **gap_laws(0.5)}
+    arms = {"vanilla": {}, **weights(baseline(scale).training.num_steps), **gap_laws(0.25), **gap_laws(0.5)}
     if scale in ("digits-dit", "mnist5k"):  # the repeats with a DiT
         arms = {name: arms[name] for name in (*REPEATED, LAW, "50% u, growing late to 50%")}
     return {"arm": arms, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}

@@ -13,7 +13,7 @@ from dynamics.analysis.published import beside, published, sentence, sentences
 from dynamics.analysis.report import write_report
 from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
-from dynamics.analysis.study import courses, study
+from dynamics.analysis.study import study
 
 __all__ = [
     "SEED_SPREAD_EXACT",
@@ -27,7 +27,6 @@ __all__ = [
     "beside",
     "bin_edges",
     "cosine_by_batch",
-    "courses",
     "differences",
     "findings",
     "findings_table",

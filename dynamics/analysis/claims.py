@@ -20,6 +20,8 @@ from dynamics.options import invalid
 Label = str | int | float
 
 Direction = Literal["lower", "higher"]
+BOUNDED = ("cosine", "naive", "accuracy", "precision", "recall")
+"""Metrics that begin so are compared and averaged as they are."""
 LEVEL = 0.95
 """Probability that all intervals of one experiment cover at the same time (Bonferroni)."""
 POWER = 0.8
@@ -121,8 +123,8 @@ class Finding:
 def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> list[Finding]:
     """Compare the arms of every claim.
 
-    Effects are logs of ratios, except for cosines, whose differences are taken. Each interval is mean +- t(n - 1) sem
-    over n seeds at the level 1 - (1 - LEVEL) / number of claims.
+    Effects are logs of ratios, except for cosines and shares (`BOUNDED`), whose differences are taken. Each interval
+    is mean +- t(n - 1) sem over n seeds at the level 1 - (1 - LEVEL) / number of claims.
 
     Args:
         table: From `study`.
@@ -150,7 +152,7 @@ def judge(table: pd.DataFrame, claims: Sequence[Claim], axes: Sequence[str]) -> 
         for column in filter(None, (claim.metric, claim.relative_to)):
             if column not in table:
                 raise invalid("claim", column, ", ".join(map(str, table.columns)), "name a column of the study")
-        out.append(_finding(claim, effects(table, claim, axes), not _is_cosine(claim.metric), len(claims)))
+        out.append(_finding(claim, effects(table, claim, axes), is_ratio(claim.metric), len(claims)))
     return out
 
 
@@ -159,10 +161,10 @@ def effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.Series
     rest = [axis for axis in axes if axis not in {*claim.arm, *claim.against}]
     if isinstance(claim, SpeedUp):
         return _steps(table, claim)
-    value = table[claim.metric] if _is_cosine(claim.metric) else np.log(table[claim.metric])
+    value = np.log(table[claim.metric]) if is_ratio(claim.metric) else table[claim.metric]
     mine = _cells(table, value, claim.arm, rest)
     if claim.than is not None:
-        other = mine * 0 + (claim.than if _is_cosine(claim.metric) else np.log(claim.than))
+        other = mine * 0 + (np.log(claim.than) if is_ratio(claim.metric) else claim.than)
     elif claim.relative_to is not None:
         other = _cells(table, np.log(table[claim.relative_to]), claim.arm, rest)
     else:
@@ -171,8 +173,9 @@ def effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.Series
     return both.groupby(level="seed").mean() if len(both) else both
 
 
-def _is_cosine(metric: str) -> bool:
-    return metric.startswith(("cosine", "naive"))
+def is_ratio(metric: str) -> bool:
+    """Return whether a metric is compared and averaged by its log, as everything that has no upper bound."""
+    return not metric.startswith(BOUNDED)
 
 
 def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, Label], rest: Sequence[str]) -> pd.Series:

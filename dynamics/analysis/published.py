@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dynamics.analysis.claims import Claim, Finding, judge
+from dynamics.analysis.claims import Claim, Finding, is_ratio, judge
 from dynamics.analysis.findings import axes_of, findings
 from dynamics.analysis.metrics import SEED_SPREAD_FRECHET
 from dynamics.analysis.study import study
@@ -115,7 +115,7 @@ def sentence(finding: Finding) -> str:
     text = f"**{claim.text}**" + (" (a second look)" if claim.post_hoc else "")
     if finding.verdict == "not measured":
         return f"{text}: not measured."
-    verdict = {"opposite": "the opposite", "undecided": "undecided"}.get(finding.verdict, finding.verdict)
+    verdict = {"opposite": "the opposite"}.get(finding.verdict, finding.verdict)
     if finding.verdict == "undecided":
         verdict += f" (80% power from {finding.detectable_text()})"
     other = ", ".join(map(str, claim.against.values())) or claim.relative_to or f"{claim.than:g}"
@@ -306,7 +306,7 @@ def _mean(table: pd.DataFrame, labels: Mapping[str, str | int | float], metric: 
     for axis, label in labels.items():
         chosen = chosen[chosen[axis] == str(label)]
     values = chosen[metric].astype(float)
-    return f"{values.mean():.2f}" if metric.startswith("cosine") else f"{np.exp(np.log(values).mean()):.3g}"
+    return f"{np.exp(np.log(values).mean()):.3g}" if is_ratio(metric) else f"{values.mean():.2f}"
 
 
 def _alone(row: pd.Series) -> dict[str, str]:

@@ -43,30 +43,6 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     return table
 
 
-def courses(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.DataFrame:
-    """Return what was measured while training, one row a run, step and quantity.
-
-    Args:
-        tree: A merged file of an experiment.
-        axes: Names of the experiment's axes.
-        role: grid, or before.
-
-    Returns:
-        Columns: run, the axes, step, quantity and value. Quantities are those of `study` that have a start and an end,
-        without that ending: v_error, u_error_<low>-<high>, cosine_v_<low>-<high>, naive_v_..., cosine_forces_...
-
-    Raises:
-        ValueError: An axis is not in the file.
-    """
-    labels, tree = _chosen(tree, axes, role)
-    parts = []
-    for quantity, values in _series(tree).items():
-        long = values.rename("value").to_dataframe()["value"].dropna().reset_index()[["run", "step", "value"]]
-        parts.append(long.assign(quantity=quantity))
-    table = pd.concat(parts, ignore_index=True).astype({"run": str})
-    return labels[list(axes)].merge(table, left_index=True, right_on="run").reset_index(drop=True)
-
-
 def _series(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     """Return every quantity [run, step] that says something of a run while it trains."""
     out: dict[str, xr.DataArray] = {}

@@ -12,12 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from dynamics.analysis.claims import Finding
-from dynamics.analysis.plots.figures import WIDTH, new_figure, styled
-from dynamics.analysis.plots.seeds import LEVEL
+from dynamics.analysis.claims import LEVEL, Finding
+from dynamics.analysis.plots.figures import WIDTH, Colour, new_figure, styled
 from dynamics.options import invalid
 
-Colour = str | tuple[float, float, float]
 VERDICTS = {"reproduced": ("#029e73", "o"), "opposite": ("#d55e00", "X"), "undecided": ("0.45", "D")}
 EXPECTED = "#0173b2"
 

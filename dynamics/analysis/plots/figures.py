@@ -19,6 +19,7 @@ from dynamics.atomic import replacing
 from dynamics.options import invalid
 
 P = ParamSpec("P")
+Colour = str | tuple[float, float, float]
 
 WIDTH = 9.0
 """Inches; text of 9 points stays legible when a page shows the figure 800 pixels wide."""

@@ -9,12 +9,11 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from dynamics.analysis.claims import LEVEL, is_ratio
 from dynamics.analysis.plots.figures import new_figure, styled
 from dynamics.analysis.plots.seeds import (
-    LEVEL,
     Names,
     gap_cosines,
-    logs_of,
     long_table,
     measured_at,
     over_seeds,
@@ -22,8 +21,6 @@ from dynamics.analysis.plots.seeds import (
     words,
 )
 from dynamics.analysis.runs import group
-
-Colour = str | tuple[float, float, float]
 
 
 @styled
@@ -58,10 +55,10 @@ def grid_heatmap(table: pd.DataFrame, rows: Names, columns: Names, metric: str) 
         ValueError: There is no such axis or metric.
     """
     frame = seed_values(table, rows, metric).assign(column=seed_values(table, columns, metric)["arm"])
-    means = over_seeds(frame, ["arm", "column"], logs_of(metric))
+    means = over_seeds(frame, ["arm", "column"], is_ratio(metric))
     down, across = (name if isinstance(name, str) else ", ".join(name) for name in (rows, columns))
     title = f"How does the {words(metric)} depend on {down} and {across}?"
-    return _heatmap(means, title, (across, down), words(metric), logs_of(metric))
+    return _heatmap(means, title, (across, down), words(metric), is_ratio(metric))
 
 
 def _heatmap(means: pd.DataFrame, title: str, names: tuple[str, str], text: str, logs: bool) -> Figure:

@@ -9,16 +9,14 @@ import xarray as xr
 from scipy import stats
 
 from dynamics.analysis.affinity import affinity
+from dynamics.analysis.claims import LEVEL
 from dynamics.analysis.plots.figures import known
 from dynamics.analysis.study import label_text
 
 Names = str | Sequence[str]
 """One axis of an experiment, or several, whose labels are then read together."""
 
-LEVEL = 0.95
 NOTE = f"{LEVEL:.0%} interval over seeds"
-BOUNDED = ("cosine", "naive", "accuracy", "precision", "recall")
-"""Columns that begin so are averaged as they are, all others by their logs."""
 WORDS = {
     r"^v_error_([\d.]+-[\d.]+)": r"error of v, t in \1",
     r"^v_error_from_([\d.]+)": r"error of v, t from \1",
@@ -53,10 +51,6 @@ def words(column: str) -> str:
     for pattern, text in WORDS.items():
         column = re.sub(pattern, text, column)
     return column
-
-
-def logs_of(column: str) -> bool:
-    return not column.startswith(BOUNDED)
 
 
 def joined(labels: pd.DataFrame, axis: Names) -> pd.Series:

@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from dynamics.analysis.claims import is_ratio
 from dynamics.analysis.comparison import relative_error
 from dynamics.analysis.plots.claims import bar
 from dynamics.analysis.plots.decomposition import decomposition_stacks
-from dynamics.analysis.plots.figures import COLUMNS, WIDTH, known, log_axis, new_figure, panels, styled
+from dynamics.analysis.plots.figures import COLUMNS, WIDTH, Colour, known, log_axis, new_figure, panels, styled
 from dynamics.analysis.plots.seeds import (
     ESTIMATES,
     NOTE,
     Names,
     arm_labels,
     gap_cosines,
-    logs_of,
     long_table,
     measured_at,
     over_seeds,
@@ -35,8 +35,6 @@ from dynamics.analysis.plots.seeds import (
     words,
 )
 from dynamics.analysis.runs import bin_edges, group
-
-Colour = str | tuple[float, float, float]
 
 
 @styled
@@ -62,7 +60,7 @@ def arms(
     columns = {name: seed_values(table, axis, name) for name in metrics}
     names = list(dict.fromkeys(columns[metrics[0]].arm))
     if order == "value":
-        names = list(over_seeds(columns[metrics[0]], ["arm"], logs_of(metrics[0]))["mean"].sort_values().index)
+        names = list(over_seeds(columns[metrics[0]], ["arm"], is_ratio(metrics[0]))["mean"].sort_values().index)
     elif not isinstance(order, str):
         for name in order:
             known("order", name, names)
@@ -71,7 +69,7 @@ def arms(
         known("baseline", baseline, names)
     figure = new_figure("Do the arms differ by more than their seeds?", WIDTH, 1.5 + 0.25 * len(names))
     for ax, name in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
-        means = over_seeds(columns[name], ["arm"], logs_of(name))
+        means = over_seeds(columns[name], ["arm"], is_ratio(name))
         seeds = columns[name].groupby(["arm", "seed"])["value"].mean()
         for place, arm in enumerate(names):
             colour = "0.35" if arm == baseline else "#0173b2"
@@ -82,7 +80,7 @@ def arms(
             ax.axvline(means["mean"].loc[baseline], color="0.5", linestyle=":", linewidth=1.2)
         ax.set(xlabel=fill(words(name), 34), yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         ax.set_yticklabels(names)
-        if logs_of(name):
+        if is_ratio(name):
             _log_x(ax)
     line = f"; dotted: mean of {baseline}" if baseline is not None else ""
     figure.legend(handles=[], loc="outside lower center", title=f"dot: one seed; bar: mean with {NOTE}{line}")
@@ -232,7 +230,7 @@ def errors_by_length(
     known("baseline", baseline, names)
     palette = _palette(names)
     for ax, (name, frame) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], frames.items(), strict=True):
-        means = over_seeds(frame.assign(length=frame["length"].astype(float)), ["arm", "length"], logs_of(name))
+        means = over_seeds(frame.assign(length=frame["length"].astype(float)), ["arm", "length"], is_ratio(name))
         lengths = sorted({float(length) for _, length in means.index})
         known("at", at, [length for length in lengths if (baseline, length) in means.index])
         for i, arm in enumerate(names):
@@ -246,7 +244,7 @@ def errors_by_length(
         ax.xaxis.set_major_locator(FixedLocator(lengths))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
-        if logs_of(name):
+        if is_ratio(name):
             log_axis(ax)
     _arms_legend(figure, palette, f"bar: {NOTE}; dotted: {baseline} at {along} {at:g}")
     return figure

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from synthetic_runs import bins, evaluation, exact, training
 
-from dynamics.analysis import axes_of, courses, findings, findings_table, study
+from dynamics.analysis import axes_of, findings, findings_table, study
 from dynamics.analysis.claims import CLAIMS, Claim
 from dynamics.analysis.findings import write_between
 from dynamics.store import slim
@@ -82,7 +82,7 @@ def test_a_file_of_no_experiment_is_refused() -> None:
 def test_slim_keeps_every_number_that_a_finding_needs() -> None:
     whole, kept = collected(), slim(collected())
     assert kept["training"].sizes["step"] == 5
-    assert kept["evaluation"].sizes["row"] == min(2, whole["evaluation"].sizes["row"])
+    assert kept["evaluation"].sizes["row"] == min(1, whole["evaluation"].sizes["row"])
     assert kept["gaps"].one_step_error.dtype == np.float32
     a, b = (study(tree, ["arm", "seed"]).select_dtypes(float) for tree in (whole, kept))
     shared = [c for c in a.columns if c in b.columns and "seconds" not in c]
@@ -101,13 +101,3 @@ def test_a_text_is_put_between_its_lines_and_nowhere_else(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="add the two lines"):
         write_between(page, "findings", "new")
     assert page.read_text() == "nothing here"
-
-
-def test_courses_hold_every_measurement_once() -> None:
-    table = courses(collected(), ["arm", "seed"])
-    one = table[(table.run == "r4") & (table.quantity == "one_step_error")]
-    assert list(one.step) == list(STEPS)
-    assert list(one.value) == pytest.approx([2.2, 0.66, 0.22])
-    assert set(one.arm) == {"better"}
-    assert "r6" not in set(table.run), "runs that came first are left out"
-    assert not table.duplicated(["run", "step", "quantity"]).any()
