@@ -1,12 +1,29 @@
-"""The two habits every room shares: frozen options and errors that tell the reader what to do."""
+"""The habits every room shares: frozen options and errors that tell the reader what to do."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
     """A room's options: immutable, and an unknown field is an error rather than a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def later(default: Any, **constraints: Any) -> Any:
+    """Declare a field that joined its options after runs were made: at its default, JSON leaves it out.
+
+    A run is known by the hash of its JSON; so runs keep their ids when the toolkit learns something new.
+
+    Example:
+        >>> class Sampler(Options):
+        ...     nfe: int = 1
+        ...     churn: float = later(0.0, ge=0)
+        >>> Sampler().model_dump_json(), Sampler(churn=0.5).model_dump_json()
+        ('{"nfe":1}', '{"nfe":1,"churn":0.5}')
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 def invalid(name: str, received: object, allowed: str, remedy: str) -> ValueError:
