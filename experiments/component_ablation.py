@@ -36,7 +36,14 @@ _PAIRS = (
     ("ours: a growing share beats the constant one", PRIMARY, "50% u, growing late to 50%", LAW),
     ("ours: growing beats shrinking", PRIMARY, "50% u, growing to 50%", "50% u, shrinking from 50%"),
 )
-CLAIMS = tuple(Claim(text, metric, {"arm": arm}, "lower", {"arm": other}) for text, metric, arm, other in _PAIRS)
+_SEEN = (
+    ("MinSNR makes v worse", "minsnr v"),
+    ("and not only because v has less weight in all (normalised)", "minsnr v, normalised"),
+)
+CLAIMS = (
+    *(Claim(text, metric, {"arm": arm}, "lower", {"arm": other}) for text, metric, arm, other in _PAIRS),
+    *(Claim(text, "v_error_end", {"arm": a}, "higher", {"arm": "vanilla"}, post_hoc=True) for text, a in _SEEN),
+)
 
 
 def base(scale: str) -> RunConfig:

@@ -27,6 +27,14 @@ CLAIMS = (
         "lower",
         {"guidance": "w=1 k=0", "schedule": "vanilla"},
     ),
+    Claim(
+        "MinSNR + beta harm where the network guides itself most (k = 0.875)",
+        PRIMARY,
+        {"guidance": "w=0.25 k=0.875", "schedule": "minsnr + beta"},
+        "higher",
+        {"schedule": "vanilla"},
+        post_hoc=True,
+    ),
 )
 
 

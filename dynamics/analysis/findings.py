@@ -1,6 +1,6 @@
 """From collected experiments to a table of findings: what a paper says, what came out, and what follows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import xarray as xr
@@ -14,7 +14,6 @@ WORDS = {
     "reproduced": "**reproduced**",
     "opposite": "**the opposite**",
     "undecided": "not reproduced: undecided",
-    "not measured": "not measured",
 }
 
 
@@ -48,24 +47,28 @@ def findings(tree: xr.DataTree) -> list[Finding]:
     return judge(study(tree, axes), claims, axes) if claims else []
 
 
-def findings_table(trees: Mapping[str, xr.DataTree]) -> str:
+def findings_table(trees: Iterable[xr.DataTree]) -> str:
     """Return the findings of several experiments as a Markdown table.
 
     Args:
-        trees: Collected files by the experiment's name.
+        trees: Collected files.
 
     Returns:
-        A row a claim: experiment, claim, metric, effect with its simultaneous 95% interval, seeds, verdict. An
-        undecided row says which effect would have been found with a probability of 80%.
+        A row a claim: experiment, scale, claim, metric, effect with its simultaneous 95% interval, seeds, verdict. An
+        undecided row says which effect would have been found with a probability of 80%. Claims about arms that a
+        scale leaves out have no row there.
     """
     rows = [
-        "| experiment | claim | measured in | effect [interval] | seeds | verdict |",
-        "|---|---|---|---|---|---|",
+        "| experiment | scale | claim | measured in | effect [interval] | seeds | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, tree in trees.items():
+    for tree in trees:
+        name, scale = tree.attrs["experiment"], tree.attrs["scale"]
         for finding in findings(tree):
+            if finding.verdict == "not measured":
+                continue
             text = f"second look: {finding.claim.text}" if finding.claim.post_hoc else finding.claim.text
-            rows.append(f"| {name} | {text} | {finding.claim.metric} | {_measured(finding)} |")
+            rows.append(f"| {name} | {scale} | {text} | {finding.claim.metric} | {_measured(finding)} |")
     return "\n".join(rows)
 
 
@@ -73,8 +76,7 @@ def _measured(finding: Finding) -> str:
     verdict = WORDS[finding.verdict]
     if finding.verdict == "undecided":
         verdict += f" (80% power from {finding.detectable_text()})"
-    shown = "-" if finding.verdict == "not measured" else finding.measured()
-    return f"{shown} | {finding.num_seeds} | {verdict}"
+    return f"{finding.measured()} | {finding.num_seeds} | {verdict}"
 
 
 def write_between(path: Path, name: str, text: str) -> None:

@@ -101,9 +101,13 @@ class LogsArgs(Where):
 
 
 @dataclass(frozen=True)
-class FindingsArgs(Where):
+class FindingsArgs:
     """Print the table of findings: every claim of every experiment, judged from the collected files."""
 
+    scale: str | None = None
+    """Of one scale only; if left out, of every scale that there are collected files of."""
+    results: Path = Path("results")
+    """Folder of all results."""
     write: Path | None = None
     """Also put the table into this file, between its lines `<!-- findings -->` and `<!-- end of findings -->`."""
 
@@ -233,12 +237,13 @@ def show_logs(sweep: Sweep, args: LogsArgs) -> None:
 
 def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
     """Judge every claim, print the table, and put it into a file if asked to."""
-    paths = {name: SweepFolder(args.results, name, args.scale).merged for name in names}
-    there = {name: path for name, path in paths.items() if path.is_file()}
+    scales = list(RESOURCES) if args.scale is None else [args.scale]
+    paths = [SweepFolder(args.results, name, scale).merged for name in names for scale in scales]
+    there = [path for path in paths if path.is_file()]
     if not there:
         remedy = f"{PROGRAM} EXPERIMENT submit, then collect; or make findings"
-        raise invalid("results", str(args.results), f"collected files of scale {args.scale}", remedy)
-    text = findings_table({name: open_results(path) for name, path in there.items()})
+        raise invalid("results", str(args.results), f"collected files of scale {', '.join(scales)}", remedy)
+    text = findings_table(open_results(path) for path in there)
     print(text)
     if args.write is not None:
         write_between(args.write, "findings", text)

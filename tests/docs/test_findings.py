@@ -9,17 +9,21 @@ from dynamics.analysis import findings_table
 from dynamics.analysis.claims import CLAIMS
 from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
+from dynamics.sweep.resources import RESOURCES
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(ROOT.glob("results/*/digits.nc"))
-NOT_YET = {"seeds_smoke", "schedule_exponent", "convergence", "guidance_grid"}
-"""A sweep for new machines, and three studies that are planned and not run; the README says so."""
-STUDIES = [name for name in experiments("experiments") if name not in NOT_YET]
+STUDIES = [name for name in experiments("experiments") if name != "seeds_smoke"]  # a sweep for new machines
+REPEATED = ("component_ablation", "gap_ablation", "task_affinity")
+"""Studies that were repeated with a DiT."""
+WHERE = [(name, "digits") for name in STUDIES]
+WHERE += [(name, scale) for name in REPEATED for scale in ("digits-dit", "mnist5k")]
+# as the command orders them
+PATHS = [ROOT / "results" / name / f"{scale}.nc" for name in STUDIES for scale in RESOURCES if (name, scale) in WHERE]
 
 
-def test_every_study_has_its_file_and_all_are_small() -> None:
-    assert [path.parent.name for path in FILES] == STUDIES
-    assert not [path for name in NOT_YET for path in FILES if path.parent.name == name]
+def test_every_study_has_its_files_and_all_are_small() -> None:
+    found = {path for path in (ROOT / "results").glob("*/*.nc") if path.stem in RESOURCES}
+    assert found == set(PATHS)
     assert sum(path.stat().st_size for path in (ROOT / "results").rglob("*.nc") if _kept(path)) < 20e6
 
 
@@ -27,11 +31,11 @@ def _kept(path: Path) -> bool:
     return len(path.relative_to(ROOT / "results").parts) == 2
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_file_holds_every_planned_run_and_the_claims_of_its_experiment(name: str) -> None:
-    tree, which = open_results(ROOT / "results" / name / "digits.nc"), experiment("experiments", name)
+@pytest.mark.parametrize(("name", "scale"), WHERE)
+def test_a_file_holds_every_planned_run_and_the_claims_of_its_experiment(name: str, scale: str) -> None:
+    tree, which = open_results(ROOT / "results" / name / f"{scale}.nc"), experiment("experiments", name)
     runs = tree["training"].to_dataset()
-    assert {run.run_id for run in plan(which, "digits")} <= set(map(str, runs.run.values))
+    assert {run.run_id for run in plan(which, scale)} <= set(map(str, runs.run.values))
     assert json.loads(tree.attrs["missing"]) == {}
     assert CLAIMS.validate_json(tree.attrs["claims"]) == which.claims
     assert tree.attrs["question"] == which.question
@@ -41,5 +45,5 @@ def test_a_file_holds_every_planned_run_and_the_claims_of_its_experiment(name: s
 def test_the_table_in_the_readme_is_what_the_files_say() -> None:
     text = (ROOT / "README.md").read_text()
     shown = text.split("<!-- findings -->\n")[1].split("\n<!-- end of findings -->")[0]
-    table = findings_table({path.parent.name: open_results(path) for path in FILES})
+    table = findings_table(open_results(path) for path in PATHS)
     assert shown == table, "python -m experiments findings --write README.md"

@@ -37,7 +37,7 @@ def collected() -> xr.DataTree:
     groups = {"gaps": gaps, "evaluation": finals, "training": series}
     merged = {f"/{name}": xr.concat(parts, "run").assign_coords(index) for name, parts in groups.items()}
     tree = xr.DataTree.from_dict({"/": xr.Dataset(), **merged})
-    tree.attrs = {"axes": ["arm", "seed"], "claims": CLAIMS.dump_json((CLAIM,)).decode()}
+    tree.attrs = {"experiment": "small", "scale": "digits", "axes": ["arm", "seed"], "claims": CLAIMS.dump_json((CLAIM,)).decode()}
     return tree
 
 
@@ -70,8 +70,8 @@ def test_findings_come_from_the_file_alone() -> None:
     assert axes_of(tree) == ["arm", "seed"]
     (found,) = findings(tree)
     assert (found.claim, found.verdict, found.num_seeds) == (CLAIM, "reproduced", 3)
-    line = findings_table({"small": tree}).splitlines()[-1]
-    assert line == "| small | better is better | one_step_error_end | -50% [-50%, -50%] | 3 | **reproduced** |"
+    line = findings_table([tree]).splitlines()[-1]
+    assert line == "| small | digits | better is better | one_step_error_end | -50% [-50%, -50%] | 3 | **reproduced** |"
 
 
 def test_a_file_of_no_experiment_is_refused() -> None:
