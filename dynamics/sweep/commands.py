@@ -79,7 +79,7 @@ class CollectArgs(Where):
     replace: bool = False
     """Overwrite a merged file even if it holds runs that are not on this disk."""
     small: bool = False
-    """Write what fits into a repository: single precision, every twentieth training step, two pictures a class."""
+    """Write what fits into a repository: single precision, every twentieth training step, one picture a class."""
 
 
 @dataclass(frozen=True)
