@@ -17,6 +17,8 @@ from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
 
 COMPRESS_FROM = 64 * 1024
 """Arrays of at least so many bytes are compressed."""
+SMALL_FROM = 4 * 1024
+"""The same in a merged file made small (`slim`)."""
 
 
 def write_run(path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> None:
@@ -189,8 +191,9 @@ def _run_tree(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> 
 
 
 def _write(path: Path, tree: xr.DataTree) -> None:
+    filters = _small_filters if tree.attrs.get("slim") else _filters
     encoding = {
-        name: {str(key): _filters(variable) for key, variable in dataset.variables.items()}
+        name: {str(key): filters(variable) for key, variable in dataset.variables.items()}
         for name, dataset in tree.to_dict().items()
     }
     with atomic.replacing(path) as temporary:
@@ -204,3 +207,10 @@ def _filters(variable: xr.Variable) -> dict[str, Any]:
     if variable.nbytes < COMPRESS_FROM:
         return {"fletcher32": True}
     return {"fletcher32": True, "zlib": True, "complevel": 1, "shuffle": True}
+
+
+def _small_filters(variable: xr.Variable) -> dict[str, Any]:
+    """Filters of a file that lies in a repository, which has checksums of its own: a chunk's take 2 kB a variable."""
+    if variable.nbytes < SMALL_FROM or variable.dtype.kind not in "biufc":
+        return {}
+    return {"fletcher32": True, "zlib": True, "complevel": 6, "shuffle": True}
