@@ -18,7 +18,9 @@ QUESTION = "What do alpha, DTD, beta and the law of gaps each bring, and is it t
 PRIMARY, FRECHET, BY_V = "one_step_error", "fd_u_nfe1", "fd_v_nfe32"
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
 LAW = "50% u, 25% uniform"
-REPEATED = ("vanilla", "minsnr v", "dtd", "beta", "minsnr v + beta", "dtd + beta")
+_WHOLE = ("vanilla", "minsnr v + beta", "dtd + beta")
+REPEATED = {"digits-dit": (*_WHOLE, "minsnr v", "dtd", "beta", "50% u, growing late to 50%"), "mnist5k": _WHOLE}
+"""Arms of the repeats with a DiT, beside the constant share of uniform gaps."""
 _PAIRS = (
     ("MinSNR improves on vanilla", PRIMARY, "minsnr v", "vanilla"),
     ("DTD improves on vanilla", PRIMARY, "dtd", "vanilla"),
@@ -74,8 +76,8 @@ def gap_laws(share: float) -> dict[str, Changes]:
 
 def axes(scale: str) -> Axes:
     arms = {"vanilla": {}, **weights(baseline(scale).training.num_steps), **gap_laws(0.25), **gap_laws(0.5)}
-    if scale in ("digits-dit", "mnist5k"):  # the repeats with a DiT
-        arms = {name: arms[name] for name in (*REPEATED, LAW, "50% u, growing late to 50%")}
+    if scale in REPEATED:
+        arms = {name: arms[name] for name in (*REPEATED[scale], LAW)}
     return {"arm": arms, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
 
 
