@@ -69,7 +69,8 @@ plots.over_training(tree, "v", "gap", {"init": "v"})
 # %% [markdown]
 # ## The same with a DiT
 #
-# A small DiT (depth 4, width 64; 600 steps, three seeds or four, not tuned) on the 1797 digits and on 5000 MNIST images.
+# A small DiT (depth 4, width 64; at most 600 steps, three or four seeds, not tuned) on the 1797 digits and on 5000
+# MNIST images.
 # Intervals are those of three seeds, and wide for it.
 
 # %%

@@ -82,7 +82,8 @@ plots.cosine_by_batch_size(analysis.cosine_by_batch(one, "v", "u 0.5-0.7"))
 # %% [markdown]
 # ## The same with a DiT
 #
-# A small DiT (depth 4, width 64; 600 steps, three seeds or four, not tuned) on the 1797 digits and on 5000 MNIST images.
+# A small DiT (depth 4, width 64; at most 600 steps, three or four seeds, not tuned) on the 1797 digits and on 5000
+# MNIST images.
 # Exact velocities of a finite set memorise, but gradients and their cosines are as good as any.
 
 # %%

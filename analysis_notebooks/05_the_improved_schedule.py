@@ -49,7 +49,8 @@ plots.arms(table, "arm", ["one_step_error", "fd_u_nfe1", "fd_v_nfe32"], baseline
 # %% [markdown]
 # ## The same with a DiT
 #
-# A small DiT (depth 4, width 64; 600 steps, three seeds or four, not tuned) on the 1797 digits and on 5000 MNIST images.
+# A small DiT (depth 4, width 64; at most 600 steps, three or four seeds, not tuned) on the 1797 digits and on 5000
+# MNIST images.
 # Six arms and two laws of gaps; everything else is left to the broad study above.
 
 # %%

@@ -37,7 +37,8 @@ def collected() -> xr.DataTree:
     groups = {"gaps": gaps, "evaluation": finals, "training": series}
     merged = {f"/{name}": xr.concat(parts, "run").assign_coords(index) for name, parts in groups.items()}
     tree = xr.DataTree.from_dict({"/": xr.Dataset(), **merged})
-    tree.attrs = {"experiment": "small", "scale": "digits", "axes": ["arm", "seed"], "claims": CLAIMS.dump_json((CLAIM,)).decode()}
+    claims = CLAIMS.dump_json((CLAIM,)).decode()
+    tree.attrs = {"experiment": "small", "scale": "digits", "axes": ["arm", "seed"], "claims": claims}
     return tree
 
 
