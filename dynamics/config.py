@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from pydantic import model_validator
 
-from dynamics.curricula import Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
+from dynamics.curricula import DTD, Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
 from dynamics.data import DataOptions
-from dynamics.flow.times import TimesOptions
+from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
+from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, ObjectiveOptions
 from dynamics.options import Options, invalid
 from dynamics.training import StartOptions, TrainingOptions
@@ -69,6 +71,66 @@ _BASELINE = RunConfig(
     training=_DIGITS,
 )
 
+_IMAGES = 1_281_167
+"""Training images of ImageNet."""
+
+
+@dataclass(frozen=True)
+class _Paper:
+    """A row of Mean Flows (2505.13447), table 4: network, guidance inside the target, epochs."""
+
+    size: str
+    w: float
+    k: float
+    t_start: float
+    t_end: float
+    epochs: int = 240
+
+
+_PAPER = {
+    "b4": _Paper("B/4", 1.0, 0.5, 0.0, 1.0),
+    "b2": _Paper("B/2", 1.0, 0.5, 0.0, 1.0),
+    "m2": _Paper("M/2", 1.0, 0.5, 0.0, 1.0),
+    "l2": _Paper("L/2", 0.2, 0.92, 0.0, 0.8),
+    "xl2": _Paper("XL/2", 0.2, 0.92, 0.0, 0.75),
+    "xl2plus": _Paper("XL/2", 0.2, 0.92, 0.3, 0.8, epochs=1000),
+}
+_SCHEDULES: dict[str, tuple[CurriculumOptions, ...]] = {
+    "meanflow": (),
+    # 2511.19065; where it leaves the form open, the defaults of the curricula say which one is taken
+    "improved-minsnr": (MinSNR(form="v", gamma=5.0), Beta(k=1.0)),
+    "improved-dtd": (DTD(num_clusters=20, patience=200), Beta(k=1.0)),
+}
+
+
+def _at_paper_scale(row: _Paper, curricula: tuple[CurriculumOptions, ...]) -> RunConfig:
+    """Return a config of ImageNet 256 x 256 in latents; hyper-parameters of Mean Flows, table 4 and section 5."""
+    training = TrainingOptions(
+        num_steps=round(row.epochs * _IMAGES / 256),
+        batch_size=256,
+        learning_rate=1e-4,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        ema_decays=(0.9999,),
+        precision="bfloat16",  # ours: of the gradient passes only; the papers do not say
+        compile=True,
+        num_threads=4,
+        checkpoint_every=5000,
+    )
+    return RunConfig(
+        data=DataOptions(name="latents", image_size=256),
+        model=SIZES[row.size],
+        objective=MeanFlow(
+            adaptive=Adaptive(p=1.0, c=0.01),
+            guidance=Guidance(w=row.w, k=row.k, t_start=row.t_start, t_end=row.t_end, label_drop_prob=0.1),
+        ),
+        times=TimesOptions(law=LogitNormalPair(mean=-0.4, std=1.0), gap_share=0.25),
+        curricula=curricula,
+        training=training,
+        observers=(GapsOptions(every=10_000), CellsOptions()),
+    )
+
+
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
     "digits-improved": _BASELINE.model_copy(update={"curricula": (MinSNR(), Beta())}),
@@ -90,16 +152,22 @@ PRESETS: dict[str, RunConfig] = {
             num_steps=800, batch_size=256, learning_rate=3e-3, ema_decays=(0.98,), num_threads=1, checkpoint_every=400
         ),
     ),
+    **{
+        f"{name}-{schedule}": _at_paper_scale(row, curricula)
+        for name, row in _PAPER.items()
+        for schedule, curricula in _SCHEDULES.items()
+    },
 }
 """One row per preset; every value not named here is the default of its room."""
 
 
 def preset(name: str) -> RunConfig:
-    """Return a preset by name.
+    """Return a preset by name; `<scale>-improved` is the form that the paper found best, with MinSNR.
 
     Raises:
         ValueError: unknown name.
     """
+    name = name if name in PRESETS or not name.endswith("-improved") else f"{name}-minsnr"
     if name not in PRESETS:
         raise invalid("preset", name, ", ".join(PRESETS), "choose one of these, or pass the path of a config.json")
     return PRESETS[name]

@@ -21,7 +21,8 @@ class OutsideError(RuntimeError):
 def explained() -> Iterator[None]:
     """Turn errors into one line and an exit code.
 
-    Bad input is exit code 2, a stop with checkpoint 75, a non-finite loss 3, Ctrl-C 130, a known trouble outside 1.
+    Bad input is exit code 2, a stop that the same command continues 75, a non-finite loss 3, Ctrl-C 130, a known
+    trouble outside 1.
     """
     try:
         yield
@@ -44,10 +45,13 @@ def explained() -> Iterator[None]:
 
 def _known(error: RuntimeError) -> int:
     """Print what a known error means and return its exit code; raise an unknown one again."""
-    from dynamics.training import STOPPED, DamagedCheckpointError, Interrupted, NonFiniteLossError
+    from dynamics.training import STOPPED, DamagedCheckpointError, DiskFullError, Interrupted, NonFiniteLossError
 
     if isinstance(error, Interrupted):
         print(f"{error}; the same command continues", file=sys.stderr)
+        return STOPPED
+    if isinstance(error, DiskFullError):
+        print(f"error: {error}; make room, and the same command continues from the last checkpoint", file=sys.stderr)
         return STOPPED
     if isinstance(error, NonFiniteLossError):
         print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)

@@ -124,23 +124,13 @@ def load_folder(folder: Path, image_size: int | None = None) -> ImageSet:
         ValueError: No class folders, a class without images, an image that cannot be read or has more than 8 bits, or
             images of different sizes without `image_size`.
     """
-    if not folder.is_dir():
-        raise invalid("path", str(folder), "an existing folder", "check the path")
-    remedy = "put the images into one subfolder per class (a single one for unlabelled images)"
-    if loose := [path for path in sorted(folder.iterdir()) if _is_image(path)]:
-        raise invalid("path", f"{folder} with {loose[0].name} outside any class", "subfolders of images", remedy)
-    classes = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
-    if not classes:
-        raise invalid("path", f"{folder} without subfolders", "subfolders of images", remedy)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     first = ""
-    for label, subfolder in enumerate(classes):
-        files = sorted((p for p in subfolder.rglob("*") if _is_image(p)), key=lambda p: p.as_posix())
-        if not files:
-            raise invalid("path", f"{subfolder} without images", f"files ending in {', '.join(IMAGE_SUFFIXES)}", remedy)
+    classes = class_folders(folder)
+    for label, files in enumerate(classes.values()):
         for path in files:
-            image = _read_image(path, image_size)
+            image = read_image(path, image_size)
             first = first or str(path)
             if images and image.shape[:2] != images[0].shape[:2]:
                 raise invalid(
@@ -156,11 +146,34 @@ def load_folder(folder: Path, image_size: int | None = None) -> ImageSet:
     return _image_set(pixels, np.array(labels), f"folder-{folder.resolve().name}", folder, len(classes))
 
 
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each subfolder, by its name; both in the order of their names.
+
+    Raises:
+        ValueError: No such folder, no subfolders, images outside them, or a subfolder without images.
+    """
+    if not folder.is_dir():
+        raise invalid("path", str(folder), "an existing folder", "check the path")
+    remedy = "put the images into one subfolder per class (a single one for unlabelled images)"
+    if loose := [path for path in sorted(folder.iterdir()) if _is_image(path)]:
+        raise invalid("path", f"{folder} with {loose[0].name} outside any class", "subfolders of images", remedy)
+    classes = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+    if not classes:
+        raise invalid("path", f"{folder} without subfolders", "subfolders of images", remedy)
+    found = {}
+    for subfolder in classes:
+        files = sorted((p for p in subfolder.rglob("*") if _is_image(p)), key=lambda p: p.as_posix())
+        if not files:
+            raise invalid("path", f"{subfolder} without images", f"files ending in {', '.join(IMAGE_SUFFIXES)}", remedy)
+        found[subfolder.name] = files
+    return found
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _read_image(path: Path, image_size: int | None) -> NDArray[np.uint8]:
+def read_image(path: Path, image_size: int | None) -> NDArray[np.uint8]:
     """Return uint8 [H, W, C], C = 1 for a grey file and 3 for any other."""
     try:
         with Image.open(path) as file:

@@ -46,6 +46,11 @@ class DataSource(Protocol):
     def shape(self) -> Shape:
         """(C, H, W) of one image."""
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether x are an autoencoder's latents, drawn anew at each step: they have no exact velocities to compare
+        with, and are no pictures until they are decoded."""
+
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return the global batch of a step: x [B, C, H, W] float32, [-1, 1] being the pixel range, and y [B] long."""
 
@@ -87,6 +92,8 @@ class ImageSet:
     name: str
     source: str
     licence: str
+
+    is_latent = False
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -162,3 +169,8 @@ class ImageSet:
 
     def _scale(self, pixels: Tensor) -> Tensor:
         return pixels.float() * (2 / self.levels) - 1
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Round x [B, C, H, W], [-1, 1] being the pixel range, to the nearest levels uint8 0..255."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -61,6 +61,8 @@ class GaussianMixtureSet:
     source: str = "made up"
     licence: str = "none"
 
+    is_latent = False
+
     def __post_init__(self) -> None:
         count, dim = len(self.weights), math.prod(self.shape)
         expected = {"means": (count, dim), "covariances": (count, dim, dim), "weights": (count,), "labels": (count,)}

@@ -53,14 +53,14 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> float:
     """Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(cov1 + cov2 - 2 (cov1^1/2 cov2 cov1^1/2)^1/2).
 
-    The last trace is the sum of the singular values of cov1^1/2 cov2^1/2, which needs no root of a product that is
-    symmetric in theory only; covariances of deficient rank are fine.
+    The last trace is the sum of the singular values of F1^T F2 for any factors cov = F F^T, which needs no root of a
+    product that is symmetric in theory only; covariances of deficient rank are fine.
 
     Args:
         mu1: Mean [D].
         cov1: Positive semi-definite covariance [D, D].
         mu2: Mean [D].
-        cov2: Positive semi-definite covariance [D, D].
+        cov2: Positive semi-definite covariance [D, D]; its factor is kept for the next distance to it.
 
     Returns:
         The squared distance, >= 0.
@@ -79,8 +79,8 @@ def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -
         raise invalid("moments", shapes, "[D], [D, D], [D], [D, D]", "use one extractor for both sets")
     means = (mu1.double() - mu2.double()).square().sum()
     traces = cov1.double().trace() + cov2.double().trace()
-    root1, root2 = _square_root("cov1", cov1.double()), _square_root("cov2", cov2.double())
-    distance = float(means + traces - 2 * torch.linalg.svdvals(root1 @ root2).sum())
+    factor1, factor2 = _factor("cov1", cov1.double()), _factor_of_reference("cov2", cov2.double())
+    distance = float(means + traces - 2 * torch.linalg.svdvals(factor1.T @ factor2).sum())
     if distance != distance or distance == float("inf"):
         raise invalid("moments", distance, "finite numbers", "check the samples for nan and inf")
     return max(distance, 0.0)
@@ -173,7 +173,8 @@ def _covariance(features: Tensor) -> Tensor:
     return centred.T @ centred / (len(features) - 1)
 
 
-def _square_root(name: str, covariance: Tensor) -> Tensor:
+def _factor(name: str, covariance: Tensor) -> Tensor:
+    """Return F [D, rank] with F F^T = covariance."""
     if not bool(torch.isfinite(covariance).all()):
         raise invalid(name, "nan or inf", "finite numbers", "check the samples for nan and inf")
     scale = float(covariance.abs().max())
@@ -182,10 +183,13 @@ def _square_root(name: str, covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     if float(values.min()) < -1e-6 * scale:
         raise invalid(name, f"an eigenvalue of {float(values.min()):.3g}", "eigenvalues >= 0", "pass a covariance")
-    # what round-off leaves of a zero eigenvalue, 1e-16, would come back as 1e-8 in the root
-    values = torch.where(values > len(values) * torch.finfo(torch.float64).eps * values.max(), values, 0.0)
-    root: Tensor = (vectors * values.sqrt()) @ vectors.T
-    return root
+    # what round-off leaves of a zero eigenvalue, 1e-16, would come back as 1e-8 in its root
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values.max()
+    factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return factor
+
+
+_factor_of_reference = lru_cache(maxsize=1)(_factor)
 
 
 def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

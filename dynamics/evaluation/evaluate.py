@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynamics.data import DataSource
+from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from dynamics.evaluation.features import Extractor, extractor_for
 from dynamics.flow.path import Velocity
@@ -51,7 +52,7 @@ class Reference:
 
     data: DataSource
     extractor: Extractor | None
-    """None where the data have no labels to train one with; then there are pictures but no distances."""
+    """None where the data have no labels to train one with, or are latents; then there are no distances."""
     features: Tensor
     """[N, 64] float64."""
 
@@ -59,7 +60,7 @@ class Reference:
 @lru_cache(maxsize=1)
 def reference_for(data: DataSource) -> Reference:
     """Return the reference that the data set's samples are compared with; runs of one study share it."""
-    if data.num_classes < 2:
+    if data.num_classes < 2 or data.is_latent:
         return Reference(data, None, torch.zeros(0, 64, dtype=torch.float64))
     extractor = extractor_for(data)
     return Reference(data, extractor, extractor.features(data.reference()[0]))
@@ -84,16 +85,15 @@ def evaluate(
     Returns:
         Dimensions field (one value) and nfe. fd_<extractor> and kd_<extractor> are the Frechet and kernel distance,
         `accuracy` the share of samples that the classifier puts into the class they were asked for, `samples` a
-        grid of uint8 pictures [field, nfe, class, row, C, H, W].
+        grid of uint8 pictures [field, nfe, class, row, C, H, W]. Of latents there is none of these: their samples have
+        to be decoded first, see `fid`.
     """
-    check_nfe(options.nfe)
+    check_settings(options)
     data = reference.data
-    if options.field == "v" and options.method == "heun" and any(n % 2 for n in options.nfe):
-        raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
-    labels = _labels(options, data.num_classes)
+    labels = draw_labels(options, data.num_classes)
     rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
-        row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)}
+        row: dict[str, object] = {} if data.is_latent else {"samples": _grid(u, nfe, options, data, device)}
         if reference.extractor is not None:
             samples = _samples(u, labels, nfe, options, data, device, "evaluation noise")
             row |= _distances(samples, labels, reference.extractor, reference.features)
@@ -115,7 +115,15 @@ def _distances(samples: Tensor, labels: Tensor, extractor: Extractor, real: Tens
     }
 
 
-def _labels(options: EvaluationOptions, num_classes: int) -> Tensor:
+def check_settings(options: EvaluationOptions) -> None:
+    """Refuse numbers of evaluations that the sampler cannot spend."""
+    check_nfe(options.nfe)
+    if options.field == "v" and options.method == "heun" and any(n % 2 for n in options.nfe):
+        raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
+
+
+def draw_labels(options: EvaluationOptions, num_classes: int) -> Tensor:
+    """Return the labels [num_samples] long, the same for every setting."""
     if options.label_mode == "balanced":
         return torch.arange(options.num_samples) % num_classes
     stream = generator(options.seed, "evaluation labels")
@@ -136,11 +144,15 @@ def _samples(
     parts: list[Tensor] = []
     pairs = zip(torch.split(noise, options.batch_size), torch.split(labels, options.batch_size), strict=True)
     for e, y in ((e.to(device), y.to(device)) for e, y in pairs):
-        if options.field == "u":
-            parts.append(sample_u(u, e, y, nfe))
-        else:
-            parts.append(sample_v(u, e, y, nfe, options.method))
+        parts.append(draw_samples(u, e, y, nfe, options))
     return data.quantise(torch.cat(parts).float().cpu())
+
+
+def draw_samples(u: Velocity, e: Tensor, y: Tensor, nfe: int, options: EvaluationOptions) -> Tensor:
+    """Return the samples [B, C, H, W] that noise e and labels y [B] lead to, by the field that the options name."""
+    if options.field == "u":
+        return sample_u(u, e, y, nfe)
+    return sample_v(u, e, y, nfe, options.method)
 
 
 def _grid(
@@ -148,8 +160,7 @@ def _grid(
 ) -> NDArray[np.uint8]:
     labels = torch.arange(data.num_classes).repeat_interleave(GRID_ROWS)
     pictures = _samples(u, labels, nfe, options, data, device, "picture noise")
-    pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.view(data.num_classes, GRID_ROWS, *data.shape).numpy()
+    return to_pixels(pictures).view(data.num_classes, GRID_ROWS, *data.shape).numpy()
 
 
 _NAMES = {

@@ -1,5 +1,6 @@
 """Diffusion transformer with adaLN-zero (Scalable Diffusion Models with Transformers, 2212.09748) for u(z, t, r, y)."""
 
+import math
 from typing import Literal, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dynamics.models.attention import Attention
 from dynamics.models.embeddings import Conditioning, modulate, position_table
 from dynamics.models.linear import Linear
+from dynamics.models.recompute import through
 from dynamics.options import Options, invalid
 
 
@@ -80,6 +82,7 @@ class DiT(nn.Module):
         if height % p or width % p:
             raise invalid("model.patch_size", p, f"a divisor of the image size {height} x {width}", "change patch_size")
         self.grid, self.patch, self.channels, self.num_classes = (height // p, width // p), p, channels, num_classes
+        self.num_tokens = math.prod(self.grid)
         dim = options.dim
         self.embed = Linear(channels * p * p, dim)
         self.conditioning = Conditioning(dim, num_classes)
@@ -107,8 +110,7 @@ class DiT(nn.Module):
         patches = z.view(b, ch, gh, p, gw, p).permute(0, 2, 4, 1, 3, 5).reshape(b, gh * gw, ch * p * p)
         x = self.embed(patches) + self.positions
         c = self.conditioning(t, r, y)
-        for block in self.blocks:
-            x = block(x, c)
+        x = through(self.blocks, x, c)
         shift, scale = self.final_modulation(F.silu(c)).unsqueeze(1).chunk(2, dim=-1)
         out: Tensor = self.final(modulate(_norm(x), shift, scale))
         return out.view(b, gh, gw, ch, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, ch, gh * p, gw * p)

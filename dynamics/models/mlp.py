@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dynamics.models.embeddings import Conditioning, modulate
 from dynamics.models.linear import Linear
+from dynamics.models.recompute import through
 from dynamics.options import Options
 
 
@@ -47,7 +48,7 @@ class MLP(nn.Module):
     def __init__(self, options: MLPOptions, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         channels, height, width = shape
-        self.num_classes = num_classes
+        self.num_classes, self.num_tokens = num_classes, 0
         self.embed = Linear(channels * height * width, options.dim)
         self.conditioning = Conditioning(options.dim, num_classes)
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.depth))
@@ -60,10 +61,8 @@ class MLP(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        x = self.embed(z.flatten(1))
         c = self.conditioning(t, r, y)
-        for block in self.blocks:
-            x = block(x, c)
+        x = through(self.blocks, self.embed(z.flatten(1)), c)
         shift, scale = self.final_modulation(F.silu(c)).chunk(2, dim=-1)
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         out: Tensor = self.final(modulate(x, shift, scale))

@@ -8,12 +8,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dynamics.flow.path import Velocity
+from dynamics.models.attention import DualAttention, dual_attention
 
 Derivative = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(z, t, r, y, v) -> u, du/dt"""
 
 
-def total_derivative(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def total_derivative(
+    u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor, attention: DualAttention = "math"
+) -> tuple[Tensor, Tensor]:
     """u and du/dt = v . grad_z u + d_t u with r held fixed (Mean Flows, 2505.13447, eq. 8).
 
     Args:
@@ -23,6 +26,7 @@ def total_derivative(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v:
         r: [B].
         y: [B] long.
         v: Tangent of z, [B, ...]: the instantaneous velocity.
+        attention: What differentiates attention, by name; compiled code takes torch's MATH backend in any case.
 
     Returns:
         u(z, t, r, y) and its derivative, both [B, ...], without gradient.
@@ -36,7 +40,7 @@ def total_derivative(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v:
                 lambda z, t, r: u(z, t, r, y), (z, t, r), tangents
             )
             return out
-        with forward_ad.dual_level():
+        with forward_ad.dual_level(), dual_attention(attention):
             pairs = zip((z, t, r), tangents, strict=True)
             z, t, r = (forward_ad.make_dual(*pair) for pair in pairs)  # type: ignore[no-untyped-call]
             primal, tangent = forward_ad.unpack_dual(u(z, t, r, y))  # type: ignore[no-untyped-call]

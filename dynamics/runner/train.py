@@ -1,18 +1,14 @@
 """Training a run from its config to run.nc, on one process or several."""
 
 import json
-import math
-import os
+from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
-from typing import Never
 
 import torch
-import xarray as xr
-from tqdm import tqdm
 
 from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
@@ -20,7 +16,9 @@ from dynamics.data import DataSource, load
 from dynamics.instruments import observer
 from dynamics.models import build
 from dynamics.options import invalid
+from dynamics.runner import tensorboard as board
 from dynamics.runner.folder import RunFolder, differences
+from dynamics.runner.recorder import recording
 from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
 from dynamics.training import (
     GAP_BINS,
@@ -28,9 +26,10 @@ from dynamics.training import (
     Checkpoints,
     NonFiniteLossError,
     Origin,
-    StepRecord,
+    TimeLimit,
     TrainState,
     World,
+    check_room,
     device_for,
     fit,
     inherit,
@@ -38,7 +37,10 @@ from dynamics.training import (
     on_all,
     on_first,
     peak_memory_mb,
+    room_for,
+    split,
     start,
+    time_limit,
     world,
 )
 
@@ -49,7 +51,14 @@ class RunInUseError(ValueError):
     """Another process trains this run."""
 
 
-def run(config: RunConfig, out: Path, progress: bool = True, going_on: Collection[Signals] = ()) -> Path:
+def run(
+    config: RunConfig,
+    out: Path,
+    progress: bool = True,
+    going_on: Collection[Signals] = (),
+    wall_minutes: float | None = None,
+    tensorboard: bool = False,
+) -> Path:
     """Train a run to its end; the same call again resumes it, and does nothing when it is finished.
 
     Args:
@@ -57,23 +66,30 @@ def run(config: RunConfig, out: Path, progress: bool = True, going_on: Collectio
         out: The run folder; made if missing. If it holds a run, that must be of the same config.
         progress: Show a bar with ETA, speed, raw losses and peak memory.
         going_on: Signals at which to write a checkpoint and train on, instead of stopping.
+        wall_minutes: Stop in time, with a checkpoint, before this many minutes from now have passed. The end of a Slurm
+            job, where Slurm tells it, is respected without asking.
+        tensorboard: Also write curves for TensorBoard, into `out`/tensorboard.
 
     Returns:
-        The run folder, with run.nc (groups training and one per observer), config.json, checkpoints/ and log.jsonl.
+        The run folder, with run.nc (groups training and one per observer), config.json, checkpoints/ and log.jsonl; and
+        heartbeat.json, see `heartbeat.Heartbeat`.
 
     Raises:
         ValueError: the folder holds a run of another config, the config does not fit the data, or the run to start from
-            is not there, not finished or of another model.
+            is not there, not finished or of another model; tensorboard is asked for and not installed.
         RunInUseError: another process trains this run.
-        Interrupted: stopped by a signal; call again to continue.
+        Interrupted: stopped by a signal, or before the time is up; call again to continue.
+        DiskFullError: no room for a checkpoint or a record; call again to continue, when there is.
         NonFiniteLossError: see nonfinite.json in the folder.
     """
-    folder = RunFolder(Path(out))
+    folder, limit = RunFolder(Path(out)), time_limit(wall_minutes)
+    if tensorboard:
+        board.check_installed()
     with joined(device_for(config.training)) as here, ExitStack() as until_the_end:
         of_first = on_first(lambda: config.run_id)
         on_all(lambda: _check_ranks(config, here, of_first))
         if not on_first(lambda: _claim(folder, config, until_the_end)):
-            _train(folder, config, progress and here.first, going_on)
+            _train(folder, config, progress, going_on, limit, tensorboard)
     return folder.path
 
 
@@ -101,12 +117,21 @@ def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     return folder.result.exists()
 
 
-def _train(folder: RunFolder, config: RunConfig, progress: bool, going_on: Collection[Signals]) -> None:
+def _train(
+    folder: RunFolder,
+    config: RunConfig,
+    progress: bool,
+    going_on: Collection[Signals],
+    limit: TimeLimit,
+    tensorboard: bool,
+) -> None:
     """Train from the newest checkpoint to the end and write run.nc."""
     options = config.training
     torch.set_num_threads(options.num_threads)
     data, state = on_all(lambda: _begin(config))
     num_parameters = sum(p.numel() for p in state.model.parameters())
+    if world().size > 1 and options.parallel == "fsdp":
+        split(state)  # before a checkpoint is read: so each rank reads its own part
     checkpoints = folder.checkpoints(options.keep_checkpoints)
     origin = on_first(lambda: provenance(config.to_json(), config.run_id, config.seed))
     with RunLog(folder.log) as log:
@@ -114,8 +139,9 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool, going_on: Colle
         if state.step < options.num_steps:
             make = partial(observer, data=data, objective=config.objective, law=config.times.law, seed=config.seed)
             observers = on_all(lambda: [make(options) for options in config.observers])
+            on_first(lambda: check_room(checkpoints.folder, checkpoints.keep, state))
             try:
-                with _bar(state.step, options.num_steps, folder.path.name, progress) as bar:
+                with recording(folder, config, log, state.step, progress, tensorboard) as recorder:
                     fit(
                         state,
                         data,
@@ -126,10 +152,9 @@ def _train(folder: RunFolder, config: RunConfig, progress: bool, going_on: Colle
                         config.seed,
                         checkpoints,
                         observers,
-                        on_step=lambda record: _on_step(log, bar, record),
-                        on_measurement=lambda *measurement: _on_measurement(log, bar, *measurement),
-                        before_checkpoint=log.sync,
-                        going_on=going_on,
+                        recorder,
+                        going_on,
+                        limit,
                     )
             except NonFiniteLossError as error:
                 if world().first:
@@ -153,7 +178,7 @@ def _resume(
     # the first rank says which checkpoint is intact, and the others take the same one
     step = on_first(lambda: state.step if checkpoints.restore(state) else None)
     if step is not None:
-        on_all(lambda: here.first or checkpoints.restore(state, step))
+        on_all(lambda: None if here.first else checkpoints.load(state, step))
     started_from = _start_from(folder, config, state, resumed=step is not None)
     on_first(lambda: log.rewind(-1 if step is None else step))
     on_first(lambda: folder.check_log(step or 0))
@@ -164,14 +189,18 @@ def _finish(folder: RunFolder, config: RunConfig, log: RunLog, about: dict[str, 
     """Write run.nc from the log."""
     records = log.read()
     groups = {"training": training_dataset(records, UNITS, GAP_COORDINATE), **measurement_datasets(records)}
+    groups_of_lines = Counter(record["group"] for record in records)
     measured = {
+        "num_alarms": groups_of_lines["alarms"],
+        "num_nonfinite": groups_of_lines["nonfinite"],
         "seconds": float(groups["training"]["step_seconds"].sum()),
         "peak_memory_mb": peak_memory_mb(),
         "device": str(device_for(config.training)),
         "world_size": world().size,
         "parallel": config.training.parallel if world().size > 1 else "none",
     }
-    write_run(folder.result, groups, {**about, **measured})
+    with room_for("run.nc", folder.path):
+        write_run(folder.result, groups, {**about, **measured})
 
 
 def _start_from(folder: RunFolder, config: RunConfig, state: TrainState, resumed: bool) -> dict[str, str | int | float]:
@@ -213,33 +242,6 @@ def _parent(folder: RunFolder, config: RunConfig) -> RunFolder:
         different = ", ".join(differences(there.model_dump()["model"], config.model_dump()["model"], "model"))
         raise invalid("start.run", different, "a run of the same model", "start from another run, or change the model")
     return parent
-
-
-def _on_step(log: RunLog, bar: "tqdm[Never]", record: StepRecord) -> None:
-    log.append({"group": "training", **record.flat()})
-    losses = {"v": record.raw_v, "u": record.raw_u}
-    shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
-    bar.set_postfix({**shown, "peak MB": f"{peak_memory_mb():.0f}"}, refresh=False)
-    bar.update()
-
-
-def _on_measurement(log: RunLog, bar: "tqdm[Never]", group: str, step: int, dataset: xr.Dataset) -> None:
-    log.append({"group": group, "step": step, "dataset": dataset})
-    bar.unpause()  # the time of measuring is no part of the speed of training
-
-
-def _bar(done: int, total: int, name: str, progress: bool) -> "tqdm[Never]":
-    # a log file or a pipe gets a line now and then, a terminal a moving bar
-    interval = 0.1 if os.isatty(2) else 10.0
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=name,
-        unit="step",
-        disable=not progress,
-        mininterval=interval,
-        dynamic_ncols=True,
-    )
 
 
 def _explain(folder: RunFolder, error: NonFiniteLossError) -> None:

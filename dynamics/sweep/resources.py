@@ -1,14 +1,11 @@
 """What each scale asks of a machine, and what a run is expected to cost."""
 
-from functools import lru_cache
-
 from pydantic import Field
 
 from dynamics.config import RunConfig
-from dynamics.data import DataOptions, load
-from dynamics.models import DiTOptions, MLPOptions
+from dynamics.data import dimensions
+from dynamics.estimate import forwards_per_row
 from dynamics.models.cost import cost
-from dynamics.objectives import MeanFlow
 from dynamics.options import Options
 
 
@@ -46,22 +43,12 @@ RESOURCES: dict[str, Resources] = {
 """One row per scale. 100 Tmadd/s are a fifth of an H100's dense bf16 peak; a core's figure is that of small tensors."""
 
 
-@lru_cache(maxsize=64)
-def _forward_gflops(model: DiTOptions | MLPOptions, data: DataOptions) -> float:
-    images = load(data)
-    return cost(model, images.shape, images.num_classes).forward_gflops
-
-
 def device_hours(config: RunConfig, resources: Resources) -> float:
     """Estimate a run's device-hours from its multiply-adds.
 
-    A step costs three forward passes of every row, two of each row with r < t for the derivative, and up to two more
-    where guidance asks the network. Measuring and evaluating are left out, and small networks wait more than they
-    compute: the estimate is good to a factor of two or three.
+    Measuring and evaluating are left out, and small networks wait more than they compute: the estimate is good to a
+    factor of two or three.
     """
-    training, forward = config.training, _forward_gflops(config.model, config.data)
-    share = max(config.times.gap_share, *(getattr(c, "share_to", 0.0) for c in config.curricula), 0.0)
-    passes = 3 + 2 * share
-    if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:
-        passes += 1 + share
-    return training.num_steps * training.batch_size * forward * passes / resources.gflops / 3600
+    training, forward = config.training, cost(config.model, *dimensions(config.data)).forward_gflops
+    rows = training.num_steps * training.batch_size
+    return rows * forward * forwards_per_row(config) / resources.gflops / 3600

@@ -131,6 +131,18 @@ def on_all(action: Callable[[], T]) -> T:
     return _outcome(result, error or next(filter(None, errors), None))
 
 
+def from_all(action: Callable[[], T]) -> list[T]:
+    """Do something on every rank and return all results, by rank, which travel pickled; errors as in `on_all`."""
+    here = world()
+    if here.size == 1:
+        return [action()]
+    result, error = _attempt(action)
+    box: list[tuple[T | None, BaseException | None]] = [(None, None)] * here.size
+    dist.all_gather_object(box, (result, _portable(error)))
+    _outcome(result, error or next(filter(None, (e for _, e in box)), None))
+    return [cast(T, r) for r, _ in box]
+
+
 def largest(number: int) -> int:
     """Return the largest of all ranks' numbers."""
     if world().size == 1:
@@ -158,6 +170,20 @@ def interleaved(columns: Tensor, passes: int) -> Tensor:
         dist.all_gather(parts, columns)
     table = torch.stack([part.view(len(part), passes, -1) for part in parts], dim=-1)
     return table.transpose(1, 2).flatten(1)
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Whether a tensor's rows are on several ranks."""
+    return hasattr(tensor, "to_local")
+
+
+def first_row(tensor: Tensor) -> int:
+    """Return where this rank's part of a split tensor begins, in rows of the whole; 0 for one that is not split."""
+    if not is_split(tensor):
+        return 0
+    here = world()
+    share = -(-len(tensor) // here.size)  # torch.chunk: all shares are equal, but for the last ones
+    return min(here.rank * share, len(tensor))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """Starting a run from another run's checkpoint."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file
 
 from dynamics.options import Options, invalid
-from dynamics.training.checkpoint import Checkpoints, check_model, weights_file
-from dynamics.training.state import TrainState, load_weights, weights_of
+from dynamics.training.checkpoint import Checkpoints, fill_moments, fill_weights, weights_files
+from dynamics.training.state import TrainState, weights_of
 
 
 class StartOptions(Options):
@@ -39,14 +38,15 @@ class Origin:
     step: int
     """Its step."""
     sha256: str
-    """Hash of the file of weights."""
+    """Hash of the file of weights; if they are in parts, the hash of the parts' hashes."""
 
 
 def inherit(state: TrainState, parent: Checkpoints, options: StartOptions) -> Origin:
     """Put another run's weights into a state before its first step; every average starts at them.
 
     Args:
-        state: As `start` returns it; changed in place. Step, curricula and sums stay those of a run that begins.
+        state: As `start` returns it, whole or split; changed in place. Step, curricula and sums stay those of a run
+            that begins.
         parent: Checkpoints of the other run.
         options: Which of them, and what to take.
 
@@ -57,13 +57,10 @@ def inherit(state: TrainState, parent: Checkpoints, options: StartOptions) -> Or
     assert state.step == 0, "only a run that has not begun can start from another one"
     step = parent.last() if options.step is None else options.step
     content = parent.verify(step)
-    folder, name = parent.path(step), weights_file(content["emas"], options.weights)
-    weights = load_file(folder / name)
-    check_model(folder, state, weights)
-    load_weights(state.model, weights)
+    folder = parent.path(step)
+    fill_weights(state, folder, content, options.weights)
     state.emas = {decay: weights_of(state.model) for decay in state.emas}
     if options.optimizer == "carried":
-        moments = torch.load(folder / "optimizer.pt", weights_only=True)["state"]
-        # step size, decay rates and the like are this run's own
-        state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
-    return Origin(step, content["sha256"][name])
+        fill_moments(state, folder, content)  # step size, decay rates and the like are this run's own
+    hashes = [content["sha256"][name] for name in weights_files(content, options.weights)]
+    return Origin(step, hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest())

@@ -5,7 +5,8 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from dynamics.options import Options, invalid
+from dynamics.models.attention import DualAttention
+from dynamics.options import Options, invalid, later
 
 
 class TrainingOptions(Options):
@@ -33,6 +34,10 @@ class TrainingOptions(Options):
     """Decay of each exponential moving average of the weights; the first is the one evaluated."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the gradient and guidance passes under autocast; the derivative stays in float32."""
+    recompute: Literal["none", "blocks"] = later("none")
+    """blocks keeps each block's input alone and computes the rest again on the way back: less memory, more time."""
+    derivative_attention: DualAttention = later("math")
+    """Attention in the derivative: the explicit product, or the fused kernel of the package jvp_flash_attention."""
     compile: bool = False
     """Compile the network and its derivative with torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -43,6 +48,10 @@ class TrainingOptions(Options):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many of the newest checkpoints stay."""
+    alarm_factor: float | None = later(10.0, gt=1)
+    """Warn when a loss or du/dt norm of a gap, or the gradient norm, stays this many times above its running mean."""
+    skip_nonfinite: int = later(0, ge=0)
+    """Leave out up to this many steps in a row whose loss or gradient is not finite. It hides what went wrong."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -51,6 +60,10 @@ class TrainingOptions(Options):
             raise invalid("training.accumulation", self.accumulation, allowed, "change accumulation or batch_size")
         if not self.ema_decays or not all(0 <= d < 1 for d in self.ema_decays):
             raise invalid("training.ema_decays", self.ema_decays, "one or more in [0, 1)", "for example 0.999")
+        if self.compile and self.derivative_attention != "math":
+            # compiled, a kernel's own derivative is dropped without a word (pytorch#187284)
+            remedy = "leave training.compile off"
+            raise invalid("training.derivative_attention", self.derivative_attention, "math with compile", remedy)
         if not all(0 <= b < 1 for b in self.betas):
             raise invalid("training.betas", self.betas, "two numbers in [0, 1)", "for example 0.9 0.95")
         return self

@@ -46,11 +46,14 @@ class StepRecord:
     gap_count: list[int]
     series: dict[str, float] = field(default_factory=dict)
     step_seconds: float = 0.0
+    by_gap: dict[str, float] = field(default_factory=dict)
+    """What `monitor` watches: means over the rows of each bin of the gap; not among what is kept of every step."""
 
     def flat(self) -> dict[str, Any]:
-        """Return the record as one dictionary, the plan's series beside the rest."""
+        """Return what is kept of the step as one dictionary, the plan's series beside the rest."""
         out = asdict(self)
         series = out.pop("series")
+        del out["by_gap"]
         return {**out, **series}
 
 

@@ -1,7 +1,7 @@
-"""Weights, averages and moments split evenly over the ranks (FSDP2), and whole again for whoever measures or saves.
+"""Weights, averages and moments split evenly over the ranks (FSDP2), and whole again for whoever measures.
 
-A state is split when training begins and gathered when somebody looks at it: checkpoints and observers know only whole
-states, and a run may go on with another number of ranks, or alone.
+A state is split before a checkpoint is read into it, and gathered when an observer looks at it: observers know only
+whole states. Checkpoints are written and read in parts, see `checkpoint`.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamics.models import Model
-from dynamics.training.distributed import whole, world
+from dynamics.training.distributed import is_split, whole, world
 from dynamics.training.state import TrainState
 
 Convert = Callable[[Tensor], Tensor]
@@ -51,7 +51,7 @@ def gathered(state: TrainState) -> TrainState:
 
     A state that is not split comes back as it is.
     """
-    if not hasattr(next(state.model.parameters()), "full_tensor"):
+    if not is_split(next(state.model.parameters())):
         return state
     first = world().first
 

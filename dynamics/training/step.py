@@ -17,22 +17,28 @@ from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.models import Model
+from dynamics.models.attention import check_dual_attention
+from dynamics.models.recompute import recomputing
 from dynamics.objectives import CorruptedMeanFlow, Derivative, LossTerms, Objective, total_derivative
 from dynamics.rng import generator
 from dynamics.training import cells
 from dynamics.training.cells import RowTable
-from dynamics.training.distributed import interleaved, whole, world
+from dynamics.training.distributed import interleaved, largest, whole, world
+from dynamics.training.monitor import by_gap
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import GAP_BINS, StepRecord
 from dynamics.training.state import TrainState, update_emas
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is not finite; carries the offending rows. The weights are those before the step."""
+    """A loss or gradient is not finite; carries the step's record and the offending rows.
 
-    def __init__(self, step: int, what: str, rows: list[dict[str, float]]) -> None:
-        super().__init__(f"{what} is not finite at step {step}")
-        self.step, self.what, self.rows = step, what, rows
+    The weights, and all else that changes, are those before the step.
+    """
+
+    def __init__(self, record: StepRecord, what: str, rows: list[dict[str, float]]) -> None:
+        super().__init__(f"{what} is not finite at step {record.step}")
+        self.step, self.record, self.what, self.rows = record.step, record, what, rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,12 @@ class Passes:
 
 
 def passes(model: Model, options: TrainingOptions) -> Passes:
-    """Return the network's passes, under autocast or compiled if asked; the derivative is always float32."""
+    """Return the network's passes, under autocast or compiled if asked; the derivative is always float32.
+
+    Raises:
+        ValueError: The attention that the derivative should take does not work here.
+    """
+    check_dual_attention(options.derivative_attention, model.num_tokens, next(model.parameters()).device)
     device = next(model.parameters()).device.type
     mixed = options.precision == "bfloat16"
     compiled: torch.nn.Module = torch.compile(model) if options.compile else model  # type: ignore[assignment]
@@ -58,10 +69,10 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
     network: Velocity = wrapper or compiled
 
     def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed), recomputing(options.recompute == "blocks"):
             return network(z, t, r, y)
 
-    derivative: Derivative = partial(total_derivative, model)
+    derivative: Derivative = partial(total_derivative, model, attention=options.derivative_attention)
     return Passes(
         u,
         torch.compile(derivative) if options.compile else derivative,
@@ -121,17 +132,27 @@ def train_step(
     grad_norm = clip(state, options)
     table = tabulate(shards)
     record = summarise(state.step + 1, table, plan, grad_norm)
-    if not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)):
-        raise NonFiniteLossError(state.step + 1, "the loss or its gradient", offending_rows(rows, table))
+    # one rank that goes on where another stops would wait for ever
+    if largest(int(not (math.isfinite(record.loss) and math.isfinite(record.grad_norm)))):
+        record.step_seconds = time.perf_counter() - began
+        raise NonFiniteLossError(record, "the loss or its gradient", offending_rows(rows, table))
     for group in state.optimizer.param_groups:
         group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
     state.optimizer.step()
     update_emas(state)
-    cells.add(state.cells, table)
+    sums = cells.no_rows()
+    cells.add(sums, table)
+    state.cells += sums
+    record.by_gap = by_gap(sums)
     state.curricula = [c.observe(s, record.raw_v) for c, s in zip(curricula, state.curricula, strict=True)]
     state.step += 1
     record.step_seconds = time.perf_counter() - began
     return record
+
+
+def skip(state: TrainState) -> None:
+    """Go past a step that was not done, so that the next one draws other rows."""
+    state.step += 1
 
 
 def _padding(passes: Passes, shard: Rows) -> None:

@@ -21,6 +21,8 @@ Result = dict[str, Any]
 def launch(action: Callable[[int], Result], folder: Path, ranks: int = 2, seconds: float = 60) -> list[Result]:
     """Fork ranks, which spares the imports, and return what each came to; one that hangs fails the test."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("rank*"):  # of an earlier launch
+        left.unlink()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(ranks)}
@@ -44,7 +46,8 @@ def launch(action: Callable[[int], Result], folder: Path, ranks: int = 2, second
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert not running, f"{len(running)} of {ranks} ranks hung"
-    return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(ranks)]
+    said = [folder / f"rank{rank}" for rank in range(ranks)]
+    return [pickle.loads(path.read_bytes()) if path.exists() else {"error": "killed"} for path in said]
 
 
 def trained(config: RunConfig, out: Path, stop_at: int = 0, again: bool = False) -> Result:

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch.distributed as dist
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from ranks import Result, launch, on_ranks, trained
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
@@ -30,17 +33,19 @@ from dynamics.objectives import Guidance, MeanFlow
 from dynamics.runner import RunFolder, run
 from dynamics.runner import train as runner
 from dynamics.store import RunLog, read_run
-from dynamics.training import StepRecord, TrainState, gathered, joined, loop, split, start
+from dynamics.training import Checkpoints, StepRecord, TrainState, checkpoint, gathered, joined, loop, split, start
 from dynamics.training.distributed import local
 
 
 def files(out: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the last checkpoint."""
+    """Every tensor of the last checkpoint, put together from the parts."""
     newest = max((out / "checkpoints").iterdir())
-    tensors = {f"{p.name}.{n}": w for p in newest.glob("*.safetensors") for n, w in load_file(p).items()}
-    for index, moments in torch.load(newest / "optimizer.pt", weights_only=True)["state"].items():
-        tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items()}
-    return tensors
+    parts: dict[str, list[torch.Tensor]] = {}
+    for path in sorted(newest.glob("*.safetensors")):
+        kind = re.sub(r"(\.\d{5}-of-\d{5})?\.safetensors$", "", path.name)
+        for name, tensor in load_file(path).items():
+            parts.setdefault(f"{kind}.{name}", []).append(tensor)
+    return {name: torch.cat(found) if found[0].dim() else found[0] for name, found in parts.items()}
 
 
 def assert_close(out: Path, other: Path, tolerance: float) -> None:
@@ -94,8 +99,10 @@ def alone(twenty: Configs, tmp_path: Path) -> Path:
         ({"accumulation": 1}, 1e-6),
         ({"accumulation": 2, "clip_norm": 0.05}, 1e-6),
         ({"accumulation": 2, "clip_norm": 0.05, "parallel": "fsdp"}, 1e-5),
+        ({"accumulation": 2, "recompute": "blocks"}, 1e-6),
+        ({"accumulation": 2, "recompute": "blocks", "parallel": "fsdp"}, 1e-5),
     ],
-    ids=["ddp", "ddp-accumulation", "fsdp"],
+    ids=["ddp", "ddp-accumulation", "fsdp", "ddp-recompute", "fsdp-recompute"],
 )
 def test_two_ranks_are_one(twenty: Configs, tmp_path: Path, training: Mapping[str, Any], tolerance: float) -> None:
     config = twenty(**training)
@@ -105,7 +112,10 @@ def test_two_ranks_are_one(twenty: Configs, tmp_path: Path, training: Mapping[st
     assert len(first["records"]) == 20
     assert first["records"] == second["records"]
     assert torch.equal(first["cells"], second["cells"])
-    whole = load_file(tmp_path / "both" / "checkpoints" / "step_00000020" / "model.safetensors")
+    checkpoints = RunFolder(tmp_path / "both").checkpoints()
+    assert len(list(checkpoints.path(20).glob("model.*"))) == (2 if config.training.parallel == "fsdp" else 1)
+    _, whole = checkpoints.weights(20, "model")
+    assert whole.keys() == first["weights"].keys()
     for name, weight in whole.items():
         if config.training.parallel == "ddp":
             assert torch.equal(first["weights"][name], weight), "rank 0"
@@ -141,11 +151,14 @@ def test_ranks_without_rows_of_a_kind(twenty: Configs, tmp_path: Path) -> None:
     np.testing.assert_allclose(series[0], series[1], rtol=1e-5)
 
 
-def test_half_precision(twenty: Configs, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "training", [{}, {"parallel": "fsdp", "accumulation": 2}, {"parallel": "fsdp", "recompute": "blocks"}]
+)
+def test_half_precision(twenty: Configs, tmp_path: Path, training: Mapping[str, Any]) -> None:
     half = twenty(precision="bfloat16", num_steps=6)
     run(twenty(num_steps=6), tmp_path / "full", progress=False)
     run(half, tmp_path / "half", progress=False)
-    on_ranks(half, tmp_path / "both")
+    on_ranks(twenty(precision="bfloat16", num_steps=6, **training), tmp_path / "both")
     full, one, two = (read_run(tmp_path / o / "run.nc")["training"].raw_v for o in ("full", "half", "both"))
     np.testing.assert_allclose(two, one, rtol=1e-3)
     assert not np.allclose(two, full, rtol=1e-7)
@@ -187,6 +200,67 @@ def test_a_signal_to_one_rank_stops_both_and_any_number_of_ranks_goes_on(
     results = launch(lambda rank: trained(config, out, stop_at=12 if rank == 0 else 0, again=True), tmp_path / "ranks")
     assert [r.get("stops") for r in results] == [[(signal.SIGUSR2, 12)]] * 2
     assert_close(out, alone, 1e-5)
+
+
+def test_parts_go_on_with_any_number_of_ranks(twenty: Configs, tmp_path: Path) -> None:
+    """2 -> 3 -> 1 -> 2 ranks: the rows, the losses and the averages of one rank that nobody stopped."""
+    config, out = twenty(parallel="fsdp", batch_size=24, num_steps=16), tmp_path / "out"
+    undisturbed = run(twenty(batch_size=24, num_steps=16), tmp_path / "alone", progress=False)
+    for ranks, stop_at in ((2, 4), (3, 8), (1, 12), (2, 0)):
+        act = partial(lambda rank, at: trained(config, out, stop_at=at), at=stop_at)
+        results = launch(act, tmp_path / "ranks", ranks=ranks)
+        assert [r.get("error") for r in results] == [None] * ranks
+        newest = RunFolder(out).checkpoints().last()
+        assert newest == (stop_at or 16)
+        parts = len(list(RunFolder(out).checkpoints().path(newest).glob("ema_0.9.*")))
+        assert parts == ranks
+    assert_close(out, undisturbed, 1e-5)
+    a, b = (read_run(folder / "run.nc")["training"] for folder in (out, undisturbed))
+    for name in ("loss", "raw_v", "raw_u"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
+    np.testing.assert_array_equal(a.gap_count, b.gap_count)
+
+
+def test_a_damaged_or_missing_part_is_named_and_the_checkpoint_before_is_used(twenty: Configs, tmp_path: Path) -> None:
+    config, out = twenty(parallel="fsdp"), tmp_path / "out"
+    undisturbed = run(twenty(), tmp_path / "alone", progress=False)
+    on_ranks(config, out)
+    (out / "run.nc").unlink()
+    checkpoints = RunFolder(out).checkpoints()
+    part = checkpoints.path(20) / "optimizer.00002-of-00002.safetensors"
+    content = part.read_bytes()
+    part.unlink()
+    with pytest.warns(UserWarning, match=r"step_00000020 is damaged .*optimizer.00002-of-00002.safetensors"):
+        assert checkpoints.weights()[0] == 16
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.warns(UserWarning, match=r"damaged \(optimizer.00002-of-00002.safetensors fails its checksum\)"):
+        run(config, out, progress=False)
+    assert_close(out, undisturbed, 1e-5)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_kill_during_a_save_costs_only_that_checkpoint(twenty: Configs, tmp_path: Path, victim: int) -> None:
+    config, out = twenty(parallel="fsdp"), tmp_path / "out"
+
+    def act(rank: int) -> Result:
+        write = checkpoint.write
+
+        def die(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+            if rank == victim and "step_00000016" in str(path) and path.name.startswith("ema_0.99"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(path, tensors)
+
+        checkpoint.write = die
+        return trained(config, out)
+
+    results = launch(act, tmp_path / "ranks", seconds=20)
+    assert results[victim] == {"error": "killed"}
+    assert "error" in results[1 - victim]
+    checkpoints = RunFolder(out).checkpoints()
+    assert checkpoints.steps() == [8]
+    checkpoints.verify(8)
+    on_ranks(config, out)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step_00000016", "step_00000020"]
 
 
 def test_a_stop_changes_no_bit(twenty: Configs, tmp_path: Path) -> None:
@@ -236,7 +310,7 @@ def test_what_stops_one_rank_on_the_way_stops_all(twenty: Configs, tmp_path: Pat
         RunLog.append = fail  # type: ignore[method-assign]
 
     errors = failing(twenty(), tmp_path / "disk", full_disk)
-    assert all("OSError: [Errno 28] no space left" in e for e in errors)
+    assert all("DiskFullError: no room for log.jsonl" in e for e in errors)
 
     def no_data(rank: int) -> None:
         def fail(options: object) -> None:
@@ -310,6 +384,13 @@ def test_a_split_state_is_small_and_comes_back_whole(twenty: Configs, tmp_path: 
         with joined(torch.device("cpu")):
             split(state)
             held = sum(local(tensor).untyped_storage().nbytes() for tensor in tensors(state).values())
+            # neither saving nor reading may put anything together
+            together, DTensor.full_tensor = DTensor.full_tensor, None  # type: ignore[method-assign, assignment]
+            Checkpoints(tmp_path / "saved").save(state)
+            for tensor in tensors(state).values():
+                local(tensor).zero_()
+            Checkpoints(tmp_path / "saved").load(state, 0)
+            DTensor.full_tensor = together  # type: ignore[method-assign]
             back = gathered(state)
             equal = rank > 0 or all(torch.equal(tensor, before[name]) for name, tensor in tensors(back).items())
             return {
@@ -325,6 +406,9 @@ def test_a_split_state_is_small_and_comes_back_whole(twenty: Configs, tmp_path: 
     assert (second["blank"], second["own"]) == (False, True)
     assert 0.4 < first["share"] < 0.6
     assert 0.4 < second["share"] < 0.6
+    sizes = [path.stat().st_size for path in (tmp_path / "saved" / "step_00000000").glob("model.*")]
+    assert len(sizes) == 2
+    assert max(sizes) < 1.2 * min(sizes)
 
 
 def test_through_the_launcher(alone: Path, twenty: Configs, tmp_path: Path) -> None:

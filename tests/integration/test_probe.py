@@ -169,7 +169,7 @@ def test_every_instrument_leaves_training_bitwise_unchanged(tiny: RunConfig, tmp
     )
     a = run(tiny.model_copy(update={"observers": everything}), tmp_path / "on", progress=False)
     b = run(tiny.model_copy(update={"observers": ()}), tmp_path / "off", progress=False)
-    for name in ("model.safetensors", "ema_0.9.safetensors", "optimizer.pt"):
+    for name in ("model.safetensors", "ema_0.9.safetensors", "optimizer.safetensors"):
         paths = [folder / "checkpoints" / "step_00000024" / name for folder in (a, b)]
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
     tree = read_run(a / "run.nc")

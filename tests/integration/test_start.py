@@ -79,13 +79,17 @@ def test_weights_and_averages_are_the_parents(sweep: Path, child: Child, weights
 
 def test_carried_moments_are_the_parents_and_the_step_size_is_not(sweep: Path, child: Child) -> None:
     state, checkpoints = begun(child(optimizer="carried"), sweep)
-    there = torch.load(checkpoints.path(9) / "optimizer.pt", weights_only=True)
-    here = state.optimizer.state_dict()
-    assert here["state"].keys() == there["state"].keys() != set()
-    for index, moments in there["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(here["state"][index][name], value)
-    assert here["param_groups"][0]["lr"] == 3e-4 != there["param_groups"][0]["lr"]
+    there = load_file(checkpoints.path(9) / "optimizer.safetensors")
+    here = {
+        f"{name}.{moment}": value
+        for name, parameter in state.model.named_parameters()
+        for moment, value in state.optimizer.state[parameter].items()
+    }
+    assert here.keys() == there.keys() != set()
+    for name, value in there.items():
+        assert torch.equal(here[name], value)
+    settings = json.loads((checkpoints.path(9) / "state.json").read_text())["optimizer"][0]
+    assert state.optimizer.param_groups[0]["lr"] == 3e-4 != settings["lr"]
 
 
 def test_the_run_records_where_it_came_from_and_leaves_the_parent_alone(sweep: Path, child: Child) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynamics.evaluation import distances
 from dynamics.evaluation.distances import frechet_distance, frechet_from_moments, kernel_distance, precision_recall
+from dynamics.evaluation.inception import import_torchvision
 
 
 def normal(rows: int, dim: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -81,6 +82,7 @@ def test_frechet_of_gaussians_in_orthogonal_subspaces() -> None:
 
 
 def test_frechet_equals_torchmetrics() -> None:
+    import_torchvision()
     fid = pytest.importorskip("torchmetrics.image.fid")
     a, b = normal(300, 16, 5), normal(250, 16, 6, 1.3) @ torch.diag(torch.linspace(0.3, 2, 16).double()) + 0.2
     metric = fid.FrechetInceptionDistance(feature=Identity())
@@ -90,6 +92,7 @@ def test_frechet_equals_torchmetrics() -> None:
 
 
 def test_kernel_equals_torchmetrics() -> None:
+    import_torchvision()
     kid = pytest.importorskip("torchmetrics.image.kid")
     a, b = normal(300, 16, 7), normal(300, 16, 8, 1.2) + 0.3
     metric = kid.KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=300)

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import xarray as xr
 
 from dynamics.store import read_run
@@ -46,10 +45,6 @@ def same_results(a: Path, b: Path) -> None:
 def _content(folder: Path) -> tuple[dict[str, bytes], dict[str, xr.Dataset]]:
     newest = max((folder / "checkpoints").iterdir())
     files = {p.name: p.read_bytes() for p in newest.glob("*.safetensors")}
-    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
-    for index, moments in optimizer["state"].items():
-        for name, tensor in moments.items():
-            files[f"{index}.{name}"] = tensor.numpy().tobytes()
     state = json.loads((newest / "state.json").read_text())
     files |= {name: json.dumps(state[name]).encode() for name in ("curricula", "cells")}
     tree = read_run(folder / "run.nc")

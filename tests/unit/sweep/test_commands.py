@@ -38,7 +38,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         (("tiny", "submit", "--only", "zz", *results), "run id: received 'zz (0 runs)'"),
         (("tiny", "submit", "--nodes", "2", *results), "nodes: received 2; allowed: 1 with --cluster local"),
         (("tiny", "submit", "--gpus", "-1", *results), "gpus"),
-        (("findings", *results), "allowed: collected files of scale digits; remedy: python -m experiments EXPERIMENT"),
+        (
+            ("findings", "--scale", "digits", *results),
+            "allowed: collected files of scale digits; remedy: python -m experiments EXPERIMENT",
+        ),
     ):
         code, _, err = call(capsys, *words)
         assert code == 2, words

@@ -1,6 +1,7 @@
 """What can be said about several ranks with one process; the rest is in tests/integration/test_distributed.py."""
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dynamics.config import RunConfig
 from dynamics.flow.rows import draw_rows
 from dynamics.flow.times import LogitNormalPair
 from dynamics.runner import run
-from dynamics.training import NonFiniteLossError, World, on_all, on_first, world
+from dynamics.training import NonFiniteLossError, StepRecord, World, on_all, on_first, world
 from dynamics.training.distributed import _portable, interleaved, largest, whole
 
 
@@ -37,7 +38,9 @@ def test_errors_reach_other_ranks_with_their_text() -> None:
         RunConfig.model_validate({"training": {"num_steps": 0}})
     as_it_is = _portable(KeyError("x"))
     assert type(as_it_is) is KeyError
-    retold = _portable(NonFiniteLossError(3, "the loss", []))  # made from other arguments than it keeps
+    nothing = dict.fromkeys((f.name for f in fields(StepRecord) if f.default is MISSING), 0.0)
+    record = StepRecord(**nothing | {"step": 3})
+    retold = _portable(NonFiniteLossError(record, "the loss", []))  # made from other arguments than it keeps
     assert type(retold) is RuntimeError
     assert str(retold) == "NonFiniteLossError: the loss is not finite at step 3"
     assert isinstance(_portable(not_valid.value), ValueError)

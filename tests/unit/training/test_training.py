@@ -76,8 +76,9 @@ def test_bfloat16_is_close_and_is_not_float32(tiny: RunConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
-def test_compiled_training_is_eager_training(tiny: RunConfig) -> None:
-    eager, fast = after(tiny, steps=2), after(tiny, steps=2, compile=True)
+@pytest.mark.parametrize("recompute", ["none", "blocks"])
+def test_compiled_training_is_eager_training(tiny: RunConfig, recompute: str) -> None:
+    eager, fast = after(tiny, steps=2), after(tiny, steps=2, compile=True, recompute=recompute)
     assert fast[1][-1].loss == pytest.approx(eager[1][-1].loss, rel=1e-5)
     assert fast[1][-1].du_dt_norm == pytest.approx(eager[1][-1].du_dt_norm, rel=1e-4)
 

@@ -1,47 +1,10 @@
-"""The command `dynamics`."""
+"""Commands that measure and show finished runs."""
 
-import os
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-from dynamics.exits import BAD_INPUT, explained
-from dynamics.options import invalid
-
-
-def presets(args: "PresetsArgs") -> None:
-    """Print the table of presets."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from dynamics.config import PRESETS
-    from dynamics.data import load
-    from dynamics.models.cost import cost
-
-    table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
-    for name, config in PRESETS.items():
-        data, training = load(config.data), config.training
-        c = cost(config.model, data.shape, data.num_classes)
-        memory = c.training_gb(training.batch_size // training.accumulation, len(training.ema_decays))
-        model = " ".join(f"{k}={v}" for k, v in config.model.model_dump().items() if k not in ("kind", "mlp_ratio"))
-        table.add_row(
-            name,
-            data.name,
-            f"{config.model.kind} {model}",
-            f"{c.num_parameters:,}",
-            f"{c.forward_gflops:.4g}",
-            f"{training.num_steps:,}",
-            f"{training.batch_size}",
-            f"{memory:.2f}",
-        )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    console.print("GFLOPs: multiply-adds of one row. Memory: weights, gradients, optimiser, averages and activations;")
-    console.print("torch itself takes about 0.4 GB more. Any value can be changed: dynamics train PRESET --help")
 
 
 @dataclass(frozen=True)
@@ -71,10 +34,21 @@ class EvaluateArgs:
     """Step of the checkpoint; the newest if left out."""
     exact_rows: int = 128
     """Rows per bin for the exact velocity errors."""
+    fid: bool = False
+    """Instead of all that: FID, Inception score and, where the reference has features, kernel distance, precision and
+    recall, into the group `fid`. Published values are of 50000 samples. Interrupted, the same command continues."""
+    inception: Path | None = None
+    """For --fid: weights of Inception, pt_inception-2015-12-05-6726825d.pth."""
+    reference: Path | None = None
+    """For --fid: statistics, ADM's npz or from `dynamics statistics`."""
+    vae: str | None = None
+    """For --fid of a run on latents: folder or hub name of the autoencoder that decodes them."""
 
 
 def evaluate(args: EvaluateArgs) -> None:
     """Measure a finished run and show the result."""
+    if args.fid:
+        return _evaluate_fid(args)
     from dynamics.evaluation.evaluate import EvaluationOptions
     from dynamics.runner import evaluate_run
 
@@ -95,6 +69,57 @@ def evaluate(args: EvaluateArgs) -> None:
     one_step = float(measured.one_step_error / measured.one_step_scale)
     print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
     print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
+
+
+def _evaluate_fid(args: EvaluateArgs) -> None:
+    from dynamics.evaluation.fid import FidOptions
+    from dynamics.options import invalid
+    from dynamics.runner.fid import evaluate_fid_run
+
+    if args.inception is None or args.reference is None:
+        raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
+    options = FidOptions(
+        nfe=args.nfe,
+        num_samples=args.num_samples,
+        field=args.field,
+        method=args.method,
+        label_mode=args.label_mode,
+        seed=args.seed,
+    )
+    measured = evaluate_fid_run(
+        args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights
+    )
+    print(measured.to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+    print(f"in {args.dir / 'run.nc'}, group fid")
+
+
+@dataclass(frozen=True)
+class StatisticsArgs:
+    """Compute the statistics of a folder of images that FID compares with."""
+
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """Folder of images, subfolders included."""
+    inception: Path
+    """Weights of Inception, pt_inception-2015-12-05-6726825d.pth."""
+    out: Path
+    """The npz file to write."""
+    image_size: int | None = None
+    """Crop and resize images to this side first."""
+    features: bool = False
+    """Also keep every image's features, for kernel distance, precision and recall."""
+
+
+def statistics(args: StatisticsArgs) -> None:
+    """Compute the statistics and name the file."""
+    import torch
+
+    from dynamics.evaluation.inception import load_inception
+    from dynamics.evaluation.moments import compute_statistics
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_inception(args.inception, device)
+    compute_statistics(args.images, network, args.out, args.features, args.image_size)
+    print(f"{args.out}; next: dynamics evaluate DIR --fid --inception {args.inception} --reference {args.out}")
 
 
 @dataclass(frozen=True)
@@ -189,126 +214,3 @@ def report(args: ReportArgs) -> None:
     from dynamics.analysis.report import write_report
 
     print(write_report(args.dirs, args.out, title=args.title, baseline=args.baseline))
-
-
-@dataclass(frozen=True)
-class DemoArgs:
-    """Train the MeanFlow baseline, the improved schedule and the gap law on 8x8 digits; evaluate and compare them.
-
-    Takes a few minutes on two cores. The same command again continues, and repeats nothing that is done.
-    """
-
-    out: Path = Path("results/demo")
-    """Folder of the runs, figures and report.md."""
-    num_steps: int | None = None
-    """Steps of each run; the presets' own if left out. Fewer is a quick look, not a result."""
-
-
-def run_demo(args: DemoArgs) -> None:
-    """Run the demo and name its report."""
-    from dynamics.demo import demo
-
-    print(f"report: {demo(args.out, args.num_steps)}")
-
-
-@dataclass(frozen=True)
-class DoctorArgs:
-    """Test this installation: derivative, attention kernels, compile, data, GPU, Slurm."""
-
-    compile: bool = True
-    """Also test torch.compile, which takes up to a minute."""
-
-
-def doctor(args: DoctorArgs) -> None:
-    """Print the findings; exit code 1 if anything that must work does not."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from dynamics.doctor import examine
-
-    table = Table("check", "status", "detail")
-    findings = examine(args.compile)
-    for finding in findings:
-        table.add_row(*map(escape, (finding.subject, finding.status, finding.detail)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if any(finding.status == "FAILED" for finding in findings):
-        raise SystemExit(1)
-
-
-@dataclass(frozen=True)
-class TrainArgs:
-    """Train a preset, or the config of a JSON file. The same command again resumes; a finished run is left alone."""
-
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")]
-    """Name of a preset (see `dynamics presets`), or path of a config.json."""
-    out: Path
-    """The run folder."""
-    observe: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
-    """What to measure INSTEAD of the config's observers, such as: cells gaps:every=100,t_edges=0/0.5/1 (or: none)."""
-    config: Annotated[Any, tyro.conf.arg(name="")]
-    """Every value of the config, the preset's where nothing is given."""
-
-
-def train(argv: Sequence[str]) -> None:
-    """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
-    from dynamics.config import PRESETS, RunConfig, preset
-    from dynamics.instruments.parse import KINDS, option_names, parse_observers
-    from dynamics.runner import run
-
-    # the defaults depend on the preset, so its name is needed before the options can be parsed
-    name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
-    path = Path(name)
-    config = RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
-    default = TrainArgs(preset=tyro.MISSING, out=tyro.MISSING, observe=("config",), config=config)
-    kinds = "\n".join(f"  {kind}: {', '.join(option_names(kind))}" for kind in KINDS)
-    args = tyro.cli(
-        tyro.conf.AvoidSubcommands[TrainArgs],
-        prog="dynamics train",
-        description=f"{TrainArgs.__doc__}\n\nWhat --observe takes, with its options:\n{kinds}",
-        args=list(argv),
-        default=default,
-    )
-    config = args.config
-    if args.observe != default.observe:
-        config = RunConfig.model_validate({**dict(config), "observers": parse_observers(args.observe)})
-    folder = run(config, args.out)
-    if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts this command once a rank
-        print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
-
-
-@dataclass(frozen=True)
-class PresetsArgs:
-    """List the presets: data, model, parameters, forward GFLOPs, steps and a memory estimate."""
-
-
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "presets": (PresetsArgs, presets),
-    "train": (TrainArgs, train),
-    "evaluate": (EvaluateArgs, evaluate),
-    "probe": (ProbeArgs, probe),
-    "report": (ReportArgs, report),
-    "demo": (DemoArgs, run_demo),
-    "doctor": (DoctorArgs, doctor),
-}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; see `exits.explained` for how it ends."""
-    with explained():
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
-
-
-def _dispatch(argv: list[str]) -> None:
-    if argv and argv[0] in COMMANDS:
-        arguments, command = COMMANDS[argv[0]]
-        if command is train:
-            return train(argv[1:])
-        return command(tyro.cli(arguments, prog=f"dynamics {argv[0]}", args=argv[1:]))
-    if argv and not argv[0].startswith("-"):
-        raise invalid("command", argv[0], ", ".join(COMMANDS), "dynamics --help")
-    print("usage: dynamics COMMAND [options]      training dynamics of one-step generative models\n")
-    for name, (arguments, _) in COMMANDS.items():
-        print(f"  {name:10} {(arguments.__doc__ or '').splitlines()[0]}")
-    print("\ndynamics COMMAND --help explains a command.")
-    raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else BAD_INPUT)

@@ -1,0 +1,261 @@
+"""Images as an autoencoder sees them: mean and standard deviation of each latent number, memory-mapped."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from dynamics.data.imageset import Shape
+from dynamics.data.loader import batch_indices
+from dynamics.options import Options, invalid
+from dynamics.rng import generator
+
+RECORD, LABELS, SHARDS = "record.json", "labels.npy", "shards"
+NUM_REFERENCE = 10_000
+REMAKE = "remove that file and repeat the command `dynamics encode` that made it: it makes only what is missing"
+
+
+class Shard(Options):
+    """One file of latents: float16 [count, 2 (as it is, flipped), 2 (mean, standard deviation), C, h, w]."""
+
+    count: int = Field(gt=0)
+    """Number of images."""
+    sha256: str
+    """Hash of the file."""
+
+
+class Record(Options):
+    """What a folder of latents holds, and what made it.
+
+    float16 rounds a mean of size |m| by at most |m| / 2048, and a standard deviation likewise or, below 6e-5, by 3e-8.
+    bfloat16 would be 8 times as coarse; the logarithm of the variance, which other caches hold, needs an exponential of
+    every number at every step and is no more exact where it counts.
+    """
+
+    format: Literal[1] = 1
+    """Version of the layout."""
+    vae: str
+    """Name of the autoencoder."""
+    vae_sha256: str
+    """Hash of its weights file, which identifies it."""
+    scale: float = Field(gt=0)
+    """What a latent is multiplied by before training sees it."""
+    latent_shape: tuple[int, int, int]
+    """(C, h, w) of one latent."""
+    image_size: int
+    """Side in pixels of the images."""
+    num_images: int = Field(gt=0)
+    """Number of images."""
+    classes: tuple[str, ...]
+    """Names of the classes; labels are positions in this list."""
+    labels_sha256: str
+    """Hash of the file of labels."""
+    shards: tuple[Shard, ...]
+    """The files of latents, in order."""
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Return where a file of latents lies; beside it, with the ending .json, lies what made it."""
+    return folder / SHARDS / f"{index:05d}.f16"
+
+
+def shard_bytes(count: int, shape: Shape) -> int:
+    """Return the size of a file of latents."""
+    return count * 4 * prod(shape) * torch.float16.itemsize
+
+
+def read_record(folder: Path) -> Record:
+    """Read what a folder of latents says about itself.
+
+    Raises:
+        ValueError: There is none, because this is another folder or the encoding is not complete, or it is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        done = len(list((folder / SHARDS).glob("*.json")))
+        received = f"{folder} with {done} files of latents and no {RECORD}" if done else f"{folder} without {RECORD}"
+        remedy = "repeat the command `dynamics encode`: it completes what is there" if done else "check the path"
+        raise invalid("latents", received, "a folder that `dynamics encode` has completed", remedy)
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        remedy = "repeat the command `dynamics encode` that made it, with the version of this package that you use now"
+        raise invalid("latents", f"{path} ({error})", "a record of format 1", remedy) from error
+    if record.num_images != sum(shard.count for shard in record.shards):
+        raise invalid("latents", f"{path} with another sum of counts than num_images", "an intact record", REMAKE)
+    return record
+
+
+def verify(folder: Path, content: bool = True) -> None:
+    """Check the files of a folder of latents against its record.
+
+    Args:
+        folder: The folder.
+        content: Read all files and compare their hashes, not their sizes only.
+
+    Raises:
+        ValueError: Naming every file that is missing or damaged.
+    """
+    check_files(folder, read_record(folder), content)
+
+
+def check_files(folder: Path, record: Record, content: bool) -> None:
+    """Check the files of a folder against a record, as `verify` does."""
+    files = [
+        (shard_path(folder, i), shard_bytes(shard.count, record.latent_shape), shard.sha256)
+        for i, shard in enumerate(record.shards)
+    ]
+    problems = []
+    for path, size, sha256 in [*files, (folder / LABELS, None, record.labels_sha256)]:
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif size is not None and path.stat().st_size != size:
+            problems.append(f"{path} has {path.stat().st_size} bytes instead of {size}")
+        elif (content or size is None) and (actual := file_sha256(path)) != sha256:
+            problems.append(f"{path} has sha256 {actual[:12]}... instead of {sha256[:12]}...")
+    if problems:
+        raise invalid("latents", "; ".join(problems), f"the files that {folder / RECORD} lists", REMAKE)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_latents(folder: Path, vae: str, scale: float, image_size: int) -> "LatentSet":
+    """Load latents that were made as asked for; sizes of all files are checked, but not their hashes (see `verify`).
+
+    Args:
+        folder: What `dynamics encode` made.
+        vae: Name of the autoencoder, or the hash of its weights.
+        scale: What latents are multiplied by.
+        image_size: Side in pixels of the images.
+
+    Raises:
+        ValueError: The record is missing, damaged, or of other latents; a file is missing, truncated or of other size.
+    """
+    record = read_record(folder)
+    checks = (
+        ("vae", vae, record.vae_sha256 if vae == record.vae_sha256 else record.vae),
+        ("latent_scale", scale, record.scale),
+        ("image_size", image_size, record.image_size),
+    )
+    for name, asked, made in checks:
+        if asked != made:
+            allowed = f"{made!r}, which the latents in {folder} were made with"
+            remedy = f"encode the images again, or train with --data.{name.replace('_', '-')} {made}"
+            raise invalid(f"data.{name}", asked, allowed, remedy)
+    check_files(folder, record, content=False)
+    labels = torch.from_numpy(np.load(folder / LABELS, allow_pickle=False).astype(np.int64))
+    if len(labels) != record.num_images or not 0 <= int(labels.min()) <= int(labels.max()) < len(record.classes):
+        received = f"{folder / LABELS} with {len(labels)} labels {int(labels.min())}..{int(labels.max())}"
+        raise invalid("latents", received, f"{record.num_images} of {len(record.classes)} classes", REMAKE)
+    return LatentSet(folder, record, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSet:
+    """A finite set of images as laws of latents: x = scale (mean + std e), drawn at each step, half of them flipped.
+
+    Only the rows that are asked for are read from the files.
+
+    Args:
+        folder: Where the files lie.
+        record: What is in them.
+        labels: Classes 0..K-1, long [N].
+    """
+
+    folder: Path
+    record: Record
+    labels: Tensor
+
+    is_latent = True
+    licence = "the user's own"
+
+    @property
+    def name(self) -> str:
+        """What results call the data."""
+        return re.sub(r"[^\w-]", "_", f"latents-{self.folder.resolve().name}")
+
+    @property
+    def source(self) -> str:
+        """The folder, and what made the latents."""
+        return f"{self.folder}, latents of {self.record.vae} ({self.record.vae_sha256})"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the record, which holds those of the files."""
+        return hashlib.sha256(self.record.model_dump_json().encode()).hexdigest()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.record.classes)
+
+    @property
+    def shape(self) -> Shape:
+        """(C, h, w) of one latent."""
+        return self.record.latent_shape
+
+    @cached_property
+    def _files(self) -> list[Tensor]:
+        # torch.from_file keeps no file open once it is mapped, of which a process may have a thousand only
+        return [
+            torch.from_file(
+                str(shard_path(self.folder, i)), shared=False, size=shard.count * 4 * prod(self.shape), dtype=torch.half
+            ).view(shard.count, 2, 2, *self.shape)
+            for i, shard in enumerate(self.record.shards)
+        ]
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        return torch.tensor(list(accumulate(shard.count for shard in self.record.shards)))
+
+    def moments(self, rows: Tensor, flips: Tensor) -> Tensor:
+        """Read the laws of some images, in the order of the files.
+
+        Args:
+            rows: Images [B] long, 0..N-1.
+            flips: Whether each is to be the flipped image, [B] long, 0 or 1.
+
+        Returns:
+            Mean and standard deviation [B, 2, C, h, w] float16, unscaled.
+        """
+        out = torch.empty(len(rows), 2, *self.shape, dtype=torch.half)
+        order = rows.argsort()
+        counts = torch.bincount(torch.bucketize(rows, self._ends, right=True), minlength=len(self._ends)).tolist()
+        for shard, here in enumerate(torch.split(order, counts)):
+            if len(here):
+                start = int(self._ends[shard]) - self.record.shards[shard].count
+                out[here] = self._files[shard][rows[here] - start, flips[here]]
+        return out
+
+    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step: x [B, C, h, w] float32, scaled latents drawn for this step, and y [B]."""
+        rows = batch_indices(len(self.labels), seed, step, batch_size)
+        stream = generator(seed, "latents", step)
+        flips = torch.randint(2, (batch_size,), generator=stream)
+        e = torch.randn(batch_size, *self.shape, generator=stream)
+        mean, std = self.moments(rows, flips).float().unbind(1)
+        return self.record.scale * (mean + std * e), self.labels[rows]
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        """Return the scaled means of up to 10,000 images as they are, evenly spaced, and their labels."""
+        count = min(len(self.labels), NUM_REFERENCE)
+        rows = torch.arange(count) * len(self.labels) // count
+        means = self.moments(rows, torch.zeros_like(rows))[:, 0]
+        return self.record.scale * means.float(), self.labels[rows]
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """Return x as it is: latents have no pixel levels."""
+        return x

@@ -1,0 +1,153 @@
+"""FID of a finished run, into the run's own file; on one process or several, and resumable."""
+
+import hashlib
+import json
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import xarray as xr
+
+from dynamics.atomic import locked
+from dynamics.data import DataSource, load
+from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images, protocol
+from dynamics.evaluation.inception import load_inception
+from dynamics.evaluation.moments import load_statistics
+from dynamics.options import invalid
+from dynamics.runner.evaluate import load_network
+from dynamics.runner.folder import RunFolder, differences
+from dynamics.store import read_run, update_run
+from dynamics.training import device_for, joined, on_all, on_first
+
+GROUP = "fid"
+
+
+def evaluate_fid_run(
+    run_dir: Path,
+    options: FidOptions,
+    inception: Path,
+    reference: Path,
+    vae: Path | str | None = None,
+    checkpoint: int | None = None,
+    weights: str = "ema",
+    progress: bool = True,
+) -> xr.Dataset:
+    """Measure FID and its companions of a run's network and put the group `fid` into its run.nc.
+
+    Settings that are there already stay and are not measured again, if all else agrees. After an interruption the same
+    call goes on, also on another number of ranks.
+
+    Args:
+        run_dir: The run folder.
+        options: What to sample and measure.
+        inception: Inception's weights, see `load_inception`.
+        reference: The reference's statistics, see `load_statistics`.
+        vae: Decoder of a run on latents.
+        checkpoint: Step of the checkpoint; None takes the newest.
+        weights: "model", "ema" or a decay.
+        progress: Show a bar.
+
+    Returns:
+        The group, the same on every rank.
+
+    Raises:
+        ValueError: The run is not finished or another process evaluates it, a file is not what it should be, latents
+            without a decoder or one for pixels, or ranks that were asked for different things.
+    """
+    folder = RunFolder(Path(run_dir))
+    config = folder.read_config()
+    if not folder.result.is_file():
+        remedy = f"dynamics train {folder.config} --out {folder.path}"
+        raise invalid("run", str(folder.path), "a folder with a finished run (run.nc)", remedy)
+    torch.set_num_threads(config.training.num_threads)
+    device = device_for(config.training)
+    with joined(device), ExitStack() as until_the_end:
+        on_first(lambda: _claim(folder, until_the_end))
+        network = on_all(lambda: load_inception(inception, device))
+        statistics = on_all(lambda: load_statistics(reference, network))
+        source, about = on_all(lambda: _source(folder, load(config.data), vae, checkpoint, weights, device))
+        about |= protocol(options, network, statistics)
+        asked = {**about, **options.model_dump(mode="json")}
+        of_first = on_first(lambda: asked)
+        on_all(lambda: _check_ranks(asked, of_first))
+        content = on_first(lambda: _before(folder, about))
+        parts = Parts(folder.path / "evaluation" / f"fid-{_digest(about, options)}")
+        missing = tuple(nfe for nfe in dict.fromkeys(options.nfe) if not _has(content, options.field, nfe))
+        if content is None or missing:
+            now = options.model_copy(update={"nfe": missing})
+            measured = evaluate_fid(source, now, network, statistics, parts, progress)
+            content = _join(content, measured, about)
+            on_first(lambda: update_run(folder.result, GROUP, content))
+        on_first(parts.drop)
+    return content
+
+
+def _claim(folder: RunFolder, until: ExitStack) -> None:
+    """Hold the right to evaluate this run."""
+    try:
+        until.enter_context(locked(folder.path / "evaluation", wait=False))
+    except BlockingIOError:
+        raise invalid("run", str(folder.path), "one that no other process evaluates", "wait for it") from None
+
+
+def _source(
+    folder: RunFolder,
+    data: DataSource,
+    vae: Path | str | None,
+    checkpoint: int | None,
+    weights: str,
+    device: torch.device,
+) -> tuple[ImageSource, dict[str, str | int]]:
+    """Return what makes the images, and what to say about it."""
+    if (data.shape[0] in (1, 3)) != (vae is None):
+        allowed = "a decoder for latents, none for pixels"
+        raise invalid(
+            "vae", vae and str(vae), f"{allowed}; this run's samples are {data.shape}", "pass --vae or leave it out"
+        )
+    decode, decoder = pixels_to_images, "none"
+    u, step = load_network(folder.path, weights, checkpoint)
+    about: dict[str, str | int] = {
+        "checkpoint": step,
+        "weights": weights,
+        "decoder": decoder,
+        "data": data.name,
+        "data_sha256": data.sha256,
+    }
+    return ImageSource(u, data.shape, data.num_classes, device, decode), about
+
+
+def _check_ranks(own: dict[str, object], of_first: dict[str, object]) -> None:
+    if different := differences(of_first, own):
+        raise invalid("ranks", ", ".join(different), "the same on every rank", "start all ranks with the same command")
+
+
+def _before(folder: RunFolder, about: dict[str, str | int]) -> xr.Dataset | None:
+    """Return what was measured before in the same way."""
+    tree = read_run(folder.result)
+    if GROUP not in tree.children:
+        return None
+    before = tree[GROUP].to_dataset()
+    if different := [name for name, value in about.items() if before.attrs.get(name) != value]:
+        warnings.warn(f"the earlier group {GROUP} had another {', '.join(different)} and is replaced", stacklevel=2)
+        return None
+    return before
+
+
+def _has(before: xr.Dataset | None, field: str, nfe: int) -> bool:
+    if before is None or field not in before["field"] or nfe not in before["nfe"]:
+        return False
+    return bool(before["fid_inception"].sel(field=field, nfe=nfe).notnull())
+
+
+def _join(before: xr.Dataset | None, now: xr.Dataset, about: dict[str, str | int]) -> xr.Dataset:
+    joined_up = now if before is None else now.combine_first(before).sortby("nfe")
+    for name in joined_up.variables:
+        joined_up[name].attrs = now[name].attrs
+    return joined_up.assign_attrs(about)
+
+
+def _digest(about: dict[str, str | int], options: FidOptions) -> str:
+    """Return what names the folder of the kept features: they serve any numbers of evaluations of one field."""
+    content = {**about, "field": options.field, "batch_size": options.batch_size}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,65 @@
+"""The presets at paper scale, held to what was published: every number with its source."""
+
+import pytest
+
+from dynamics.config import PRESETS, RunConfig, preset
+from dynamics.curricula import DTD, Beta, MinSNR
+from dynamics.data import dimensions
+from dynamics.flow.times import LogitNormalPair
+from dynamics.models.cost import cost
+from dynamics.objectives import MeanFlow
+
+# Mean Flows (2505.13447), table 4: parameters, depth, width, heads, patch, GFLOPs, w, kappa, interval of t, epochs.
+# XL/2+ is its section 5 (1000 epochs). The number of parameters is that of the official code, to the last unit.
+TABLE = {
+    "b4": (131_165_248, 12, 768, 12, 4, 5.6, 1.0, 0.5, (0.0, 1.0), 240),
+    "b2": (131_091_472, 12, 768, 12, 2, 23.1, 1.0, 0.5, (0.0, 1.0), 240),
+    "m2": (308_019_216, 16, 1024, 16, 2, 54.0, 1.0, 0.5, (0.0, 1.0), 240),
+    "l2": (459_137_040, 24, 1024, 16, 2, 80.9, 0.2, 0.92, (0.0, 0.8), 240),
+    "xl2": (676_440_592, 28, 1152, 16, 2, 119.0, 0.2, 0.92, (0.0, 0.75), 240),
+    "xl2plus": (676_440_592, 28, 1152, 16, 2, 119.0, 0.2, 0.92, (0.3, 0.8), 1000),
+}
+# effective guidance w / (1 - kappa), table 4
+SCALES = {"b4": 2.0, "b2": 2.0, "m2": 2.0, "l2": 2.5, "xl2": 2.5, "xl2plus": 2.5}
+SCHEDULES = ("meanflow", "improved-minsnr", "improved-dtd")
+ALL = pytest.mark.parametrize("config", [PRESETS[f"{n}-{s}"] for n in TABLE for s in SCHEDULES])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", TABLE)
+def test_network_guidance_and_length(name: str, schedule: str) -> None:
+    parameters, depth, dim, heads, patch, gflops, w, k, interval, epochs = TABLE[name]
+    config = PRESETS[f"{name}-{schedule}"]
+    model, objective = config.model, config.objective
+    assert isinstance(objective, MeanFlow)
+    found = cost(model, *dimensions(config.data))
+    assert (model.depth, model.dim, model.heads, model.patch_size) == (depth, dim, heads, patch)
+    assert found.num_parameters == parameters
+    assert found.forward_gflops == pytest.approx(gflops, rel=0.03)
+    guidance = objective.guidance
+    assert (guidance.w, guidance.k, (guidance.t_start, guidance.t_end)) == (w, k, interval)
+    assert guidance.w / (1 - guidance.k) == pytest.approx(SCALES[name])
+    assert config.training.num_steps == pytest.approx(epochs * 1_281_167 / 256, abs=1)
+
+
+@ALL
+def test_what_all_have_in_common(config: RunConfig) -> None:
+    training, objective = config.training, config.objective
+    assert isinstance(objective, MeanFlow)
+    # Mean Flows, section 5 and appendix A; official code for p, c and the label drop
+    assert (training.learning_rate, training.betas, training.weight_decay) == (1e-4, (0.9, 0.95), 0.0)
+    assert (training.warmup_steps, training.clip_norm) == (0, None)
+    assert (training.batch_size, training.ema_decays) == (256, (0.9999,))
+    assert (objective.adaptive.p, objective.adaptive.c, objective.guidance.label_drop_prob) == (1.0, 0.01, 0.1)
+    assert (config.times.law, config.times.gap_share) == (LogitNormalPair(mean=-0.4, std=1.0), 0.25)
+    # latents of sd-vae-ft-mse at 256 x 256, scaled as in DiT (2212.09748)
+    assert dimensions(config.data) == ((4, 32, 32), 1000)
+
+
+def test_the_improved_schedules() -> None:
+    """2511.19065, section 4: MinSNR, gamma 5 (2303.09556); DTD, 20 clusters and 200 steps (2403.10348); beta, k = 1."""
+    for name in TABLE:
+        assert PRESETS[f"{name}-meanflow"].curricula == ()
+        assert PRESETS[f"{name}-improved-minsnr"].curricula == (MinSNR(form="v", gamma=5.0), Beta(k=1.0))
+        assert PRESETS[f"{name}-improved-dtd"].curricula == (DTD(num_clusters=20, patience=200), Beta(k=1.0))
+        assert preset(f"{name}-improved") == PRESETS[f"{name}-improved-minsnr"]

@@ -1,0 +1,134 @@
+"""Files of a checkpoint: what is written comes back, whole or in parts, also from earlier versions."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dynamics.config import RunConfig
+from dynamics.data import load
+from dynamics.models import build
+from dynamics.training import Checkpoints, DamagedCheckpointError, TrainState, start
+from dynamics.training import checkpoint as room
+from dynamics.training.shards import Shards, write
+
+
+def state_of(config: RunConfig, seed: int, steps: int = 1) -> TrainState:
+    """A state with moments and averages of its own, after steps along random gradients."""
+    data = load(config.data)
+    state = start(build(config.model, data.shape, data.num_classes, seed), config.training, config.curricula)
+    stream = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for parameter in state.model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=stream)
+        state.optimizer.step()
+        state.step += 1
+    for ema in state.emas.values():
+        for weight in ema.values():
+            weight.normal_(generator=stream)
+    state.optimizer.param_groups[0]["lr"] = 0.125
+    return state
+
+
+def tensors(state: TrainState) -> dict[str, torch.Tensor]:
+    out = {f"model.{n}": p.detach().clone() for n, p in state.model.named_parameters()}
+    out |= {f"{d}.{n}": w.clone() for d, ema in state.emas.items() for n, w in ema.items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        out |= {f"{index}.{n}": w.clone() for n, w in moments.items()}
+    return out
+
+
+def assert_same(a: TrainState, b: TrainState) -> None:
+    ours, theirs = tensors(a), tensors(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert a.step == b.step
+    settings = [{k: v for k, v in s.optimizer.param_groups[0].items() if k != "params"} for s in (a, b)]
+    assert settings[0] == settings[1]
+
+
+def test_written_tensors_come_back_and_the_hash_is_the_files(tmp_path: Path) -> None:
+    content = {
+        "b": torch.randn(3, 4),
+        "a": torch.randn(4, 3).t(),
+        "half": torch.randn(5).bfloat16(),
+        "count": torch.tensor(7.0),
+        "none": torch.empty(0, 2),
+    }
+    path = tmp_path / "x.safetensors"
+    assert write(path, content) == hashlib.sha256(path.read_bytes()).hexdigest()
+    back = load_file(path)  # by the format's own reader
+    assert back.keys() == content.keys()
+    assert all(torch.equal(back[name], content[name]) and back[name].dtype == content[name].dtype for name in content)
+    assert write(tmp_path / "y", dict(reversed(content.items()))) == write(tmp_path / "z", content)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 7), (0, 3), (1, 2), (2, 5), (3, 6), (6, 7)])
+def test_any_range_of_rows_is_read_from_any_parts(tmp_path: Path, begin: int, end: int) -> None:
+    whole, paths = torch.randn(7, 2), []
+    for first, last in ((0, 3), (3, 6), (6, 7)):
+        paths.append(tmp_path / f"{first}")
+        write(paths[-1], {"x": whole[first:last], "step": torch.tensor(3.0)})
+        # what a rank with a split tensor says of it
+        text = json.dumps({"x": [first, 7]})
+        raw = paths[-1].read_bytes()
+        size = int.from_bytes(raw[:8], "little")
+        header = json.dumps({**json.loads(raw[8 : 8 + size]), "__metadata__": {"rows": text}}).encode()
+        paths[-1].write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + size :])
+    shards = Shards.open(reversed(paths))
+    assert shards.shapes == {"x": (7, 2), "step": ()}
+    assert torch.equal(shards.rows("x", begin, end), whole[begin:end])
+    assert torch.equal(shards.whole("x"), whole)
+    assert float(shards.whole("step")) == 3
+
+
+def test_a_state_comes_back_with_moments_and_settings(tiny: RunConfig, tmp_path: Path) -> None:
+    saved, other = state_of(tiny, 1, steps=2), state_of(tiny, 2)
+    saved.cells += 0.1
+    Checkpoints(tmp_path).save(saved)
+    assert Checkpoints(tmp_path).restore(other)
+    assert_same(other, saved)
+    assert torch.equal(other.cells, saved.cells)
+    names = {path.name for path in Checkpoints(tmp_path).path(2).iterdir()}
+    ours = {"model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors", "optimizer.safetensors", "state.json"}
+    assert names == ours
+
+
+def test_checkpoints_of_earlier_versions_are_read(tiny: RunConfig, tmp_path: Path) -> None:
+    saved, other = state_of(tiny, 1), state_of(tiny, 2)
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.save(saved)
+    (folder / "optimizer.safetensors").unlink()
+    torch.save(saved.optimizer.state_dict(), folder / "optimizer.pt")
+    content = json.loads((folder / "state.json").read_text())
+    del content["parts"], content["optimizer"], content["sha256"]["optimizer.safetensors"]
+    content["sha256"]["optimizer.pt"] = hashlib.sha256((folder / "optimizer.pt").read_bytes()).hexdigest()
+    (folder / "state.json").write_text(json.dumps(content))
+    assert checkpoints.restore(other)
+    assert_same(other, saved)
+    assert torch.equal(checkpoints.weights(1, "0.99")[1]["final.bias"], saved.emas["0.99"]["final.bias"])
+    (folder / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(DamagedCheckpointError, match=r"optimizer.pt fails its checksum"):
+        checkpoints.verify(1)
+
+
+def test_a_save_that_fails_leaves_what_was_there(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, checkpoints = state_of(tiny, 1), Checkpoints(tmp_path)
+    checkpoints.save(state)
+    state.step = 2
+
+    def full(path: Path, content: dict[str, torch.Tensor]) -> str:
+        if path.name.startswith("optimizer"):
+            raise OSError(28, "no space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(room, "write", full)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    checkpoints.verify(1)
