@@ -65,9 +65,10 @@ def evaluate(args: EvaluateArgs) -> None:
     if columns:
         print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
     else:
-        print("no labels, so no classifier to measure distances with; pictures and exact errors only")
-    one_step = float(measured.one_step_error / measured.one_step_scale)
-    print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
+        print("no distances: they need pixels, and labels to train a classifier on; of latents, see --fid")
+    if "one_step_error" in measured:
+        one_step = float(measured.one_step_error / measured.one_step_scale)
+        print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
     print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
 
 

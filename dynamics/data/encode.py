@@ -282,8 +282,8 @@ def _encode_file(
             numbered |= {picture.numbered for picture in batch}
             bar.update(len(batch))
         if len(numbered) != 1:
-            received = f"{source.identity}: {'only some have' if labels else 'no images that could have'} a .cls file"
-            raise invalid("images", received, "images that all have one, or none", "pack the images anew")
+            problem = "only some of whose images have a .cls file" if labels else "which has no images"
+            raise invalid("images", f"{source.identity}, {problem}", "all with .cls or none", "pack the images anew")
     part = Part(
         made_from=source.identity,
         settings=settings,

@@ -222,7 +222,7 @@ class LatentSet:
         return torch.tensor(list(accumulate(shard.count for shard in self.record.shards)))
 
     def moments(self, rows: Tensor, flips: Tensor) -> Tensor:
-        """Read the laws of some images, in the order of the files.
+        """Read the laws of some images; files are read in their order.
 
         Args:
             rows: Images [B] long, 0..N-1.

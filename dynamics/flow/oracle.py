@@ -288,7 +288,13 @@ Oracle = GaussianOracle | OdeOracle | GuidedOracle
 
 
 def oracle_for(data: DataSource) -> OdeOracle:
-    """Return the exact velocities of a data set: of the population for a mixture, else of its finite set of images."""
+    """Return the exact velocities of a data set: of the population for a mixture, else of its finite set of images.
+
+    Raises:
+        ValueError: The data are latents, each drawn from a law of its own: there are too many to sum over.
+    """
+    if data.is_latent:
+        raise invalid("data", data.name, "a finite set of images, or a mixture", "leave exact velocities out")
     if isinstance(data, GaussianMixtureSet):
         return MixtureOracle(data.means, data.covariances, data.weights, data.labels)
     return EmpiricalOracle(*data.reference())

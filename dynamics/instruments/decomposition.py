@@ -99,10 +99,11 @@ class DecompositionProbe:
         Returns:
             `u_error` = `u_inconsistency` + `u_inherited` + `u_error_cross` [gap_bin] and the same of the rows (t, r) =
             (1, 0) as `one_step_*`, squared pixels summed over C, H, W, with standard errors over rows; `*_ode_error`:
-            squared change of ubar when its number of steps is halved.
+            squared change of ubar when its number of steps is halved. Of latents there is nothing that needs u*: only
+            `*_inconsistency` and `*_ode_error`.
         """
         probe, n = self.gaps, self.gaps.rows.num_equal
-        rows, exact = probe.rows.part(n, len(probe.rows)).to(device), probe.exact[n:].to(device)
+        rows, exact = probe.rows.part(n, len(probe.rows)).to(device), probe.exact
         z, _ = rows.path()
         with torch.no_grad():
             prediction = u(z, rows.t, rows.r, rows.y)
@@ -111,13 +112,15 @@ class DecompositionProbe:
                 for steps in (self.options.ode_steps, self.options.ode_steps // 2)
             )
         columns = {
-            "error": squared_norm(prediction - exact),
-            "scale": squared_norm(exact),
             "inconsistency": squared_norm(prediction - own),
-            "inherited": squared_norm(own - exact),
             "ode_error": squared_norm(own - coarse),
         }
-        columns["error_cross"] = columns["error"] - columns["inconsistency"] - columns["inherited"]
+        if exact is not None:
+            exact = exact[n:].to(device)
+            columns["error"] = squared_norm(prediction - exact)
+            columns["scale"] = squared_norm(exact)
+            columns["inherited"] = squared_norm(own - exact)
+            columns["error_cross"] = columns["error"] - columns["inconsistency"] - columns["inherited"]
         table, k = Table(self.options), self.options.rows_per_bin
         for part, where, dims in (("u", slice(0, -k), ("gap_bin",)), ("one_step", slice(-k, None), ())):
             for name, values in columns.items():

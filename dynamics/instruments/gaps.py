@@ -120,14 +120,15 @@ class GapProbe:
         return Rows(x, e, torch.cat(t), torch.cat(r), y, torch.zeros(total, dtype=torch.bool), num_equal)
 
     @property
-    def exact(self) -> Tensor:
-        """u* of the rows (v* of the r = t rows), [B, C, H, W]."""
-        return _exact(self)
+    def exact(self) -> Tensor | None:
+        """u* of the rows (v* of the r = t rows), [B, C, H, W]; None of latents."""
+        return None if self.data.is_latent else _exact(self)
 
     @property
-    def noise(self) -> Tensor:
-        """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]: w (v - v*) where guided."""
-        return _noise(self)
+    def noise(self) -> Tensor | None:
+        """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]: w (v - v*) where guided; None
+        of latents."""
+        return None if self.data.is_latent else _noise(self)
 
     @property
     def parts(self) -> dict[str, tuple[slice, tuple[str, ...]]]:
@@ -156,33 +157,33 @@ class GapProbe:
             velocity, and its squared norm), target_norm, du_dt_norm (not for v), in pixels summed over C, H, W;
             `*_sem` are standard errors over rows. v_loss = v_irreducible + v_excess + v_cross: the variance of the
             target given z_t, which no network can learn; the squared distance to the target's mean given z_t, which is
-            v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows.
+            v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows. Of
+            latents there is nothing that needs exact velocities: no error, scale, irreducible, excess and cross.
         """
         objective = self.objective if isinstance(self.objective, MeanFlow) else MeanFlow()
-        rows, exact = self.rows.to(device), self.exact.to(device)
+        rows, exact, noise = self.rows.to(device), self.exact, self.noise
         with torch.no_grad():
             terms = objective.terms(u, partial(total_derivative, u), rows, self.data.num_classes)
         n = rows.num_equal
-        columns = {
-            "loss": terms.raw,
-            "weighted": terms.raw * terms.adaptive,
-            "error": squared_norm(terms.prediction - exact),
-            "scale": squared_norm(exact),
-            "target_norm": terms.target_norm,
-            "du_dt_norm": torch.cat([torch.zeros_like(terms.raw[:n]), terms.du_dt_norm]),
-        }
+        columns = {"loss": terms.raw, "weighted": terms.raw * terms.adaptive}
+        if exact is not None:
+            columns["error"] = squared_norm(terms.prediction - exact.to(device))
+            columns["scale"] = squared_norm(exact.to(device))
+        columns["target_norm"] = terms.target_norm
+        columns["du_dt_norm"] = torch.cat([torch.zeros_like(terms.raw[:n]), terms.du_dt_norm])
         table = Table(self.options)
         for part, (where, dims) in self.parts.items():
             for name, values in columns.items():
                 if (part, name) != ("v", "du_dt_norm"):
                     table.add(part, name, dims, values[where], self.cells)
-            if part != "cell":
+            if part != "cell" and exact is not None:
                 table.add_covariance(part, dims, columns["error"][where], columns["scale"][where])
-        noise = self.noise.to(device)
-        excess = squared_norm(terms.prediction[:n] - (terms.target[:n] - noise))
-        table.add("v", "irreducible", ("t_bin",), squared_norm(noise))
-        table.add("v", "excess", ("t_bin",), excess)
-        table.add("v", "cross", ("t_bin",), terms.raw[:n] - squared_norm(noise) - excess)
+        if noise is not None:
+            irreducible = squared_norm(noise.to(device))
+            excess = squared_norm(terms.prediction[:n] - (terms.target[:n] - noise.to(device)))
+            table.add("v", "irreducible", ("t_bin",), irreducible)
+            table.add("v", "excess", ("t_bin",), excess)
+            table.add("v", "cross", ("t_bin",), terms.raw[:n] - irreducible - excess)
         return table.dataset(settings(self.options))
 
 
@@ -203,7 +204,7 @@ def _noise(probe: GapProbe) -> Tensor:
     z, v = rows.path()
     guidance = probe.objective.guidance
     if not (isinstance(probe.objective, MeanFlow) and guidance.active):
-        return v - probe.exact[:n]
+        return v - _exact(probe)[:n]
     noise = v - oracle_for(probe.data).v(z, rows.t, rows.y)
     # the network's own terms of a guided target are functions of z_t: they have no variance given it
     guided = (rows.t >= guidance.t_start) & (rows.t <= guidance.t_end)

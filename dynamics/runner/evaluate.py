@@ -81,7 +81,8 @@ def _join(before: xr.Dataset, now: xr.Dataset) -> xr.Dataset:
         warnings.warn("the earlier evaluation used another protocol and is replaced", stacklevel=3)
         return now
     joined = now.combine_first(before)
-    joined["samples"] = joined["samples"].fillna(0).astype("uint8")
+    if "samples" in joined:  # not of latents
+        joined["samples"] = joined["samples"].fillna(0).astype("uint8")
     for name in joined.variables:
         joined[name].attrs = now[name].attrs
     return joined.assign_attrs(now.attrs)

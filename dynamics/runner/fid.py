@@ -3,14 +3,17 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 import xarray as xr
 
 from dynamics.atomic import locked
-from dynamics.data import DataSource, load
+from dynamics.data import DataSource, LatentSet, load
+from dynamics.data.vae import load_vae
 from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images, protocol
 from dynamics.evaluation.inception import load_inception
 from dynamics.evaluation.moments import load_statistics
@@ -100,12 +103,7 @@ def _source(
     device: torch.device,
 ) -> tuple[ImageSource, dict[str, str | int]]:
     """Return what makes the images, and what to say about it."""
-    if (data.shape[0] in (1, 3)) != (vae is None):
-        allowed = "a decoder for latents, none for pixels"
-        raise invalid(
-            "vae", vae and str(vae), f"{allowed}; this run's samples are {data.shape}", "pass --vae or leave it out"
-        )
-    decode, decoder = pixels_to_images, "none"
+    decode, decoder = _decoder(data, vae, device)
     u, step = load_network(folder.path, weights, checkpoint)
     about: dict[str, str | int] = {
         "checkpoint": step,
@@ -115,6 +113,22 @@ def _source(
         "data_sha256": data.sha256,
     }
     return ImageSource(u, data.shape, data.num_classes, device, decode), about
+
+
+def _decoder(
+    data: DataSource, vae: Path | str | None, device: torch.device
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
+    """Return what makes images of samples, and what to call it: for latents the autoencoder that made them."""
+    if data.is_latent != (vae is not None):
+        received = f"{vae and str(vae)} for samples of shape {data.shape}"
+        raise invalid("vae", received, "a decoder for latents, none for pixels", "pass --vae or leave it out")
+    if vae is None or not isinstance(data, LatentSet):
+        return pixels_to_images, "none"
+    found = load_vae(vae, device)
+    if found.sha256 != data.record.vae_sha256:
+        allowed = f"{data.record.vae} ({data.record.vae_sha256[:12]}...), which made the latents"
+        raise invalid("vae", f"{vae} ({found.sha256[:12]}...)", allowed, "pass that autoencoder")
+    return partial(found.decode, scale=data.record.scale), f"{data.record.vae} {found.sha256}"
 
 
 def _check_ranks(own: dict[str, object], of_first: dict[str, object]) -> None:

@@ -1,7 +1,9 @@
 """Ranks for tests: forked processes of one run, and what each of them saw."""
 
+import json
 import os
 import pickle
+import re
 import signal
 import socket
 import time
@@ -9,8 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
 from dynamics.config import RunConfig
 from dynamics.runner import run
+from dynamics.store import read_run
 from dynamics.training import Interrupted, StepRecord, TrainState, loop
 from dynamics.training.distributed import local
 
@@ -80,3 +87,40 @@ def on_ranks(config: RunConfig, out: Path, **how: Any) -> list[Result]:
     results = launch(lambda rank: trained(config, out, **how), out.with_name(f"{out.name}-ranks"))
     assert [result.get("error") for result in results] == [None, None]
     return results
+
+
+def files(out: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint, put together from the parts."""
+    newest = max((out / "checkpoints").iterdir())
+    parts: dict[str, list[torch.Tensor]] = {}
+    for path in sorted(newest.glob("*.safetensors")):
+        kind = re.sub(r"(\.\d{5}-of-\d{5})?\.safetensors$", "", path.name)
+        for name, tensor in load_file(path).items():
+            parts.setdefault(f"{kind}.{name}", []).append(tensor)
+    return {name: torch.cat(found) if found[0].dim() else found[0] for name, found in parts.items()}
+
+
+def assert_close(out: Path, other: Path, tolerance: float) -> None:
+    """Compare last checkpoints (relative to the scale of the weights) and all recorded series."""
+    a, b = files(out), files(other)
+    assert a.keys() == b.keys()
+    scale = max(float(a[name].abs().max()) for name in a if name.startswith("model."))
+    for name in a:
+        difference = (a[name] - b[name]).abs()
+        if name.endswith("qkv.bias"):
+            # a key's bias changes nothing: its gradient is rounding, of which Adam makes steps of full size
+            difference.view(3, -1)[1] = 0
+        assert float(difference.max()) <= tolerance * scale, name
+    states = [json.loads((max((o / "checkpoints").iterdir()) / "state.json").read_text()) for o in (out, other)]
+    np.testing.assert_allclose(states[0]["cells"], states[1]["cells"], rtol=1e-4)
+    assert states[0]["curricula"][0]["stage"] == states[1]["curricula"][0]["stage"]
+    series = [read_run(o / "run.nc")["training"] for o in (out, other)]
+    assert series[0].step.values.tolist() == series[1].step.values.tolist()
+    for name in set(series[0].data_vars) - {"step_seconds"}:
+        np.testing.assert_allclose(series[0][name], series[1][name], rtol=20 * tolerance, err_msg=str(name))
+
+
+def twenty_steps(tiny: RunConfig, **training: Any) -> RunConfig:
+    """A config of twenty steps, with changed training options."""
+    options = {"num_steps": 20, "checkpoint_every": 8, **training}
+    return tiny.model_copy(update={"training": tiny.training.model_copy(update=options)})

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,9 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
-from ranks import Result, launch, on_ranks, trained
-from safetensors.torch import load_file
-from torch.distributed.tensor import DTensor
+from ranks import Result, assert_close, files, launch, on_ranks, trained, twenty_steps
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
@@ -28,44 +25,11 @@ from dynamics.data import load
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, GramOptions
-from dynamics.models import build
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.runner import RunFolder, run
 from dynamics.runner import train as runner
 from dynamics.store import RunLog, read_run
-from dynamics.training import Checkpoints, StepRecord, TrainState, checkpoint, gathered, joined, loop, split, start
-from dynamics.training.distributed import local
-
-
-def files(out: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the last checkpoint, put together from the parts."""
-    newest = max((out / "checkpoints").iterdir())
-    parts: dict[str, list[torch.Tensor]] = {}
-    for path in sorted(newest.glob("*.safetensors")):
-        kind = re.sub(r"(\.\d{5}-of-\d{5})?\.safetensors$", "", path.name)
-        for name, tensor in load_file(path).items():
-            parts.setdefault(f"{kind}.{name}", []).append(tensor)
-    return {name: torch.cat(found) if found[0].dim() else found[0] for name, found in parts.items()}
-
-
-def assert_close(out: Path, other: Path, tolerance: float) -> None:
-    """Compare last checkpoints (relative to the scale of the weights) and all recorded series."""
-    a, b = files(out), files(other)
-    assert a.keys() == b.keys()
-    scale = max(float(a[name].abs().max()) for name in a if name.startswith("model."))
-    for name in a:
-        difference = (a[name] - b[name]).abs()
-        if name.endswith("qkv.bias"):
-            # a key's bias changes nothing: its gradient is rounding, of which Adam makes steps of full size
-            difference.view(3, -1)[1] = 0
-        assert float(difference.max()) <= tolerance * scale, name
-    states = [json.loads((max((o / "checkpoints").iterdir()) / "state.json").read_text()) for o in (out, other)]
-    np.testing.assert_allclose(states[0]["cells"], states[1]["cells"], rtol=1e-4)
-    assert states[0]["curricula"][0]["stage"] == states[1]["curricula"][0]["stage"]
-    series = [read_run(o / "run.nc")["training"] for o in (out, other)]
-    assert series[0].step.values.tolist() == series[1].step.values.tolist()
-    for name in set(series[0].data_vars) - {"step_seconds"}:
-        np.testing.assert_allclose(series[0][name], series[1][name], rtol=20 * tolerance, err_msg=str(name))
+from dynamics.training import StepRecord, TrainState, loop
 
 
 def assert_same_files(out: Path, other: Path) -> None:
@@ -74,18 +38,12 @@ def assert_same_files(out: Path, other: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture
-def twenty(tiny: RunConfig) -> Callable[..., RunConfig]:
-    """Configs of twenty steps, with changed training options."""
-
-    def config(**training: Any) -> RunConfig:
-        options = {"num_steps": 20, "checkpoint_every": 8, **training}
-        return tiny.model_copy(update={"training": tiny.training.model_copy(update=options)})
-
-    return config
-
-
 Configs = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def twenty(tiny: RunConfig) -> Configs:
+    return partial(twenty_steps, tiny)
 
 
 @pytest.fixture
@@ -202,67 +160,6 @@ def test_a_signal_to_one_rank_stops_both_and_any_number_of_ranks_goes_on(
     assert_close(out, alone, 1e-5)
 
 
-def test_parts_go_on_with_any_number_of_ranks(twenty: Configs, tmp_path: Path) -> None:
-    """2 -> 3 -> 1 -> 2 ranks: the rows, the losses and the averages of one rank that nobody stopped."""
-    config, out = twenty(parallel="fsdp", batch_size=24, num_steps=16), tmp_path / "out"
-    undisturbed = run(twenty(batch_size=24, num_steps=16), tmp_path / "alone", progress=False)
-    for ranks, stop_at in ((2, 4), (3, 8), (1, 12), (2, 0)):
-        act = partial(lambda rank, at: trained(config, out, stop_at=at), at=stop_at)
-        results = launch(act, tmp_path / "ranks", ranks=ranks)
-        assert [r.get("error") for r in results] == [None] * ranks
-        newest = RunFolder(out).checkpoints().last()
-        assert newest == (stop_at or 16)
-        parts = len(list(RunFolder(out).checkpoints().path(newest).glob("ema_0.9.*")))
-        assert parts == ranks
-    assert_close(out, undisturbed, 1e-5)
-    a, b = (read_run(folder / "run.nc")["training"] for folder in (out, undisturbed))
-    for name in ("loss", "raw_v", "raw_u"):
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
-    np.testing.assert_array_equal(a.gap_count, b.gap_count)
-
-
-def test_a_damaged_or_missing_part_is_named_and_the_checkpoint_before_is_used(twenty: Configs, tmp_path: Path) -> None:
-    config, out = twenty(parallel="fsdp"), tmp_path / "out"
-    undisturbed = run(twenty(), tmp_path / "alone", progress=False)
-    on_ranks(config, out)
-    (out / "run.nc").unlink()
-    checkpoints = RunFolder(out).checkpoints()
-    part = checkpoints.path(20) / "optimizer.00002-of-00002.safetensors"
-    content = part.read_bytes()
-    part.unlink()
-    with pytest.warns(UserWarning, match=r"step_00000020 is damaged .*optimizer.00002-of-00002.safetensors"):
-        assert checkpoints.weights()[0] == 16
-    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.warns(UserWarning, match=r"damaged \(optimizer.00002-of-00002.safetensors fails its checksum\)"):
-        run(config, out, progress=False)
-    assert_close(out, undisturbed, 1e-5)
-
-
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_kill_during_a_save_costs_only_that_checkpoint(twenty: Configs, tmp_path: Path, victim: int) -> None:
-    config, out = twenty(parallel="fsdp"), tmp_path / "out"
-
-    def act(rank: int) -> Result:
-        write = checkpoint.write
-
-        def die(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-            if rank == victim and "step_00000016" in str(path) and path.name.startswith("ema_0.99"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return write(path, tensors)
-
-        checkpoint.write = die
-        return trained(config, out)
-
-    results = launch(act, tmp_path / "ranks", seconds=20)
-    assert results[victim] == {"error": "killed"}
-    assert "error" in results[1 - victim]
-    checkpoints = RunFolder(out).checkpoints()
-    assert checkpoints.steps() == [8]
-    checkpoints.verify(8)
-    on_ranks(config, out)
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step_00000016", "step_00000020"]
-
-
 def test_a_stop_changes_no_bit(twenty: Configs, tmp_path: Path) -> None:
     config = twenty(num_steps=10)
     on_ranks(config, tmp_path / "undisturbed")
@@ -362,53 +259,6 @@ def test_a_non_finite_loss_names_the_rows_of_the_batch(twenty: Configs, tmp_path
     assert [row["row"] for row in rows] == [3, 6, 13]
     assert rows[0]["t"] == rows[0]["r"]
     assert rows[2]["t"] > rows[2]["r"]
-
-
-def test_a_split_state_is_small_and_comes_back_whole(twenty: Configs, tmp_path: Path) -> None:
-    config = twenty()
-    data = load(config.data)
-
-    def tensors(state: TrainState) -> dict[str, torch.Tensor]:
-        out = {f"model.{n}": p.detach() for n, p in state.model.named_parameters()}
-        out |= {f"{d}.{n}": w for d, ema in state.emas.items() for n, w in ema.items()}
-        for index, moments in state.optimizer.state_dict()["state"].items():
-            out |= {f"{index}.{n}": w for n, w in moments.items() if w.dim()}
-        return out
-
-    def action(rank: int) -> Result:
-        state = start(build(config.model, data.shape, data.num_classes, 0), config.training, config.curricula)
-        for parameter in state.model.parameters():
-            parameter.grad = torch.randn_like(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
-        state.optimizer.step()
-        before = {name: tensor.clone() for name, tensor in tensors(state).items()}
-        with joined(torch.device("cpu")):
-            split(state)
-            held = sum(local(tensor).untyped_storage().nbytes() for tensor in tensors(state).values())
-            # neither saving nor reading may put anything together
-            together, DTensor.full_tensor = DTensor.full_tensor, None  # type: ignore[method-assign, assignment]
-            Checkpoints(tmp_path / "saved").save(state)
-            for tensor in tensors(state).values():
-                local(tensor).zero_()
-            Checkpoints(tmp_path / "saved").load(state, 0)
-            DTensor.full_tensor = together  # type: ignore[method-assign]
-            back = gathered(state)
-            equal = rank > 0 or all(torch.equal(tensor, before[name]) for name, tensor in tensors(back).items())
-            return {
-                "share": held / sum(tensor.nbytes for tensor in before.values()),
-                "equal": equal,
-                "names": tensors(back).keys() == before.keys(),
-                "blank": state.blank is not None,
-                "own": back is state,
-            }
-
-    first, second = launch(action, tmp_path / "ranks")
-    assert (first["equal"], first["names"], first["blank"], first["own"]) == (True, True, True, False)
-    assert (second["blank"], second["own"]) == (False, True)
-    assert 0.4 < first["share"] < 0.6
-    assert 0.4 < second["share"] < 0.6
-    sizes = [path.stat().st_size for path in (tmp_path / "saved" / "step_00000000").glob("model.*")]
-    assert len(sizes) == 2
-    assert max(sizes) < 1.2 * min(sizes)
 
 
 def test_through_the_launcher(alone: Path, twenty: Configs, tmp_path: Path) -> None:

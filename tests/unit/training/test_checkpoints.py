@@ -87,6 +87,7 @@ def test_any_range_of_rows_is_read_from_any_parts(tmp_path: Path, begin: int, en
 
 def test_a_state_comes_back_with_moments_and_settings(tiny: RunConfig, tmp_path: Path) -> None:
     saved, other = state_of(tiny, 1, steps=2), state_of(tiny, 2)
+    other.optimizer.param_groups[0]["lr"] = 0.5
     saved.cells += 0.1
     Checkpoints(tmp_path).save(saved)
     assert Checkpoints(tmp_path).restore(other)
@@ -99,6 +100,7 @@ def test_a_state_comes_back_with_moments_and_settings(tiny: RunConfig, tmp_path:
 
 def test_checkpoints_of_earlier_versions_are_read(tiny: RunConfig, tmp_path: Path) -> None:
     saved, other = state_of(tiny, 1), state_of(tiny, 2)
+    other.optimizer.param_groups[0]["lr"] = 0.5
     checkpoints = Checkpoints(tmp_path)
     folder = checkpoints.save(saved)
     (folder / "optimizer.safetensors").unlink()

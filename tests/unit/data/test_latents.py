@@ -1,0 +1,243 @@
+"""Latents that are there: what a batch is, what is refused, which damage is named, and a run on them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dynamics.config import RunConfig
+from dynamics.data import DataOptions, DataSource, LatentSet, batch_indices, dimensions, load
+from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path, verify
+from dynamics.evaluation.evaluate import EvaluationOptions, reference_for
+from dynamics.flow.oracle import oracle_for
+from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions
+from dynamics.models import DiTOptions
+from dynamics.runner import evaluate_run, run
+from dynamics.store import read_run
+
+COUNTS, SHAPE, SCALE = (5, 1, 7), (4, 2, 2), 0.5
+TOTAL = sum(COUNTS)
+OPTIONS: dict[str, Any] = {"name": "latents", "vae": "tiny", "latent_scale": SCALE, "image_size": 16}
+
+
+def laws() -> Tensor:
+    """Mean and standard deviation of each image and its flip, in float16: all differ, and the means are far apart."""
+    numbers = torch.arange(TOTAL * 2 * 16).reshape(TOTAL, 2, *SHAPE)
+    return torch.stack([4 * (numbers // 16) + numbers % 16 / 16, 0.125 + numbers / 8192], 2).half()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "a set"
+    labels = np.arange(TOTAL, dtype=np.int32) % 3
+    shards = []
+    for i, part in enumerate(laws().split(COUNTS)):
+        file = shard_path(path, i)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(part.numpy().tobytes())
+        shards.append(Shard(count=len(part), sha256=file_sha256(file)))
+    np.save(path / LABELS, labels)
+    record = Record(
+        vae="tiny",
+        vae_sha256="f" * 64,
+        scale=SCALE,
+        latent_shape=SHAPE,
+        image_size=16,
+        num_images=TOTAL,
+        classes=("a", "b", "c"),
+        labels_sha256=file_sha256(path / LABELS),
+        shards=tuple(shards),
+    )
+    (path / RECORD).write_text(record.model_dump_json(indent=1))
+    return path
+
+
+@pytest.fixture
+def data(folder: Path) -> DataSource:
+    return load(DataOptions(path=folder, **OPTIONS))
+
+
+def test_moments_are_those_of_the_rows_in_the_order_asked_for(data: LatentSet) -> None:
+    rows, flips = torch.tensor([12, 0, 5, 4, 6, 5, 12]), torch.tensor([0, 1, 1, 0, 0, 0, 1])
+    assert torch.equal(data.moments(rows, flips), laws()[rows, flips])
+    assert torch.equal(data.moments(torch.arange(TOTAL), torch.zeros(TOTAL).long()), laws()[:, 0])
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step(data: LatentSet, folder: Path) -> None:
+    x, y = data.batch(3, 7, 8)
+    data.batch(3, 8, 5)
+    again, _ = load(DataOptions(path=folder, **OPTIONS)).batch(3, 7, 8)
+    assert torch.equal(x, again)
+    assert torch.equal(y, batch_indices(TOTAL, 3, 7, 8) % 3)
+    assert (x.shape, x.dtype, y.dtype) == ((8, *SHAPE), torch.float32, torch.long)
+    assert not torch.equal(x, data.batch(3, 8, 8)[0])
+    assert not torch.equal(x, data.batch(4, 7, 8)[0])
+
+
+def test_x_follows_the_law_of_its_row_or_of_its_flip(data: LatentSet) -> None:
+    flips, residuals = [], []
+    for step in range(60):
+        x, _ = data.batch(0, step, 26)
+        mean, std = laws()[batch_indices(TOTAL, 0, step, 26)].float().unbind(2)
+        e = (x.unsqueeze(1) / SCALE - mean) / std
+        flips.append(e.flatten(2).square().sum(2).argmin(1))  # the other one's mean is 20 standard deviations away
+        residuals.append(e[torch.arange(26), flips[-1]])
+    assert float(torch.cat(flips).float().mean()) == pytest.approx(0.5, abs=0.04)
+    rows = torch.cat(residuals).flatten(1)
+    assert float(rows.mean(0).abs().max()) < 4 / len(rows) ** 0.5
+    assert float((rows.T @ rows / len(rows) - torch.eye(16)).abs().max()) < 6 / len(rows) ** 0.5
+
+
+def test_the_reference_is_scaled_means_of_images_as_they_are(data: LatentSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data.reference()
+    assert torch.equal(x, SCALE * laws()[:, 0, 0].float())
+    assert y.tolist() == [i % 3 for i in range(TOTAL)]
+    monkeypatch.setattr("dynamics.data.latents.NUM_REFERENCE", 4)
+    assert torch.equal(data.reference()[0], x[[0, 3, 6, 9]])
+    assert torch.equal(data.quantise(x), x)
+
+
+def test_what_results_say_about_latents(data: LatentSet, folder: Path) -> None:
+    assert (data.name, data.shape, data.num_classes, data.is_latent) == ("latents-a_set", SHAPE, 3, True)
+    assert "tiny" in data.source
+    before = data.sha256
+    content = (folder / RECORD).read_text()
+    (folder / RECORD).write_text(content.replace(data.record.shards[1].sha256, "0" * 64))
+    assert load(DataOptions(path=folder, **OPTIONS)).sha256 != before
+
+
+def test_dimensions_need_no_latents(folder: Path) -> None:
+    assert dimensions(DataOptions(name="latents", image_size=512)) == ((4, 64, 64), 1000)
+    assert dimensions(DataOptions(name="digits")) == ((1, 8, 8), 10)
+    for file in (folder / "shards").iterdir():
+        file.unlink()
+    assert dimensions(DataOptions(path=folder, **OPTIONS)) == (SHAPE, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vae": "other"}, r"data\.vae: received 'other'; allowed: 'tiny'"),
+        ({"latent_scale": 0.18125}, r"data\.latent_scale: received 0\.18125; allowed: 0\.5"),
+        ({"image_size": 32}, r"data\.image_size: received 32; allowed: 16"),
+        ({"path": None}, r"data\.path: received None"),
+    ],
+)
+def test_latents_of_another_making_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(DataOptions(**({"path": folder} | OPTIONS | changes)))
+
+
+def test_the_hash_of_the_weights_names_an_autoencoder_too(folder: Path) -> None:
+    assert load(DataOptions(path=folder, **(OPTIONS | {"vae": "f" * 64}))).num_classes == 3
+
+
+def truncate(folder: Path) -> None:
+    with shard_path(folder, 2).open("r+b") as file:
+        file.truncate(100)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"00002\.f16 has 100 bytes instead of 896"),
+        (lambda folder: shard_path(folder, 1).unlink(), r"00001\.f16 is missing"),
+        (lambda folder: (folder / LABELS).write_bytes(b"half"), r"labels\.npy has sha256"),
+        (lambda folder: (folder / LABELS).unlink(), r"labels\.npy is missing"),
+        (lambda folder: (folder / RECORD).write_text("{}"), r"record\.json \("),
+        (lambda folder: (folder / RECORD).unlink(), r"without record\.json"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        load(DataOptions(path=folder, **OPTIONS))
+    with pytest.raises(ValueError, match=message):
+        verify(folder)
+
+
+def test_changed_content_is_found_by_verify_and_every_file_is_named(folder: Path) -> None:
+    verify(folder)
+    for i in (0, 2):
+        content = bytearray(shard_path(folder, i).read_bytes())
+        content[40] ^= 1
+        shard_path(folder, i).write_bytes(content)
+    load(DataOptions(path=folder, **OPTIONS))  # too much to read at every start
+    with pytest.raises(ValueError, match=r"00000\.f16 has sha256.*00002\.f16 has sha256.*dynamics encode") as caught:
+        verify(folder)
+    assert "00001.f16" not in str(caught.value)
+
+
+def test_latents_and_labels_of_other_numbers_are_refused(folder: Path) -> None:
+    record = Record.model_validate_json((folder / RECORD).read_text())
+    short = record.model_copy(update={"classes": ("a", "b")})
+    (folder / RECORD).write_text(short.model_dump_json())
+    with pytest.raises(ValueError, match=r"labels 0\.\.2'; allowed: 13 of 2 classes"):
+        load(DataOptions(path=folder, **OPTIONS))
+    (folder / RECORD).write_text(record.model_copy(update={"num_images": 12}).model_dump_json())
+    with pytest.raises(ValueError, match="another sum of counts"):
+        load(DataOptions(path=folder, **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "latents"}, "image_size: received None"),
+        ({"name": "latents", "image_size": 0}, "image_size: received 0"),
+        ({"name": "digits", "vae": "tiny"}, "vae, latent_scale: received"),
+        ({"name": "digits", "latent_scale": 1.0}, "vae, latent_scale: received"),
+    ],
+)
+def test_bad_options_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataOptions(**fields)
+
+
+def test_options_of_latents_left_the_json_of_earlier_runs_alone() -> None:
+    assert DataOptions().model_dump_json() == '{"name":"digits","path":null,"image_size":null}'
+    assert '"vae":"tiny"' in DataOptions(**OPTIONS).model_dump_json()
+
+
+def test_exact_velocities_of_latents_are_refused(data: LatentSet) -> None:
+    with pytest.raises(ValueError, match="data: received 'latents-a_set'"):
+        oracle_for(data)
+
+
+def test_a_run_records_losses_and_leaves_out_what_needs_exact_velocities(
+    folder: Path, tmp_path: Path, tiny: RunConfig
+) -> None:
+    decomposition = DecompositionOptions(
+        rows_per_bin=2, rows_per_split=2, num_splits=2, ode_steps=2, gap_edges=(0.1, 0.5), precondition="none"
+    )
+    config = tiny.model_copy(
+        update={
+            "data": DataOptions(path=folder, **OPTIONS),
+            "model": DiTOptions(dim=16, depth=1, heads=2, patch_size=1),
+            "curricula": (),
+            "training": tiny.training.model_copy(update={"num_steps": 2, "batch_size": 8, "checkpoint_every": 2}),
+            "observers": (GapsOptions(every=1, rows_per_bin=4, by_time=True), CellsOptions(every=1), decomposition),
+        }
+    )
+    out = run(config, tmp_path / "run", progress=False)
+    tree = read_run(out / "run.nc")
+    gaps = tree["gaps"].to_dataset()
+    assert {"v_loss", "u_loss", "u_du_dt_norm", "one_step_loss", "cell_loss"} <= set(gaps)
+    needing = ("error", "scale", "covariance", "irreducible", "excess", "cross", "inherited")
+    assert [name for name in gaps if any(word in str(name) for word in needing)] == []
+    assert bool(gaps.u_loss.notnull().all())
+    assert tree["cells"]["count"].isel(step=-1).sum() == 16
+    parts = set(tree["decomposition"].to_dataset())
+    assert {"gram", "v_loss", "u_inconsistency", "u_ode_error"} <= parts
+    assert [name for name in parts if str(name).startswith(("u_error", "u_scale", "u_inherited"))] == []
+
+    assert reference_for(load(config.data)).extractor is None
+    evaluate_run(out, EvaluationOptions(nfe=(1,), num_samples=4), exact_rows=4, progress=False)
+    evaluate_run(out, EvaluationOptions(nfe=(1, 2), num_samples=4), exact_rows=4, progress=False)
+    evaluation = read_run(out / "run.nc")["evaluation"].to_dataset()
+    assert evaluation.nfe.values.tolist() == [1, 2]
+    assert "u_loss" in evaluation
+    assert not {"samples", "accuracy", "u_error"} & set(evaluation)
