@@ -13,10 +13,14 @@ from dynamics.sweep.resources import RESOURCES
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [name for name in experiments("experiments") if name != "seeds_smoke"]  # a sweep for new machines
-REPEATED = ("component_ablation", "gap_ablation", "task_affinity")
+REPEATED = {
+    "component_ablation": ("digits-dit", "mnist5k"),
+    "gap_ablation": ("digits-dit", "mnist5k"),
+    "task_affinity": ("digits-dit",),
+}
 """Studies that were repeated with a DiT."""
 WHERE = [(name, "digits") for name in STUDIES]
-WHERE += [(name, scale) for name in REPEATED for scale in ("digits-dit", "mnist5k")]
+WHERE += [(name, scale) for name, scales in REPEATED.items() for scale in scales]
 # as the command orders them
 PATHS = [ROOT / "results" / name / f"{scale}.nc" for name in STUDIES for scale in RESOURCES if (name, scale) in WHERE]
 
