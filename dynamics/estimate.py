@@ -1,5 +1,6 @@
 """What a run will take, before anybody pays for it: multiply-adds, memory of a device by parts, hours, disk."""
 
+import torch
 from pydantic import Field
 
 from dynamics.config import RunConfig
@@ -84,8 +85,7 @@ def forwards_per_row(config: RunConfig) -> float:
     the unconditional velocity of every row and the conditional one of r < t rows, where labels are kept.
     """
     share = config.times.gap_share
-    passes = 3.0 + 2.0 * share
-    passes += config.training.recompute == "blocks"
+    passes = 3.0 + 2.0 * share + (config.training.recompute == "blocks")
     if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:
         guidance = config.objective.guidance
         needs_null = abs(1 - guidance.w - guidance.k) > 1e-12
@@ -128,20 +128,12 @@ def _recomputed(model: DiTOptions, shape: Shape, per_row: int) -> int:
 
 
 def _exchange(config: RunConfig, size: float) -> float:
-    if config.training.parallel == "ddp":
+    if config.training.parallel == "ddp" or not isinstance(config.model, DiTOptions):
         return size
-    if not isinstance(config.model, DiTOptions):
-        return size
-    block = sum(p.numel() for p in _block(config.model).parameters()) * BYTES / 1e9
+    with torch.device("meta"):
+        block = sum(p.numel() for p in Block(config.model).parameters()) * BYTES / 1e9
     outside = size - config.model.depth * block
     return outside + 2 * block  # the block that computes and the one that is fetched meanwhile
-
-
-def _block(options: DiTOptions) -> Block:
-    import torch
-
-    with torch.device("meta"):
-        return Block(options)
 
 
 def estimate(config: RunConfig, gpus: int, device: str, utilisation: float = 0.4) -> Estimate:

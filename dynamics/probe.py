@@ -43,10 +43,7 @@ def probe(
             that the run's law of times never draws, or a group measured with other settings.
     """
     folder = RunFolder(Path(run_dir))
-    config = folder.read_config()
-    if not folder.result.is_file():
-        remedy = f"dynamics train {folder.config} --out {folder.path}"
-        raise invalid("run", str(folder.path), "a folder with a finished run (run.nc)", remedy)
+    config = folder.finished_config()
     kinds = [options.kind for options in instruments]
     if not kinds or len(set(kinds)) < len(kinds) or "cells" in kinds:
         allowed = "any of gaps, gram, gram_rows, lookahead, decomposition, each once"

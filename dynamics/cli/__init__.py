@@ -12,8 +12,8 @@ from dynamics.options import invalid
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "presets": (training.PresetsArgs, training.presets),
-    "encode": (data.EncodeArgs, data.encode),
     "train": (training.TrainArgs, training.train),
+    "encode": (data.EncodeArgs, data.encode),
     "plan": (training.PlanArgs, training.plan),
     "evaluate": (measuring.EvaluateArgs, measuring.evaluate),
     "statistics": (measuring.StatisticsArgs, measuring.statistics),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -52,24 +52,22 @@ def evaluate(args: EvaluateArgs) -> None:
     from dynamics.evaluation.evaluate import EvaluationOptions
     from dynamics.runner import evaluate_run
 
-    options = EvaluationOptions(
-        nfe=args.nfe,
-        num_samples=args.num_samples,
-        field=args.field,
-        method=args.method,
-        label_mode=args.label_mode,
-        seed=args.seed,
-    )
+    options = EvaluationOptions(**_sampling(args))
     measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights)
     columns = [name for name in measured.data_vars if measured[name].dims == ("field", "nfe")]
     if columns:
         print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
     else:
-        print("no distances: they need pixels, and labels to train a classifier on; of latents, see --fid")
+        print("no labels, or latents: no classifier to measure distances with; for latents there is --fid")
     if "one_step_error" in measured:
         one_step = float(measured.one_step_error / measured.one_step_scale)
         print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
     print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
+
+
+def _sampling(args: EvaluateArgs) -> dict[str, Any]:
+    """Return the arguments that say what to sample, by name."""
+    return {name: getattr(args, name) for name in ("nfe", "num_samples", "field", "method", "label_mode", "seed")}
 
 
 def _evaluate_fid(args: EvaluateArgs) -> None:
@@ -79,14 +77,7 @@ def _evaluate_fid(args: EvaluateArgs) -> None:
 
     if args.inception is None or args.reference is None:
         raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
-    options = FidOptions(
-        nfe=args.nfe,
-        num_samples=args.num_samples,
-        field=args.field,
-        method=args.method,
-        label_mode=args.label_mode,
-        seed=args.seed,
-    )
+    options = FidOptions(**_sampling(args))
     measured = evaluate_fid_run(
         args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights
     )

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from dynamics.data.digits import load_digits
 from dynamics.data.files import load_folder, load_idx, load_npz
 from dynamics.data.imageset import DataSource, ImageSet, Shape
-from dynamics.data.latents import LatentSet, load_latents, read_record
+from dynamics.data.latents import SD_SCALE, SD_VAE, LatentSet, load_latents, read_record
 from dynamics.data.loader import batch_indices
 from dynamics.data.mixture import GaussianMixtureSet, load_digits_mixture
 from dynamics.data.mnist import load_mnist5k
@@ -30,7 +30,6 @@ __all__ = [
 Embedded = Literal["digits", "digits-mixture", "mnist5k"]
 _FROM_FILES = ("folder", "npz", "idx")
 _SIZED = ("folder", "latents")
-SD_VAE, SD_SCALE = "stabilityai/sd-vae-ft-mse", 0.18215
 IMAGENET_CLASSES = 1000
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dynamics.atomic import locked, remove_leftovers, replacing
 from dynamics.data.files import IMAGE_SUFFIXES, class_folders
-from dynamics.data.latents import LABELS, RECORD, Record, Shard, check_files, shard_bytes, shard_path
+from dynamics.data.latents import LABELS, RECORD, SD_SCALE, Record, Shard, check_files, shard_bytes, shard_path
 from dynamics.data.vae import Vae, load_vae
 from dynamics.options import Options, invalid
 
@@ -37,7 +37,7 @@ class EncodeOptions(Options):
     """The autoencoder: a folder, or a name on the hub."""
     vae_name: str | None = None
     """What the record calls it; by default its name on the hub, where known, or else the folder's name."""
-    scale: float = Field(default=0.18215, gt=0)
+    scale: float = Field(default=SD_SCALE, gt=0)
     """What latents will be multiplied by; it goes into the record only."""
     image_size: int = Field(default=256, gt=0)
     """Side in pixels that images are resized and cropped to."""

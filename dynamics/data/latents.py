@@ -21,6 +21,8 @@ from dynamics.rng import generator
 
 RECORD, LABELS, SHARDS = "record.json", "labels.npy", "shards"
 NUM_REFERENCE = 10_000
+SD_VAE, SD_SCALE = "stabilityai/sd-vae-ft-mse", 0.18215
+"""The autoencoder of the papers, and what its latents are multiplied by."""
 REMAKE = "remove that file and repeat the command `dynamics encode` that made it: it makes only what is missing"
 
 

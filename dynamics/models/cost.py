@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dynamics.data.imageset import Shape
 from dynamics.models.dit import DiT, DiTOptions
 from dynamics.models.mlp import MLP, MLPOptions
 from dynamics.options import Options
-
-Shape = tuple[int, int, int]
 
 
 class Cost(Options):

@@ -11,7 +11,6 @@ from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.models import Model, build
-from dynamics.options import invalid
 from dynamics.runner.folder import RunFolder
 from dynamics.store import read_run, update_run
 from dynamics.training import bound, device_for
@@ -38,10 +37,7 @@ def evaluate_run(
         progress: Show a bar.
     """
     folder = RunFolder(Path(run_dir))
-    config = folder.read_config()
-    if not folder.result.is_file():
-        remedy = f"dynamics train {folder.config} --out {folder.path}"
-        raise invalid("run", str(folder.path), "a folder with a finished run (run.nc)", remedy)
+    config = folder.finished_config()
     torch.set_num_threads(config.training.num_threads)
     data = load(config.data)
     u, step = load_network(folder.path, weights, checkpoint)

@@ -59,10 +59,7 @@ def evaluate_fid_run(
             without a decoder or one for pixels, or ranks that were asked for different things.
     """
     folder = RunFolder(Path(run_dir))
-    config = folder.read_config()
-    if not folder.result.is_file():
-        remedy = f"dynamics train {folder.config} --out {folder.path}"
-        raise invalid("run", str(folder.path), "a folder with a finished run (run.nc)", remedy)
+    config = folder.finished_config()
     torch.set_num_threads(config.training.num_threads)
     device = device_for(config.training)
     with joined(device), ExitStack() as until_the_end:

@@ -43,6 +43,18 @@ class RunFolder:
             raise invalid("run folder", str(self.path), "a folder with a config.json", "train a run there first")
         return RunConfig.model_validate_json(self.config.read_text())
 
+    def finished_config(self) -> RunConfig:
+        """Read config.json of a run that is finished.
+
+        Raises:
+            ValueError: It is not, or there is no valid config.
+        """
+        config = self.read_config()
+        if not self.result.is_file():
+            remedy = f"dynamics train {self.config} --out {self.path}"
+            raise invalid("run", str(self.path), "a folder with a finished run (run.nc)", remedy)
+        return config
+
     def claim(self, config: RunConfig) -> None:
         """Write config.json, or check that the one there is the same; only for who holds the lock.
 

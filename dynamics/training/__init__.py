@@ -9,7 +9,7 @@ from dynamics.training.monitor import Monitor, remembering
 from dynamics.training.options import TrainingOptions, device_for
 from dynamics.training.record import GAP_BINS, UNITS, StepRecord, peak_memory_mb
 from dynamics.training.sharding import gathered, split
-from dynamics.training.state import TrainState, Weights, bound, load_weights, network, start
+from dynamics.training.state import TrainState, Weights, bound, network, start
 from dynamics.training.step import NonFiniteLossError, draw, passes, train_step
 from dynamics.training.stop import STOPPED, TimeLimit, time_limit
 
@@ -41,7 +41,6 @@ __all__ = [
     "gathered",
     "inherit",
     "joined",
-    "load_weights",
     "network",
     "on_all",
     "on_first",

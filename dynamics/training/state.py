@@ -52,13 +52,6 @@ def weights_of(model: Model) -> Weights:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def load_weights(model: Model, weights: Weights) -> None:
-    """Copy weights into the model's parameters; the names must match exactly."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-
-
 def update_emas(state: TrainState) -> None:
     """ema <- decay * ema + (1 - decay) * weights, for every decay."""
     with torch.no_grad():

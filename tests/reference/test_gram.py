@@ -17,7 +17,7 @@ from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
 from dynamics.instruments.tasks import Task, gap_tasks, task_rows, velocity_task
 from dynamics.models import DiTOptions, MLPOptions, build
 from dynamics.objectives import Guidance, MeanFlow, total_derivative
-from dynamics.training import TrainingOptions, TrainState, load_weights, start
+from dynamics.training import TrainingOptions, TrainState, start
 
 LAW = LogitNormalPair()
 DATA = load(PRESETS["digits-meanflow"].data)
@@ -101,7 +101,7 @@ def test_average_weights_are_another_measurement() -> None:
         for w in ("model", "ema")
     )
     assert not np.allclose(raw.gram, ema.gram)
-    load_weights(state.model, state.emas["0.5"])
+    state.model.load_state_dict(state.emas["0.5"])
     np.testing.assert_allclose(
         GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), 0).measure(state).gram, ema.gram, rtol=1e-12
     )
