@@ -16,7 +16,7 @@ STUDIES = [name for name in experiments("experiments") if name != "seeds_smoke"]
 REPEATED = {
     "component_ablation": ("digits-dit", "mnist5k"),
     "gap_ablation": ("digits-dit", "mnist5k"),
-    "task_affinity": ("digits-dit",),
+    "task_affinity": ("digits-dit", "mnist5k"),
 }
 """Studies that were repeated with a DiT."""
 WHERE = [(name, "digits") for name in STUDIES]
