@@ -82,8 +82,8 @@ plots.cosine_by_batch_size(analysis.cosine_by_batch(one, "v", "u 0.5-0.7"))
 # %% [markdown]
 # ## The same with a DiT
 #
-# A small DiT (depth 4, width 64; 300 steps from each start, not tuned) on the 1797 digits, four seeds, and on 5000 MNIST
-# images, three. Exact velocities of a finite set memorise, but gradients and their cosines are as good as any.
+# A small DiT (depth 4, width 64; 300 steps from each start, not tuned) on the 1797 digits, four seeds, and on 5000
+# MNIST images, three. Exact velocities of a finite set memorise, but gradients and their cosines are as good as any.
 
 # %%
 again = {scale: open_results(RESULTS / "task_affinity" / f"{scale}.nc") for scale in ("digits-dit", "mnist5k")}
