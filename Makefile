@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 SCALE ?= digits
 SUBMIT ?=
-STUDIES := $(filter-out seeds_smoke,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
+STUDIES := $(filter-out seeds_smoke final_model,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
 
 .PHONY: demo findings notebooks test check clean
 .DEFAULT_GOAL := help

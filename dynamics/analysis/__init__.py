@@ -4,7 +4,7 @@ from dynamics.analysis import plots
 from dynamics.analysis.affinity import affinity, update_cosine
 from dynamics.analysis.cells import loss_cells, loss_stages
 from dynamics.analysis.claims import Claim, Finding, SpeedUp, judge
-from dynamics.analysis.comparison import differences, protocol, relative_error, summary
+from dynamics.analysis.comparison import differences
 from dynamics.analysis.findings import axes_of, findings, findings_table
 from dynamics.analysis.lookahead import lookahead
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
@@ -14,6 +14,7 @@ from dynamics.analysis.report import write_report
 from dynamics.analysis.rows import affinity_of_rows
 from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
 from dynamics.analysis.study import study
+from dynamics.analysis.summary import protocol, relative_error, summary
 
 __all__ = [
     "SEED_SPREAD_EXACT",

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis import plots
 from dynamics.analysis.affinity import affinity
-from dynamics.analysis.comparison import differences, summary
+from dynamics.analysis.comparison import differences
 from dynamics.analysis.lookahead import lookahead
 from dynamics.analysis.noise import noise_scale
 from dynamics.analysis.runs import REMEDIES, label_runs
+from dynamics.analysis.summary import summary
 from dynamics.analysis.text import how_to_repeat, protocol_table, results_tables, run_tables, sentences
 from dynamics.atomic import replacing
 from dynamics.options import invalid
@@ -28,7 +29,9 @@ class _Picture:
     group: str
     caption: str
     optional: bool = False
-    """Left out without a word where no run has the group: `dynamics probe` adds it."""
+    """Left out without a word where no run has the group: `dynamics probe` or `evaluate --fid` adds it."""
+    needs_exact: bool = False
+    """Left out without a word where there are no exact velocities, as of latents."""
 
 
 PICTURES = (
@@ -38,6 +41,21 @@ PICTURES = (
         "evaluation",
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
+    ),
+    _Picture(
+        "samples_decoded",
+        lambda tree: plots.sample_grids(tree, of="fid"),
+        "fid",
+        "Samples of the same noise and labels, decoded where they are latents, by sampled field and number of network "
+        "evaluations (NFE); a column is a class.",
+        optional=True,
+    ),
+    _Picture(
+        "fid_by_nfe",
+        plots.fid_by_nfe,
+        "fid",
+        "FID and its companions by number of network evaluations.",
+        optional=True,
     ),
     _Picture(
         "distance_by_nfe",
@@ -52,6 +70,7 @@ PICTURES = (
         "gaps",
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
+        needs_exact=True,
     ),
     _Picture(
         "velocity_errors",
@@ -59,6 +78,7 @@ PICTURES = (
         "gaps",
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
+        needs_exact=True,
     ),
     _Picture(
         "losses",
@@ -138,7 +158,8 @@ def write_report(
         Path of report.md.
 
     Raises:
-        ValueError: No run, a folder without run.nc, labels that do not fit, an unknown baseline, or no exact errors.
+        ValueError: No run, a folder without run.nc, labels that do not fit, an unknown baseline, or neither exact
+            errors nor FID.
     """
     folders = [Path(folder) for folder in run_dirs]
     names = _labels(folders, labels)
@@ -196,6 +217,10 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     for picture in PICTURES:
         if picture.group not in tree.children and picture.optional:
             continue
+        if picture.needs_exact and not _has_exact(tree):
+            continue
+        if picture.name in ("sample_grids", "distance_by_nfe") and "evaluation" not in tree.children and "fid" in tree:
+            continue
         if picture.group not in tree.children:
             parts.append(
                 f"No {picture.name.replace('_', ' ')}: no run has the group {picture.group}. {REMEDIES[picture.group]}"
@@ -208,6 +233,11 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
         plots.save(figure, out / "figures" / picture.name)
         parts.append(f"![{figure.get_suptitle()}](figures/{picture.name}.png)\n\n{picture.caption}")
     return "\n\n".join(parts)
+
+
+def _has_exact(tree: xr.DataTree) -> bool:
+    """Whether the group gaps, if there is one, has exact errors."""
+    return "gaps" not in tree.children or "v_error" in tree["gaps"]
 
 
 def _has_distances(tree: xr.DataTree) -> bool:

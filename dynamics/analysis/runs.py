@@ -12,6 +12,7 @@ REMEDIES = {
     "gaps": "train with the observer gaps, as every preset does: dynamics train PRESET --out DIR",
     "cells": "train with the observer cells, as every preset does: dynamics train PRESET --out DIR",
     "evaluation": "dynamics evaluate DIR",
+    "fid": "dynamics evaluate DIR --fid --inception FILE --reference FILE",
     "gram": "dynamics probe DIR",
     "gram_rows": "dynamics probe DIR",
     "decomposition": "dynamics probe DIR",
@@ -112,7 +113,7 @@ def _ids(ds: xr.Dataset) -> list[str]:
 
 
 def sampled(ds: xr.Dataset) -> xr.DataArray:
-    """Return which settings of the group evaluation were sampled, bool [run, field, nfe].
+    """Return which settings of the group evaluation or fid were sampled, bool [run, field, nfe].
 
     Settings that only some runs have are there for all after merging, without pictures.
     """

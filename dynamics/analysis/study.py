@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.affinity import affinity
-from dynamics.analysis.comparison import relative_error, summary
 from dynamics.analysis.runs import bin_edges, group, run_labels
+from dynamics.analysis.summary import relative_error, summary
 from dynamics.options import invalid
 
 
@@ -22,9 +22,10 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
         role: grid, or before for the runs that others start from.
 
     Returns:
-        Index `run`. Columns: the axes; those of `summary`, Frechet distances also as `fd_u_nfe1`; first and last value
-        of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of v_error_<low>-<high> (bins of
-        t), u_error_<low>-<high> (bins of the gap) and one_step_error; from the group gram the unbiased cosines
+        Index `run`. Columns: the axes; those of `summary`, Frechet distances (FID too) also as `fd_u_nfe1`; first and
+        last value of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of
+        v_error_<low>-<high> (bins of t), u_error_<low>-<high> (bins of the gap) and one_step_error; from the group
+        gram the unbiased cosines
         `cosine_v_<low>-<high>_start` and `_end`, and the naive ones (`naive_v_...`); from the group decomposition
         `cosine_forces_<low>-<high>_start`, `_end`.
 
@@ -34,7 +35,8 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     labels, tree = _chosen(tree, axes, role)
     numbers = summary(tree)
     # under one name whatever the features: what a claim says holds for every scale
-    plain = {name: re.sub(r"^fd_.+_(?=[uv]_nfe)", "fd_", str(name)) for name in numbers if str(name).startswith("fd_")}
+    distances = [str(name) for name in numbers if str(name).startswith(("fd_", "fid_"))]
+    plain = {name: re.sub(r"^(fd|fid)_.+_(?=[uv]_nfe)", "fd_", name) for name in distances}
     parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain)]
     ends = {f"{name}_{end}": s for name, series in _series(tree).items() for end, s in _ends(series).items()}
     parts.append(pd.DataFrame(ends))
@@ -46,7 +48,7 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
 def _series(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     """Return every quantity [run, step] that says something of a run while it trains."""
     out: dict[str, xr.DataArray] = {}
-    if "gaps" in tree.children:
+    if "gaps" in tree.children and "v_error" in group(tree, "gaps"):
         out |= _errors(group(tree, "gaps"))
     if "gram" in tree.children:
         out |= _cosines(tree)

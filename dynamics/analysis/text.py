@@ -12,9 +12,10 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.affinity import affinity
-from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WITHIN, protocol
+from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WITHIN
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_title
-from dynamics.analysis.runs import attribute, group, run_labels, sampled
+from dynamics.analysis.runs import REMEDIES, attribute, group, run_labels, sampled
+from dynamics.analysis.summary import PROTOCOL, Evaluation, protocol
 from dynamics.store.schema import PROVENANCE
 
 NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
@@ -84,15 +85,17 @@ def run_tables(tree: xr.DataTree) -> str:
 
 
 def results_tables(table: pd.DataFrame) -> str:
-    """Return the final numbers of `summary`: one table of exact errors, one of samples."""
+    """Return the final numbers of `summary`: one table of exact errors, if there are any, one of samples."""
     source = {"evaluation": "measured by the evaluation", "gaps": "at the last measurement while training"}
     exact = [name for name in _metrics(table) if "_error" in name]
-    text = (
-        f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
-        "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
-        "the exact v memorises at small t; there its error does not measure quality.\n\n"
-    )
-    text += _results(table, exact)
+    text = "Latents have no exact errors."
+    if exact:
+        text = (
+            f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
+            "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
+            "the exact v memorises at small t; there its error does not measure quality.\n\n"
+        )
+        text += _results(table, exact)
     others = [name for name in _metrics(table) if name not in (*exact, "seconds", "peak_memory_mb")]
     if others:
         text += "\n\nSamples, by sampled field (u or v) and number of network evaluations (NFE); accuracy with its 95% "
@@ -130,11 +133,21 @@ def sentences(table: pd.DataFrame, baseline: str) -> str:
 
 
 def protocol_table(tree: xr.DataTree) -> str:
-    """Return how the runs were evaluated: checkpoint, weights, samples, extractor, data, with their sha256."""
-    if "evaluation" not in tree.children:
-        return "No run was evaluated: dynamics evaluate DIR."
-    ds, table = group(tree, "evaluation"), protocol(tree)
-    table["checkpoint_step"] = [number(step) for step in attribute(ds, "evaluation", "checkpoint")]
+    """Return how the runs were evaluated: checkpoint, weights, samples, networks, data, with their sha256."""
+    parts = [_protocol_of(tree, name) for name in PROTOCOL if name in tree.children]
+    return "\n\n".join(parts) or "No run was evaluated: dynamics evaluate DIR."
+
+
+REFERENCES = {
+    "evaluation": "The reference is all images of the data set, seen by the extractor's features.",
+    "fid": "FID compares Inception's features with the reference's. Published values are of 50000 samples, the "
+    "published weights of Inception and ADM's reference of the data set.",
+}
+
+
+def _protocol_of(tree: xr.DataTree, of: Evaluation) -> str:
+    ds, table = group(tree, of), protocol(tree, of)
+    table["checkpoint_step"] = [number(step) for step in attribute(ds, of, "checkpoint")]
     table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"
     rows = []
     for name in table.columns:
@@ -147,8 +160,8 @@ def protocol_table(tree: xr.DataTree) -> str:
         text = markdown(["setting", *table.index], full)
     missing = [run for run in run_labels(tree) if run not in table.index]
     if missing:
-        text += f"\n\nNot evaluated: {', '.join(missing)} (dynamics evaluate DIR)."
-    return text + "\n\nThe reference is all images of the data set, seen by the extractor's features."
+        text += f"\n\nNot evaluated: {', '.join(missing)} ({REMEDIES[of]})."
+    return f"{text}\n\n{REFERENCES[of]}"
 
 
 def how_to_repeat(
@@ -164,10 +177,11 @@ def how_to_repeat(
         baseline: As given.
     """
     lines = [_command("train", folder / "config.json", "--out", folder) for folder in folders.values()]
-    if "evaluation" in tree.children:
-        ds = group(tree, "evaluation")
-        for i, run in enumerate(ds.run.values):
-            lines += _evaluations(ds, i, folders[str(run)])
+    for name in PROTOCOL:
+        if name in tree.children:
+            ds = group(tree, name)
+            for i, run in enumerate(ds.run.values):
+                lines += _evaluations(ds, name, i, folders[str(run)])
     last = ["report", *folders.values(), "--out", out]
     for option, value in (("--title", title), ("--baseline", baseline)):
         last += [option, value] if value is not None else []
@@ -176,13 +190,16 @@ def how_to_repeat(
     return f"A finished run is left alone; give another `--out` to train it anew.\n\n```\n{text}\n```"
 
 
-def _evaluations(ds: xr.Dataset, run: int, folder: Path) -> list[str]:
-    known = {name: attribute(ds, "evaluation", name)[run] for name in ("num_samples", "label_mode", "method")}
-    known["seed"] = attribute(ds, "evaluation", "evaluation_seed")[run]
-    known["weights"] = attribute(ds, "evaluation", "weights")[run]
-    known["exact_rows"] = attribute(ds, "evaluation", "exact_rows_per_bin")[run]
+def _evaluations(ds: xr.Dataset, name: str, run: int, folder: Path) -> list[str]:
+    attributes = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "weights": "weights"}
+    attributes |= {"seed": "evaluation_seed", "exact_rows": "exact_rows_per_bin"}
+    known = {option: attribute(ds, name, key)[run] for option, key in attributes.items()}
+    if name == "fid":
+        known |= {"inception": "INCEPTION", "reference": attribute(ds, name, "reference")[run]}
+        decoder = str(attribute(ds, name, "decoder")[run])
+        known["vae"] = None if decoder == "none" else decoder.split()[0]
     given = {f"--{name.replace('_', '-')}": number(value) for name, value in known.items() if value is not None}
-    options = [part for pair in given.items() for part in pair]
+    options = [*(["--fid"] if name == "fid" else []), *(part for pair in given.items() for part in pair)]
     lines = []
     for field in ds.field.values:
         measured = ds.nfe.values[sampled(ds).isel(run=run).sel(field=field).values].tolist()

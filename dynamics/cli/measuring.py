@@ -81,8 +81,9 @@ def _evaluate_fid(args: EvaluateArgs) -> None:
     measured = evaluate_fid_run(
         args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights
     )
-    print(measured.to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
-    print(f"in {args.dir / 'run.nc'}, group fid")
+    numbers = measured.drop_vars("samples").to_dataframe()
+    print(numbers.dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+    print(f"in {args.dir / 'run.nc'}, group fid; next: dynamics report {args.dir} --out FOLDER")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -31,6 +34,10 @@ from dynamics.training import on_all, on_first, world
 KERNEL_ROWS = 10_000
 """From so many rows on, the kernel distance is a mean over subsets instead of over all pairs."""
 KERNEL_SUBSET = 1000
+PICTURE_CLASSES = 10
+"""Most classes, evenly spread, of which there are pictures."""
+PICTURE_ROWS = 3
+"""Pictures of each class."""
 
 
 class FidOptions(EvaluationOptions):
@@ -157,14 +164,20 @@ def evaluate_fid(
         progress: Show a bar on the first rank.
 
     Returns:
-        Dimensions field (one value) and nfe; the same on every rank.
+        Dimensions field (one value) and nfe; the same on every rank. `samples` are pictures
+        [field, nfe, class, row, channel, height, width], uint8, of up to ten classes; they count for nothing else.
 
     Raises:
         ValueError: Numbers of evaluations that the sampler cannot spend, or samples that are not finite.
     """
     check_settings(options)
     on_all(lambda: _draw(source, options, inception, parts, progress))
-    return on_first(lambda: _labelled(_measured(options, inception, reference, parts), options, inception, reference))
+
+    def measure() -> xr.Dataset:
+        rows, pictures = _measured(options, inception, reference, parts), _pictures(source, options)
+        return _labelled(rows, pictures, options, inception, reference)
+
+    return on_first(measure)
 
 
 def _draw(source: ImageSource, options: FidOptions, inception: Inception, parts: Parts, progress: bool) -> None:
@@ -185,6 +198,18 @@ def _draw(source: ImageSource, options: FidOptions, inception: Inception, parts:
     for index in bar:
         images = source.images(index * options.batch_size, labels[index], options)
         parts.write(index, {nfe: inception.features(batch) for nfe, batch in images.items()})
+
+
+def _pictures(source: ImageSource, options: FidOptions) -> dict[int, NDArray[np.uint8]]:
+    """Draw some images to look at [class, row, 3, H, W], by number of evaluations."""
+    num_classes = min(source.num_classes, PICTURE_CLASSES)
+    labels = (torch.arange(num_classes) * source.num_classes // num_classes).repeat_interleave(PICTURE_ROWS)
+    batches, first = [], options.num_samples  # noise that no other sample has
+    for some in torch.split(labels, options.batch_size):
+        batches.append(source.images(first, some, options))
+        first += len(some)
+    joined = {nfe: torch.cat([batch[nfe].cpu() for batch in batches]) for nfe in options.nfe}
+    return {nfe: images.view(num_classes, PICTURE_ROWS, *images.shape[1:]).numpy() for nfe, images in joined.items()}
 
 
 def _measured(options: FidOptions, inception: Inception, reference: Statistics, parts: Parts) -> list[dict[str, float]]:
@@ -259,9 +284,13 @@ _NAMES = {
 
 
 def _labelled(
-    rows: list[dict[str, float]], options: FidOptions, inception: Inception, reference: Statistics
+    rows: list[dict[str, float]],
+    pictures: dict[int, NDArray[np.uint8]],
+    options: FidOptions,
+    inception: Inception,
+    reference: Statistics,
 ) -> xr.Dataset:
-    variables = {
+    variables: dict[str, Any] = {
         name: (
             ("field", "nfe"),
             [[row[name] for row in rows]],
@@ -269,6 +298,11 @@ def _labelled(
         )
         for name in rows[0]
     }
+    variables["samples"] = (
+        ("field", "nfe", "class", "row", "channel", "height", "width"),
+        np.stack([pictures[nfe] for nfe in options.nfe])[None],
+        {"units": "1", "long_name": "pictures, pixel levels 0..255"},
+    )
     coords = {
         "nfe": ("nfe", list(options.nfe), {"units": "1", "long_name": "network evaluations per sample"}),
         "field": ("field", [options.field], {"units": "1", "long_name": "velocity that was sampled"}),

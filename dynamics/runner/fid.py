@@ -153,6 +153,7 @@ def _has(before: xr.Dataset | None, field: str, nfe: int) -> bool:
 
 def _join(before: xr.Dataset | None, now: xr.Dataset, about: dict[str, str | int]) -> xr.Dataset:
     joined_up = now if before is None else now.combine_first(before).sortby("nfe")
+    joined_up["samples"] = joined_up["samples"].fillna(0).astype("uint8")
     for name in joined_up.variables:
         joined_up[name].attrs = now[name].attrs
     return joined_up.assign_attrs(about)

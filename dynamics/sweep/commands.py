@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +11,14 @@ import tyro
 from rich.live import Live
 
 from dynamics.analysis.findings import findings_table, write_between
+from dynamics.analysis.report import write_report
 from dynamics.exits import explained
 from dynamics.options import invalid
 from dynamics.store import open_results
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import record
+from dynamics.sweep.files import Files, remembered, settled
 from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned, check, experiment, experiments, plan, select
 from dynamics.sweep.local import run_here, stop_here
@@ -39,12 +41,20 @@ class Where:
 
 
 @dataclass(frozen=True)
-class PlanArgs(Where):
+class WithFiles(Where):
+    """Which sweep, and with which files."""
+
+    files: Annotated[Files, tyro.conf.arg(name="")] = field(default_factory=Files)
+    """What the scale needs and only this machine knows."""
+
+
+@dataclass(frozen=True)
+class PlanArgs(WithFiles):
     """Show the grid, run ids and device-hours; nothing is started."""
 
 
 @dataclass(frozen=True)
-class SubmitArgs(Where):
+class SubmitArgs(WithFiles):
     """Start every run that is neither done nor running; the same command again continues."""
 
     only: tuple[str, ...] = ()
@@ -80,6 +90,14 @@ class CollectArgs(Where):
     """Overwrite a merged file even if it holds runs that are not on this disk."""
     small: bool = False
     """Write what fits into a repository: single precision, every twentieth training step, one picture a class."""
+
+
+@dataclass(frozen=True)
+class ReportArgs(Where):
+    """Write report.md, tables and figures of the finished runs, the first one of the grid as baseline."""
+
+    out: Path | None = None
+    """Folder of the report; RESULTS/EXPERIMENT/SCALE/report if left out."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,7 @@ def retry(sweep: Sweep, args: RetryArgs) -> None:
     if not chosen:
         print("nothing to retry")
         return
-    submit(sweep, SubmitArgs(args.scale, args.results, tuple(s.run.run_id for s in chosen), args.to))
+    submit(sweep, replace(args, only=tuple(s.run.run_id for s in chosen)))
 
 
 def show_status(sweep: Sweep, args: StatusArgs) -> None:
@@ -197,6 +215,21 @@ def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     """Merge, and list what is missing."""
     found = collect(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty())
     print(collected_text(found, sweep.runs))
+
+
+def report(sweep: Sweep, args: ReportArgs) -> None:
+    """Write the report of the grid's finished runs."""
+    grid = [run for run in sweep.runs if run.role == "grid"]
+    done = [status.run for status in statuses(sweep.folder, grid) if status.state == "done"]
+    if not done:
+        remedy = f"{PROGRAM} {sweep.experiment.name} submit --scale {sweep.scale}"
+        raise invalid("runs", f"none of {len(grid)} is done", "at least one", remedy)
+    folders = [sweep.folder.run(run.run_id).path for run in done]
+    labels = [", ".join(f"{axis}={label}" for axis, label in run.knobs.items()) for run in done]
+    out = args.out or sweep.folder.path / "report"
+    print(write_report(folders, out, f"{sweep.experiment.name}, {sweep.scale}", labels=labels))
+    if len(done) < len(grid):
+        print(f"{len(done)} of {len(grid)} runs; see {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale}")
 
 
 def cancel(sweep: Sweep, args: CancelArgs) -> None:
@@ -270,6 +303,7 @@ VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
     "submit": (SubmitArgs, submit),
     "status": (StatusArgs, show_status),
     "collect": (CollectArgs, show_collected),
+    "report": (ReportArgs, report),
     "cancel": (CancelArgs, cancel),
     "retry": (RetryArgs, retry),
     "logs": (LogsArgs, show_logs),
@@ -309,7 +343,8 @@ def _dispatch(package: str, argv: list[str]) -> None:
     if args.scale not in RESOURCES:
         raise invalid("scale", args.scale, ", ".join(RESOURCES), "choose one of these")
     folder = SweepFolder(args.results, which.name, args.scale)
-    command(Sweep(which, args.scale, folder, plan(which, args.scale), RESOURCES[args.scale]), args)
+    files = settled(folder, args.files, which.prepare) if isinstance(args, WithFiles) else remembered(folder)
+    command(Sweep(which, args.scale, folder, plan(which, args.scale, files), RESOURCES[args.scale]), args)
 
 
 def _named(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:

@@ -14,7 +14,10 @@ from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.instruments import observer
 from dynamics.options import Options, invalid
+from dynamics.sweep import files
+from dynamics.sweep.files import Evaluation, Files, Prepare
 
+NOWHERE = Files()
 Knob = str | int | float
 Changes = Mapping[str, Any]
 """Values by dotted name, such as {"training.learning_rate": 1e-3, "objective": FlowMatching()}."""
@@ -39,6 +42,8 @@ class Experiment:
     """How finished runs are evaluated; nothing means not at all."""
     claims: tuple[Claim, ...] = ()
     """What the runs are to decide, written down before they are."""
+    prepare: Prepare | None = None
+    """Makes files that a scale needs and nobody has."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Planned:
     """Label on each axis; "" where a run that comes first serves several."""
     role: Literal["grid", "before"]
     """A cell of the grid, or a run whose checkpoint others start from."""
-    evaluations: tuple[EvaluationOptions, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
     first: "Planned | None" = None
     """The run that this one starts from."""
 
@@ -87,21 +92,25 @@ def experiment(package: str, name: str) -> Experiment:
         getattr(module, "before", lambda config, knobs: ()),
         getattr(module, "evaluation", lambda scale: ()),
         tuple(getattr(module, "CLAIMS", ())),
+        getattr(module, "prepare", None),
     )
 
 
-def plan(experiment: Experiment, scale: str) -> list[Planned]:
+def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planned]:
     """Return every run of an experiment; a run comes after the one that it starts from.
 
     Args:
         experiment: What to plan.
         scale: One of `RESOURCES`.
+        at: Files that the scale needs.
 
     Raises:
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
     base, axes = experiment.base(scale), experiment.axes(scale)
-    evaluations = tuple(experiment.evaluation(scale))
+    if base.data.name == "latents" and base.data.path is None:
+        base = with_values(base, {"data.path": at.latents})
+    evaluations = tuple(files.requested(options, at) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
     firsts: dict[str, Planned] = {}
     for labels in product(*axes.values()):
@@ -127,7 +136,7 @@ def _first(
     config: RunConfig,
     knobs: Mapping[str, Knob],
     before: Planned | None,
-    evaluations: tuple[EvaluationOptions, ...],
+    evaluations: tuple[Evaluation, ...],
     firsts: dict[str, Planned],
 ) -> Planned:
     """Return the run that comes first; several cells may share it, then it keeps only the labels they share."""
@@ -193,9 +202,9 @@ def with_firsts(runs: Sequence[Planned]) -> list[Planned]:
 
 
 def check(runs: Sequence[Planned]) -> None:
-    """Refuse what would fail only inside the jobs: observers whose bins the law of times never draws.
+    """Refuse what would fail only inside the jobs: missing files, observers whose bins the law of times never draws.
 
-    Data from files are left to the jobs: they need not lie on the machine that submits.
+    Images of one's own are left to the jobs: they need not lie on the machine that submits.
 
     Raises:
         ValueError: Naming the run.
@@ -203,8 +212,13 @@ def check(runs: Sequence[Planned]) -> None:
     seen = set()
     for run in runs:
         config = run.config
+        if config.data.name == "latents" and config.data.path is None:
+            raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
+        for evaluation in run.evaluations:
+            files.check(evaluation, on_latents=config.data.name == "latents")
         key = (config.data, config.objective, config.times, config.observers)
-        if config.data.path is not None or key in seen:
+        of_ones_own = config.data.path is not None and config.data.name != "latents"
+        if of_ones_own or key in seen:
             continue
         seen.add(key)
         data = load(config.data)

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
-from pydantic import TypeAdapter
 from submitit.helpers import Checkpointable, DelayedSubmission, TorchDistributedEnvironment
 
 from dynamics.config import RunConfig
-from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.runner import RunFolder, RunInUseError, evaluate_run, run
+from dynamics.runner.fid import evaluate_fid_run
 from dynamics.sweep.events import events, record
+from dynamics.sweep.files import EVALUATIONS, FidRequest
 from dynamics.training import STOPPED, Interrupted
 
-EVALUATIONS = TypeAdapter(tuple[EvaluationOptions, ...])
 WAIT_FOR_END = 600
 """Seconds that a process waits to be ended by the cluster once another process of its run has asked for it."""
 
@@ -31,7 +30,7 @@ class Job(Checkpointable):
     config: str
     """JSON of the RunConfig."""
     evaluations: str
-    """JSON of the list of EvaluationOptions."""
+    """JSON of the evaluations, see `files.EVALUATIONS`."""
 
     def __call__(self) -> None:
         """Do what is left to do, and keep the run's diary."""
@@ -55,8 +54,8 @@ class Job(Checkpointable):
             )
         try:
             self._train(folder, environment.cluster)
+            seconds = self._evaluate(folder, first)
             if first:
-                seconds = self._evaluate(folder)
                 record(folder.path, "finished", evaluations=self.evaluations, evaluation_seconds=seconds)
         except RunInUseError as error:  # submitted twice: the other one does it, and keeps the diary
             print(error)
@@ -102,8 +101,11 @@ class Job(Checkpointable):
         time.sleep(WAIT_FOR_END)
         raise RuntimeError(f"the job was to be queued again, and still runs after {WAIT_FOR_END} s")
 
-    def _evaluate(self, folder: RunFolder) -> float:
+    def _evaluate(self, folder: RunFolder, first: bool) -> float:
         began = time.perf_counter()
-        for options in EVALUATIONS.validate_json(self.evaluations):
-            evaluate_run(folder.path, options)
+        for wanted in EVALUATIONS.validate_json(self.evaluations):
+            if isinstance(wanted, FidRequest):
+                evaluate_fid_run(folder.path, wanted.fid, wanted.inception, wanted.reference, wanted.vae)
+            elif first:
+                evaluate_run(folder.path, wanted)
         return time.perf_counter() - began

@@ -127,7 +127,7 @@ def test_what_is_measured_is_not_measured_again(trained: Path, monkeypatch: pyte
     assert drawn[2:] == [(1,)]
     with pytest.warns(UserWarning, match="had another num_samples and is replaced"):
         replaced = measured(trained, num_samples=40)
-    assert replaced.sizes == {"field": 1, "nfe": 2}
+    assert replaced.fid_inception.sizes == {"field": 1, "nfe": 2}
 
 
 def test_what_cannot_be_evaluated_is_refused(trained: Path) -> None:

@@ -12,7 +12,7 @@ from dynamics.analysis.plots.curves import error_by_gap, losses, velocity_errors
 from dynamics.analysis.plots.decomposition import decomposition_stacks, lookahead_heatmap
 from dynamics.analysis.plots.figures import save
 from dynamics.analysis.plots.heatmaps import affinity_by_start, grid_heatmap
-from dynamics.analysis.plots.samples import distance_by_nfe, sample_grids
+from dynamics.analysis.plots.samples import distance_by_nfe, fid_by_nfe, sample_grids
 from dynamics.analysis.plots.schedules import schedule
 from dynamics.analysis.plots.studies import (
     arms,
@@ -36,6 +36,7 @@ __all__ = [
     "effects",
     "error_by_gap",
     "errors_by_length",
+    "fid_by_nfe",
     "grid_heatmap",
     "lookahead_heatmap",
     "loss_map",

@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamics.analysis.comparison import relative_error
 from dynamics.analysis.plots.figures import COLUMNS, WIDTH, colours, legend, log_axis, new_figure, panels, styled
 from dynamics.analysis.runs import bin_edges, group
+from dynamics.analysis.summary import relative_error
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

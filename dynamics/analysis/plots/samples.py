@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from dynamics.analysis.plots.figures import WIDTH, colours, legend, log_axis, new_figure, styled
 from dynamics.analysis.runs import attribute, group, sampled
+from dynamics.analysis.summary import Evaluation
 from dynamics.evaluation.evaluate import accuracy_interval
 from dynamics.options import invalid
 
@@ -24,18 +25,21 @@ LINES: dict[str, Literal["-", "--"]] = {"u": "-", "v": "--"}
 
 
 @styled
-def sample_grids(tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int = 3) -> Figure:
+def sample_grids(
+    tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int = 3, of: Evaluation = "evaluation"
+) -> Figure:
     """Draw samples of all runs side by side, a row for each field and number of network evaluations.
 
     Args:
         tree: One run or many.
         nfe: Numbers of evaluations to show; None shows all that were measured.
         rows: Samples of each class; the classes are the columns.
+        of: The group they are in; `fid` has those of runs on latents, decoded.
 
     Raises:
-        ValueError: No run has the group evaluation.
+        ValueError: No run has that group.
     """
-    ds = group(tree, "evaluation")
+    ds = group(tree, of)
     measured = sampled(ds).values
     settings = [
         (field, n)
@@ -98,14 +102,43 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
         log_axis(ax)
     _points(axes[-1], ds, "accuracy", tree)
     axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
-    fields = [str(field) for field in ds.field.values]
-    faces = {"u": "0.3", "v": "white"}
-    styles = [
-        Line2D([], [], color="0.3", linestyle=LINES[f], marker="o", markerfacecolor=faces[f], label=f"sampled by {f}")
-        for f in fields
-    ]
-    legend(figure, tree, extra=styles)
+    legend(figure, tree, extra=_lines(ds))
     return figure
+
+
+@styled
+def fid_by_nfe(tree: xr.DataTree) -> Figure:
+    """Draw FID, Inception score and, where they were measured, precision and recall, by number of evaluations.
+
+    Raises:
+        ValueError: No run has the group fid.
+    """
+    ds = group(tree, "fid")
+    shown = {
+        "fid_inception": ("FID", "lower is better"),
+        "is_inception": ("Inception score", "higher is better"),
+        "precision_inception": ("precision", "higher is better"),
+        "recall_inception": ("recall", "higher is better"),
+    }
+    names = [name for name in shown if name in ds]
+    figure = new_figure("What does Inception say of samples of few network evaluations?", WIDTH, 3.9)
+    for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        _points(ax, ds, name, tree)
+        text, title = shown[name]
+        ax.set(ylabel=text, title=title, xlabel="NFE")
+        if name == "fid_inception":
+            log_axis(ax)
+    legend(figure, tree, extra=_lines(ds))
+    return figure
+
+
+def _lines(ds: xr.Dataset) -> list[Line2D]:
+    """Return what the lines of each sampled field look like, for a legend."""
+    faces = {"u": "0.3", "v": "white"}
+    return [
+        Line2D([], [], color="0.3", linestyle=LINES[f], marker="o", markerfacecolor=faces[f], label=f"sampled by {f}")
+        for f in map(str, ds.field.values)
+    ]
 
 
 def _points(ax: Axes, ds: xr.Dataset, name: str, tree: xr.DataTree) -> None:

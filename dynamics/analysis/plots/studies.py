@@ -18,7 +18,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from dynamics.analysis.claims import is_ratio
-from dynamics.analysis.comparison import relative_error
 from dynamics.analysis.plots.claims import bar
 from dynamics.analysis.plots.decomposition import decomposition_stacks
 from dynamics.analysis.plots.figures import COLUMNS, WIDTH, Colour, known, log_axis, new_figure, panels, styled
@@ -35,6 +34,7 @@ from dynamics.analysis.plots.seeds import (
     words,
 )
 from dynamics.analysis.runs import bin_edges, group
+from dynamics.analysis.summary import relative_error
 
 
 @styled

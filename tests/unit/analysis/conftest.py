@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_runs import BASE, OTHER, STEPS, Numbers, bins, cells, evaluation, exact, training
+from synthetic_runs import BASE, OTHER, STEPS, Numbers, bins, cells, evaluation, exact, fid, training
 
 from dynamics.store import open_results, write_run
 
@@ -30,6 +30,11 @@ def write(
         "cells": cells(steps),
         "evaluation": evaluation(numbers, **attrs),
     }
+    return store(folder / name, config, {k: g for k, g in groups.items() if k not in without})
+
+
+def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset]) -> Path:
+    name = folder.name
     file = {
         "run_id": f"id-{name}",
         "config_json": json.dumps(config),
@@ -41,8 +46,20 @@ def write(
         "seconds": 60.0,
         "peak_memory_mb": 500.0,
     }
-    write_run(folder / name / "run.nc", {k: g for k, g in groups.items() if k not in without}, file)
-    return folder / name
+    write_run(folder / "run.nc", groups, file)
+    return folder
+
+
+@pytest.fixture
+def on_latents(tmp_path: Path) -> list[Path]:
+    """Folders of two runs on latents: losses by gap but no exact errors, and FID."""
+    losses = {"loss": (("step", "gap_bin"), np.ones((3, 6)), {"units": "1", "long_name": "loss"})}
+    gaps = xr.Dataset(losses, {"step": STEPS, "gap_bin": bins()["gap_bin"]})
+    config: dict[str, object] = {"training": {"num_steps": 100, "batch_size": 32, "ema_decays": [0.9999]}}
+    return [
+        store(tmp_path / name, {**config, "name": name}, {"training": training(), "gaps": gaps, "fid": fid(value)})
+        for name, value in (("base", 4.0), ("other", 3.0))
+    ]
 
 
 @pytest.fixture

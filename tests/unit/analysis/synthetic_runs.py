@@ -105,5 +105,35 @@ def evaluation(n: Numbers, **attrs: object) -> xr.Dataset:
     return xr.Dataset(variables, coords, {**protocol, **attrs})
 
 
+def fid(value: float, **attrs: object) -> xr.Dataset:
+    """Of u at 1 and 2 evaluations; the second half as large."""
+
+    def table(first: float) -> xr.Variable:
+        return variable(("field", "nfe"), [[first, first / 2]])
+
+    names = ("is_inception", "is_inception_std", "kd_inception", "kd_inception_sem", "precision_inception")
+    variables = {"fid_inception": table(value), **{name: table(0.5) for name in names}}
+    pictures = np.random.default_rng(0).integers(1, 255, (1, 2, 10, 3, 3, 8, 8), dtype=np.uint8)
+    dims = ("field", "nfe", "class", "row", "channel", "height", "width")
+    protocol = {
+        "num_samples": 50000,
+        "num_reference": 10000,
+        "label_mode": "uniform",
+        "method": "euler",
+        "evaluation_seed": 0,
+        "data": "latents",
+        "data_sha256": "d" * 64,
+        "weights": "ema",
+        "inception": "inception-2015-12-05",
+        "inception_sha256": "6" * 64,
+        "reference": "VIRTUAL.npz",
+        "reference_sha256": "a" * 64,
+        "decoder": f"sd-vae {'b' * 64}",
+        "checkpoint": 100,
+    }
+    variables["samples"] = variable(dims, pictures)
+    return xr.Dataset(variables, {"field": ["u"], "nfe": [1, 2]}, {**protocol, **attrs})
+
+
 BASE = {"fd": 4.0, "kd": 2.0, "accuracy": 0.5, "v": 0.1, "u": 0.2, "one_step": 0.3}
 OTHER = {"fd": 2.0, "kd": 1.95, "accuracy": 0.9, "v": 0.104, "u": 0.3, "one_step": 0.15}

@@ -73,6 +73,25 @@ def test_no_exact_errors_says_what_to_do(make: Make) -> None:
         summary(tree)
 
 
+def test_latents_have_fid_instead_of_exact_errors(on_latents: list[Path]) -> None:
+    table = summary(label_runs(collect([f / "run.nc" for f in on_latents]), {"id-base": "base", "id-other": "other"}))
+    assert table.attrs["exact"] == ""
+    assert table["fid_inception_u_nfe1"].tolist() == [4.0, 3.0]
+    assert table["kd_inception_u_nfe1_sem"].tolist() == [0.5, 0.5]
+    assert not [name for name in table if "_error" in name or "_std" in name]
+    assert all(metric(name).title for name in table if name != "protocol" and not name.endswith("_sem"))
+    found = differences(table)
+    assert judged(found, "fid_inception_u_nfe1") == ("better", "not judged")
+    assert found[found["metric"] == "fid_inception_u_nfe2"]["change"].tolist() == [-0.25]
+
+
+def test_fid_by_another_inception_is_not_comparable(on_latents: list[Path]) -> None:
+    tree = collect([f / "run.nc" for f in on_latents])
+    other = [float(run == "id-other") for run in tree["fid"].run.values]
+    tree["fid"] = tree["fid"].to_dataset().assign_coords({"fid.inception_sha256": ("run", np.array(other).astype(str))})
+    assert judged(differences(summary(tree), "id-base"), "fid_inception_u_nfe1")[1] == "not comparable"
+
+
 def test_single_run(two: list[Path], tree: xr.DataTree) -> None:
     one = open_results(two[1])
     assert "run" not in one["gaps"].dims

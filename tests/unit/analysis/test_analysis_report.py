@@ -87,6 +87,23 @@ def test_without_evaluation(make: Callable[..., Path], tmp_path: Path) -> None:
     assert "at the last measurement while training" in text
 
 
+def test_runs_on_latents(on_latents: list[Path], tmp_path: Path) -> None:
+    path = write_report(on_latents, tmp_path / "out")
+    text = path.read_text()
+    assert "| FID, u, NFE 1 | 4 | 3 |" in text
+    assert "Latents have no exact errors" in text
+    assert "FID, u, NFE 1: 3 instead of 4 (-25.0%, better)" in text
+    figures = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert figures[:2] == ["figures/samples_decoded.png", "figures/fid_by_nfe.png"]
+    assert all((path.parent / figure).is_file() for figure in figures)
+    assert "error_by_gap" not in text
+    assert "No sample grids" not in text
+    assert "| reference | VIRTUAL.npz |" in text
+    command = next(line for line in text.splitlines() if line.startswith("dynamics evaluate"))
+    assert "--fid" in command
+    assert "--reference VIRTUAL.npz --vae sd-vae" in command
+
+
 @pytest.mark.usefixtures("no_files")
 def test_different_protocols_are_shown_and_not_compared(make: Callable[..., Path], tmp_path: Path) -> None:
     folders = [make("base", BASE), make("other", {**BASE, "fd": 1.0}, num_samples=2000)]

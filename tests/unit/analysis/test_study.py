@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_runs import bins, evaluation, exact, training
+from synthetic_runs import bins, evaluation, exact, fid, training
 
 from dynamics.analysis import axes_of, findings, findings_table, study
 from dynamics.analysis.claims import CLAIMS, Claim
@@ -40,6 +40,13 @@ def collected() -> xr.DataTree:
     claims = CLAIMS.dump_json((CLAIM,)).decode()
     tree.attrs = {"experiment": "small", "scale": "digits", "axes": ["arm", "seed"], "claims": claims}
     return tree
+
+
+def test_fid_is_a_frechet_distance_under_the_common_name() -> None:
+    runs = {"run": ["a", "b"], "arm": ("run", ["vanilla", "better"]), "seed": ("run", [0, 0])}
+    merged = xr.concat([fid(4.0), fid(3.0)], "run").assign_coords(runs)
+    table = study(xr.DataTree.from_dict({"/fid": merged}), ["arm", "seed"])
+    assert table["fd_u_nfe1"].tolist() == [4.0, 3.0]
 
 
 def test_a_row_holds_labels_final_values_and_both_ends_of_the_series() -> None:

@@ -191,10 +191,23 @@ def test_numbers_are_those_of_the_features(inception: Inception, reference: Stat
         assert float(row.is_inception_std) == pytest.approx(spread, rel=1e-4)
         assert float(row.kd_inception) == pytest.approx(kernel.value, rel=1e-9)
         assert float(row.kd_inception_sem) == pytest.approx(kernel.standard_error, rel=1e-9)
-    assert measured.sizes == {"field": 1, "nfe": 2}
+    assert measured.fid_inception.sizes == {"field": 1, "nfe": 2}
     assert float(measured.fid_inception[0, 0]) != float(measured.fid_inception[0, 1])
     assert measured.attrs["neighbour_rows"] == 20
     assert measured.attrs["left_out"] == ""
+
+
+def test_pictures_are_of_every_class_and_of_noise_that_counts_for_nothing_else(
+    inception: Inception, reference: Statistics, tmp_path: Path
+) -> None:
+    measured = evaluate_fid(source(), options(), inception, reference, Parts(tmp_path / "parts"))
+    labels = torch.arange(4).repeat_interleave(3)
+    for nfe in (1, 2):
+        shown = measured.samples.sel(field="u", nfe=nfe).values
+        expected = source().images(30, labels, options())[nfe]
+        assert np.array_equal(shown, expected.reshape(4, 3, *expected.shape[1:]).numpy())
+    counted = {image.numpy().tobytes() for image in source().images(0, draw_labels(options(), 4), options())[1]}
+    assert not counted & {image.tobytes() for image in measured.samples.values[0, 0].reshape(12, 3, 4, 4)}
 
 
 def test_precision_and_recall_compare_equal_counts(inception: Inception, reference: Statistics, tmp_path: Path) -> None:
@@ -226,7 +239,7 @@ def test_many_rows_take_kernel_subsets(
 def test_without_features_in_the_reference(inception: Inception, tmp_path: Path) -> None:
     bare = load_statistics(write(tmp_path / "bare.npz"), inception)
     measured = evaluate_fid(source(), options(), inception, bare, Parts(tmp_path / "parts"))
-    assert set(measured.data_vars) == {"fid_inception", "is_inception", "is_inception_std"}
+    assert set(measured.data_vars) == {"fid_inception", "is_inception", "is_inception_std", "samples"}
     assert "need a reference with features" in measured.attrs["left_out"]
 
 
@@ -258,7 +271,7 @@ def test_all_settings_share_noise_and_labels(inception: Inception, reference: St
     noise = {nfe: torch.cat(parts) for nfe, parts in starts.items()}
     assert torch.equal(noise[1], noise[2])
     assert torch.equal(noise[1], noise[4])
-    assert torch.equal(torch.cat(asked[0::3]), draw_labels(options(), 4))
+    assert torch.equal(torch.cat(asked[0::3])[:30], draw_labels(options(), 4))
     assert abs(float(noise[1].mean())) < 0.1
     assert abs(float(noise[1].std()) - 1) < 0.1
     other = source().images(0, torch.zeros(3, dtype=torch.long), options(seed=1))[1]

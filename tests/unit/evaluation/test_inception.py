@@ -152,10 +152,12 @@ def test_from_a_run_to_its_file(weights: Path, inception: Inception, tmp_path: P
 
     stored = read_run(out / "run.nc")["fid"].to_dataset()
     assert stored.identical(measured)
-    assert dict(stored.sizes) == {"field": 1, "nfe": 2}
+    assert (stored.sizes["field"], stored.sizes["nfe"]) == (1, 2)
+    assert stored.samples.shape[2:] == (10, 3, 3, 8, 8)
     assert set(stored.data_vars) == {f"{name}_inception" for name in ("fid", "is", "kd", "precision", "recall")} | {
         "is_inception_std",
         "kd_inception_sem",
+        "samples",
     }
     assert bool(np.isfinite(stored.to_dataarray()).all())
     assert bool((stored.fid_inception > 0).all())

@@ -38,6 +38,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         (("tiny", "submit", "--only", "zz", *results), "run id: received 'zz (0 runs)'"),
         (("tiny", "submit", "--nodes", "2", *results), "nodes: received 2; allowed: 1 with --cluster local"),
         (("tiny", "submit", "--gpus", "-1", *results), "gpus"),
+        (("tiny", "report", *results), "runs: received 'none of 8 is done'"),
         (
             ("findings", "--scale", "digits", *results),
             "allowed: collected files of scale digits; remedy: python -m experiments EXPERIMENT",
@@ -91,6 +92,11 @@ def test_the_way_of_a_user(tiny_sweep: Small, capsys: pytest.CaptureFixture[str]
     code, out, _ = call(capsys, "tiny", "collect", *results)
     assert "2 of 10 runs in" in out
     assert out.count("missing") == 8
+    code, out, _ = call(capsys, "tiny", "report", *results)
+    assert "2 of 8 runs" in out
+    report = (tiny_sweep.folder.path / "report" / "report.md").read_text()
+    assert "# tiny, digits" in report
+    assert "init=random, rate=slow, seed=0" in report
     code, out, _ = call(capsys, "tiny", "plan", *results)
     assert "finished runs took" in out
     assert "nothing to retry" in call(capsys, "tiny", "retry", "--cluster", "debug", *results)[1]

@@ -101,7 +101,8 @@ def test_experiments_are_the_files_of_the_package() -> None:
 def test_every_experiment_can_be_planned_on_a_laptop(name: str) -> None:
     which: Experiment = experiment("experiments", name)
     runs = plan(which, "digits")
-    check(runs)
+    if all(run.config.data.name != "latents" for run in runs):  # those are made first, see test_sweep_slurm
+        check(runs)
     assert len(runs) > 1
     with open(f"experiments/{name}.py") as file:
         assert len(file.readlines()) <= 80
