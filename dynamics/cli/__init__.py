@@ -6,7 +6,7 @@ from typing import Any
 
 import tyro
 
-from dynamics.cli import data, measuring, training
+from dynamics.cli import data, measuring, public, training
 from dynamics.exits import BAD_INPUT, explained
 from dynamics.options import invalid
 
@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "statistics": (measuring.StatisticsArgs, measuring.statistics),
     "probe": (measuring.ProbeArgs, measuring.probe),
     "report": (measuring.ReportArgs, measuring.report),
+    "import": (public.ImportArgs, public.import_),
+    "export": (public.ExportArgs, public.export),
     "demo": (training.DemoArgs, training.run_demo),
     "doctor": (training.DoctorArgs, training.doctor),
 }

@@ -16,6 +16,10 @@ Shape = tuple[int, int, int]
 """(C, H, W)"""
 
 
+WHOLE = slice(None)
+"""All rows of a batch."""
+
+
 class DataSource(Protocol):
     """Images by step: a pure function of (seed, step), whatever was asked before."""
 
@@ -51,8 +55,11 @@ class DataSource(Protocol):
         """Whether x are an autoencoder's latents, drawn anew at each step: they have no exact velocities to compare
         with, and are no pictures until they are decoded."""
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the global batch of a step: x [B, C, H, W] float32, [-1, 1] being the pixel range, and y [B] long."""
+    def batch(self, seed: int, step: int, batch_size: int, share: slice = WHOLE) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step: x [B, C, H, W] float32, [-1, 1] being the pixel range, and y [B] long.
+
+        Rows of x outside `share` may be left NaN: a rank that never looks at them need not wait for them.
+        """
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """Return the images and labels that distances are measured against."""
@@ -145,13 +152,14 @@ class ImageSet:
         digest.update(self.labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the global batch of a step.
+    def batch(self, seed: int, step: int, batch_size: int, share: slice = WHOLE) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step, whatever the share.
 
         Args:
             seed: The run's seed.
             step: Training step, counted from 0.
             batch_size: Global batch size B, over all ranks and accumulation steps.
+            share: Which rows are wanted.
 
         Returns:
             x [B, C, H, W] float32 in [-1, 1] and y [B] long.

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from dynamics.data.imageset import Shape
+from dynamics.data.imageset import WHOLE, Shape
 from dynamics.data.loader import batch_indices
 from dynamics.options import Options, invalid
-from dynamics.rng import generator
+from dynamics.rng import generator, normal_rows
 
 RECORD, LABELS, SHARDS = "record.json", "labels.npy", "shards"
 NUM_REFERENCE = 10_000
@@ -242,14 +242,18 @@ class LatentSet:
                 out[here] = self._files[shard][rows[here] - start, flips[here]]
         return out
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the global batch of a step: x [B, C, h, w] float32, scaled latents drawn for this step, and y [B]."""
+    def batch(self, seed: int, step: int, batch_size: int, share: slice = WHOLE) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step: x [B, C, h, w] float32, scaled latents drawn for this step, and y [B].
+
+        Rows outside `share` are NaN, and neither read nor drawn.
+        """
         rows = batch_indices(len(self.labels), seed, step, batch_size)
-        stream = generator(seed, "latents", step)
-        flips = torch.randint(2, (batch_size,), generator=stream)
-        e = torch.randn(batch_size, *self.shape, generator=stream)
-        mean, std = self.moments(rows, flips).float().unbind(1)
-        return self.record.scale * (mean + std * e), self.labels[rows]
+        flips = torch.randint(2, (batch_size,), generator=generator(seed, "flips", step))
+        x = torch.full((batch_size, *self.shape), torch.nan)
+        e = normal_rows(range(batch_size)[share], self.shape, seed, "latents", step)
+        mean, std = self.moments(rows[share], flips[share]).float().unbind(1)
+        x[share] = self.record.scale * (mean + std * e)
+        return x, self.labels[rows]
 
     def reference(self) -> tuple[Tensor, Tensor]:
         """Return the scaled means of up to 10,000 images as they are, evenly spaced, and their labels."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynamics.data.digits import load_digits
-from dynamics.data.imageset import Shape
+from dynamics.data.imageset import WHOLE, Shape
 from dynamics.options import invalid
 from dynamics.rng import generator
 
@@ -100,8 +100,8 @@ class GaussianMixtureSet:
         factors: Tensor = torch.linalg.cholesky(self.covariances)
         return factors
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the global batch of a step, fresh samples: x [B, C, H, W] float32 and y [B] long."""
+    def batch(self, seed: int, step: int, batch_size: int, share: slice = WHOLE) -> tuple[Tensor, Tensor]:
+        """Return the global batch of a step, whatever the share: fresh samples x [B, C, H, W] float32, y [B] long."""
         if step < 0:
             raise invalid("step", step, "step >= 0", "count steps from 0")
         return self.sample(batch_size, generator(seed, "mixture", step))

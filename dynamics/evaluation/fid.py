@@ -28,7 +28,7 @@ from dynamics.evaluation.inception import SPLITS, Inception, inception_score
 from dynamics.evaluation.moments import Moments, Statistics
 from dynamics.flow.path import Velocity
 from dynamics.options import invalid
-from dynamics.rng import generator
+from dynamics.rng import generator, normal_rows
 from dynamics.training import on_all, on_first, world
 
 KERNEL_ROWS = 10_000
@@ -81,8 +81,8 @@ class ImageSource:
 
         The noise of a sample is a stream of its own, so that neither ranks nor batches change it.
         """
-        streams = (generator(options.seed, "fid noise", i) for i in range(first, first + len(labels)))
-        e = torch.stack([torch.randn(self.shape, generator=stream) for stream in streams]).to(self.device)
+        rows = range(first, first + len(labels))
+        e = normal_rows(rows, self.shape, options.seed, "fid noise").to(self.device)
         y = labels.to(self.device)
         return {nfe: self._decoded(draw_samples(self.u, e, y, nfe, options).float(), nfe) for nfe in options.nfe}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from dynamics.data import load
+from dynamics.data import dimensions, load
 from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
@@ -57,8 +57,7 @@ def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = N
     """Return u(z, t, r, y) of a run and the step of its checkpoint."""
     folder = RunFolder(Path(run_dir))
     config = folder.read_config()
-    data = load(config.data)
-    model: Model = build(config.model, data.shape, data.num_classes, config.seed)
+    model: Model = build(config.model, *dimensions(config.data), config.seed)
     step, tensors = folder.checkpoints().weights(checkpoint, weights)
     device = device_for(config.training)
     u = bound(model.to(device), {name: tensor.to(device) for name, tensor in tensors.items()})

@@ -82,10 +82,23 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
 
 
 def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, seed: int, step: int) -> Rows:
-    """Draw the global batch of a step: a pure function of (seed, step) and the plan."""
-    x, y = data.batch(seed, step, batch_size)
-    num_gap = round(plan.gap_share * batch_size)
-    rows = draw_rows(x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step)
+    """Draw the global batch of a step: a pure function of (seed, step) and the plan.
+
+    Of latents, which are large, each rank draws x and e of its own rows only; those of the others are NaN.
+    """
+    here = world()
+    own = range(here.rank, batch_size, here.size)
+    x, y = data.batch(seed, step, batch_size, slice(here.rank, None, here.size))
+    rows = draw_rows(
+        x,
+        y,
+        equal_law=plan.equal_law,
+        gap_law=plan.gap_law,
+        num_gap=round(plan.gap_share * batch_size),
+        seed=seed,
+        tag=step,
+        alone=own if data.is_latent else None,
+    )
     rows = objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
     return objective.corrupt(rows, seed, step) if isinstance(objective, CorruptedMeanFlow) else rows
 

@@ -17,11 +17,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
+from latent_set import OPTIONS, write_latents
 from ranks import Result, assert_close, files, launch, on_ranks, trained, twenty_steps
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
-from dynamics.data import load
+from dynamics.data import DataOptions, load
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, GramOptions
@@ -49,6 +50,15 @@ def twenty(tiny: RunConfig) -> Configs:
 @pytest.fixture
 def alone(twenty: Configs, tmp_path: Path) -> Path:
     return run(twenty(), tmp_path / "alone", progress=False)
+
+
+def test_two_ranks_are_one_on_latents(twenty: Configs, tmp_path: Path) -> None:
+    """Where each draws its own rows alone."""
+    data = DataOptions(path=write_latents(tmp_path / "latents"), **OPTIONS)
+    config = twenty(accumulation=2).model_copy(update={"data": data, "observers": (CellsOptions(every=7),)})
+    alone = run(config, tmp_path / "alone", progress=False)
+    on_ranks(config, tmp_path / "both")
+    assert_close(tmp_path / "both", alone, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,56 +4,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
 from dynamics.config import RunConfig
+from dynamics.curricula import Progress, plan_for
 from dynamics.data import DataOptions, DataSource, LatentSet, batch_indices, dimensions, load
-from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path, verify
+from dynamics.data.latents import LABELS, RECORD, Record, shard_path, verify
 from dynamics.evaluation.evaluate import EvaluationOptions, reference_for
 from dynamics.flow.oracle import oracle_for
 from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions
 from dynamics.models import DiTOptions
 from dynamics.runner import evaluate_run, run
 from dynamics.store import read_run
-
-COUNTS, SHAPE, SCALE = (5, 1, 7), (4, 2, 2), 0.5
-TOTAL = sum(COUNTS)
-OPTIONS: dict[str, Any] = {"name": "latents", "vae": "tiny", "latent_scale": SCALE, "image_size": 16}
-
-
-def laws() -> Tensor:
-    """Mean and standard deviation of each image and its flip, in float16: all differ, and the means are far apart."""
-    numbers = torch.arange(TOTAL * 2 * 16).reshape(TOTAL, 2, *SHAPE)
-    return torch.stack([4 * (numbers // 16) + numbers % 16 / 16, 0.125 + numbers / 8192], 2).half()
+from dynamics.training import World
+from dynamics.training import step as training_step
+from dynamics.training.step import draw
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "a set"
-    labels = np.arange(TOTAL, dtype=np.int32) % 3
-    shards = []
-    for i, part in enumerate(laws().split(COUNTS)):
-        file = shard_path(path, i)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(part.numpy().tobytes())
-        shards.append(Shard(count=len(part), sha256=file_sha256(file)))
-    np.save(path / LABELS, labels)
-    record = Record(
-        vae="tiny",
-        vae_sha256="f" * 64,
-        scale=SCALE,
-        latent_shape=SHAPE,
-        image_size=16,
-        num_images=TOTAL,
-        classes=("a", "b", "c"),
-        labels_sha256=file_sha256(path / LABELS),
-        shards=tuple(shards),
-    )
-    (path / RECORD).write_text(record.model_dump_json(indent=1))
-    return path
+    return write_latents(tmp_path / "a set")
 
 
 @pytest.fixture
@@ -76,6 +48,30 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(data: LatentSet, folder: Pa
     assert (x.shape, x.dtype, y.dtype) == ((8, *SHAPE), torch.float32, torch.long)
     assert not torch.equal(x, data.batch(3, 8, 8)[0])
     assert not torch.equal(x, data.batch(4, 7, 8)[0])
+
+
+def test_a_rank_reads_and_draws_its_own_rows_alone(
+    data: LatentSet, monkeypatch: pytest.MonkeyPatch, tiny: RunConfig
+) -> None:
+    x, y = data.batch(3, 7, 8)
+    read: list[int] = []
+    moments = LatentSet.moments
+    monkeypatch.setattr(LatentSet, "moments", lambda self, rows, flips: read.extend(rows) or moments(self, rows, flips))
+    mine, labels = data.batch(3, 7, 8, slice(1, None, 3))
+    assert read == batch_indices(TOTAL, 3, 7, 8)[1::3].tolist()
+    assert torch.equal(labels, y)
+    assert torch.equal(mine[1::3], x[1::3])
+    assert bool(mine[0::3].isnan().all() & mine[2::3].isnan().all())
+
+    plan = plan_for(tiny.times, (), Progress(0, 10), [])
+    whole = draw(data, plan, tiny.objective, 9, 3, 7)
+    assert bool((whole.x.isfinite() & whole.e.isfinite()).all())
+    assert whole.e[0].std() > 0.3
+    for rank in range(3):
+        monkeypatch.setattr(training_step, "world", lambda rank=rank: World(rank, 3))
+        own, expected = draw(data, plan, tiny.objective, 9, 3, 7).shard(rank, 3), whole.shard(rank, 3)
+        for name in ("x", "e", "t", "r", "y", "dropped"):
+            assert torch.equal(getattr(own, name), getattr(expected, name))
 
 
 def test_x_follows_the_law_of_its_row_or_of_its_flip(data: LatentSet) -> None:

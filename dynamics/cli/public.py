@@ -1,0 +1,81 @@
+"""Commands that bring public weights in and take weights out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ImportArgs:
+    """Make a finished run of public weights: SiT (answers v), DiT (a backbone only) or a MeanFlow in PyTorch (u).
+
+    Nothing in the file is executed. The network can be loaded without data; to evaluate it, pass --data.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    """A .pt, .pth or .safetensors file."""
+    source: Annotated[Literal["sit", "dit", "meanflow-pytorch"], tyro.conf.arg(name="from")]
+    """Whose network it holds: willisma/SiT, facebookresearch/DiT (their files look alike) or zhuyu-cs/MeanFlow."""
+    out: Path
+    """The run folder to make; for runs to start from it, it must be named by its run_id, which is printed."""
+    preset: str | None = None
+    """Name of a preset, or path of a config.json, with the file's model; the paper's of this size if left out."""
+    data: Path | None = None
+    """Folder of latents, from `dynamics encode`."""
+    heads: int | None = None
+    """Attention heads, where the size is not a published one; the preset's if there is one."""
+    weights: Literal["ema", "model"] | None = None
+    """Which weights of a training checkpoint; if left out, the average where there is one."""
+    latent_scale: float | None = None
+    """What the latents that it was trained on were multiplied by; if left out, what the repository's code says:
+    0.18215, or 0.18125 for meanflow-pytorch."""
+
+
+def import_(args: ImportArgs) -> None:
+    """Import, and say what the network is good for."""
+    from dynamics.cli.training import _config
+    from dynamics.runner import import_run
+
+    preset = None if args.preset is None else _config(args.preset)
+    made = import_run(
+        args.checkpoint, args.source, args.out, preset, args.data, args.heads, args.weights, args.latent_scale
+    )
+    print(f"{made.path / 'run.nc'}: run {made.run_id}")
+    if made.meaning == "backbone":
+        print("NOT A VELOCITY: DiT predicts the noise of a discrete schedule. Samples and evaluations of this run mean")
+        print("nothing; it is a backbone for other runs to start from.")
+    if made.meaning == "v":
+        print("It answers v(z, t, y) at every r: sample it in many steps. Runs that start from it can learn the gap.")
+    if made.path.absolute().name != made.run_id:
+        print(
+            f"For runs to start from it, name its folder {made.run_id}: mv {made.path} {made.path.parent / made.run_id}"
+        )
+    print(f"next: dynamics train PRESET --start.run {made.run_id} --out {made.path.parent / 'DIR'}")
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Write a run's weights for SiT's code (if they ignore the gap) or for a MeanFlow in PyTorch, as safetensors."""
+
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The run folder."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The file; .safetensors is added if it is missing."""
+    target: Annotated[Literal["sit", "meanflow-pytorch"], tyro.conf.arg(name="to")]
+    """Whose code will read it: willisma/SiT (with learn_sigma=False) or zhuyu-cs/MeanFlow."""
+    weights: str = "ema"
+    """ema (the first average), model, or a recorded decay such as 0.999."""
+    checkpoint: int | None = None
+    """Step of the checkpoint; the newest if left out."""
+
+
+def export(args: ExportArgs) -> None:
+    """Export, and say how the file is read."""
+    from dynamics.runner import export_run
+
+    path = export_run(args.dir, args.out, args.target, args.weights, args.checkpoint)
+    print(f"{path}; in Python: model.load_state_dict(safetensors.torch.load_file({str(path)!r}))")
+    if args.target == "sit":
+        print("It has no learned sigma: build the model with learn_sigma=False.")

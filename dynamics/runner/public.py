@@ -1,0 +1,307 @@
+"""Checkpoints of public repositories as runs, and runs as their checkpoints."""
+
+import argparse
+import hashlib
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dynamics.atomic import replacing, sync
+from dynamics.config import PRESETS, RunConfig
+from dynamics.data import DataOptions, dimensions, load
+from dynamics.data.latents import read_record
+from dynamics.models import DiT, DiTOptions, build
+from dynamics.models.dit import SIZES
+from dynamics.models.public import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.objectives import FlowMatching
+from dynamics.options import invalid
+from dynamics.runner.folder import RunFolder, differences
+from dynamics.store import provenance, read_run, write_run
+from dynamics.training import StartOptions, TrainState, check_room, room_for, start
+from dynamics.training.shards import write
+
+PICKLED, SAFE = (".pt", ".pth"), ".safetensors"
+DOWNSAMPLING = 8
+"""Pixels per latent cell, along each side, of the autoencoder that all three repositories use."""
+_REFUSED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
+"""What torch raises on files that are truncated, damaged or not its own."""
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """What `import_run` has made."""
+
+    path: Path
+    """The run folder."""
+    run_id: str
+    """What the folder must be called for others to start from it."""
+    meaning: Meaning
+    """What its network answers."""
+
+
+def import_run(
+    checkpoint: Path,
+    source: Source,
+    out: Path,
+    preset: RunConfig | None = None,
+    data: Path | None = None,
+    heads: int | None = None,
+    weights: Literal["ema", "model"] | None = None,
+    latent_scale: float | None = None,
+) -> ImportedRun:
+    """Make a finished run of a public checkpoint, as if it had been trained here.
+
+    The run is that of a preset by name only: what its config says about training says nothing about what happened
+    elsewhere. Its seed comes from the file's hash, so that other weights of the same size are another run. Files of SiT
+    and of DiT look alike: only the caller knows which one it is.
+
+    Args:
+        checkpoint: A .pt, .pth or .safetensors file; nothing in it is executed.
+        source: Which repository's network it holds, see `models.public`.
+        out: The run folder to make. It appears when it is complete.
+        preset: Config to take the rest from; None takes the paper's of this size.
+        data: Latents, for evaluation; networks load without.
+        heads: Attention heads, if neither the preset nor the published sizes say it.
+        weights: Which of a training checkpoint's; None takes the average where there is one.
+        latent_scale: What the latents that it was trained on were multiplied by; None takes the preset's, or without
+            one what the repository's code says.
+
+    Raises:
+        ValueError: The file is missing, damaged, would execute code or does not fit the source or the preset; the data
+            are of other shape, classes or scale; `out` exists.
+        DiskFullError: No room.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise invalid("out", str(out), "a folder that is empty or not there yet", "choose another --out")
+    tensors, which = read_tensors(checkpoint, weights)
+    if heads is None and preset is not None and isinstance(preset.model, DiTOptions):
+        heads = preset.model.heads
+    imported = from_public(tensors, source, heads)
+    with checkpoint.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    config = config_for(imported, source, preset, data, latent_scale, origin=f"{sha256} {source} {which}")
+    about = {
+        "imported_from": CONVENTIONS[source].repository,
+        "imported_file": checkpoint.name,
+        "imported_sha256": sha256,
+        "imported_weights": which,
+        "meaning": CONVENTIONS[source].meaning,
+    }
+    temporary = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
+    try:
+        _write(RunFolder(temporary), config, imported, about)
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(out.parent)
+    return ImportedRun(out, config.run_id, CONVENTIONS[source].meaning)
+
+
+def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", checkpoint: int | None = None) -> Path:
+    """Write a run's weights for a public repository's code, as safetensors.
+
+    Args:
+        run_dir: The run folder.
+        out: The file; the ending .safetensors is added if it is missing. One that is there is replaced.
+        target: Which repository, see `models.public.to_public`.
+        weights: "model", "ema" or a decay.
+        checkpoint: Step of the checkpoint; None takes the newest.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: There is no such run or checkpoint, or the target's network cannot be this one.
+    """
+    folder = RunFolder(Path(run_dir))
+    config = folder.read_config()
+    if not isinstance(config.model, DiTOptions):
+        raise invalid("run", f"{run_dir} with a {config.model.kind}", "a run of a dit", "export another run")
+    if folder.result.is_file() and read_run(folder.result).attrs.get("meaning") == "backbone":
+        received = f"{run_dir}, an imported DiT that predicts no velocity"
+        raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
+    _, tensors = folder.checkpoints().weights(checkpoint, weights)
+    public = to_public(tensors, config.model, dimensions(config.data)[0], target)
+    path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
+    with room_for("the exported file", path.parent), replacing(path) as temporary:
+        write(temporary, public)
+    return path
+
+
+def read_tensors(path: Path, which: Literal["ema", "model"] | None = None) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict in a file, and what the file calls it, "" for nothing; no code in it is executed.
+
+    Args:
+        path: A .safetensors file, or a .pt or .pth file with a state dict or a training checkpoint of several.
+        which: Which one of a training checkpoint; None takes "ema" where there is one, and else "model".
+
+    Raises:
+        ValueError: The file is missing, of another kind, damaged, or holds anything but tensors, containers, plain
+            values and an `argparse.Namespace`; or no such state dict.
+    """
+    if not path.is_file() or path.suffix not in (*PICKLED, SAFE):
+        received = str(path) if path.is_file() else f"{path}, which is no file"
+        raise invalid("checkpoint", received, f"a file that ends in {', '.join((*PICKLED, SAFE))}", "check the path")
+    content = _load_safe(path) if path.suffix == SAFE else _load_pickled(path)
+    found = [kind for kind in ("ema", "model") if isinstance(content.get(kind), Mapping)]
+    if which is not None and which not in found:
+        received = f"{which} of {path}, which has {' and '.join(found) or 'one set of weights without a name'}"
+        raise invalid("weights", received, ", ".join(found) or "nothing to choose", "leave --weights out")
+    name = which or (found[0] if found else "")
+    state = content[name] if name else content
+    if other := [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]:
+        received = f"{path} with other things than tensors: {', '.join(other)}"
+        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
+    return dict(state), name
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _load_safe(path: Path) -> dict[str, Any]:
+    try:
+        return load_file(path)
+    except (SafetensorError, *_REFUSED) as error:
+        remedy = "download it again, or restore it from a copy"
+        raise invalid("checkpoint", f"{path} ({error})", "an undamaged safetensors file", remedy) from error
+
+
+def _load_pickled(path: Path) -> Mapping[str, Any]:
+    """Read what torch.save wrote, with the one class that the training checkpoints of these repositories contain."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # only files of the newer format can be mapped; an optimiser's moments then never come into memory
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _REFUSED as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        received = f"{path}, which asks for {asked[1]}" if asked else f"{path} ({type(error).__name__})"
+        allowed = "an undamaged file of tensors that torch.save wrote; nothing in a file is executed"
+        remedy = (
+            "save its state dict alone in the environment that it comes from, if you trust it, or download it again"
+        )
+        raise invalid("checkpoint", received, allowed, remedy) from error
+    if not isinstance(content, Mapping):
+        received = f"{path} with a {type(content).__name__}"
+        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
+    return content
+
+
+def config_for(
+    imported: Imported,
+    source: Source,
+    preset: RunConfig | None,
+    data: Path | None,
+    latent_scale: float | None,
+    origin: str,
+) -> RunConfig:
+    """Return the config of an imported run.
+
+    Args:
+        imported: The network.
+        source: Where it comes from. What answers v is a run of flow matching.
+        preset: As for `import_run`; so are data and latent_scale.
+        data: Latents.
+        latent_scale: Of the latents.
+        origin: What tells these weights from all others; the seed is taken from its hash.
+
+    Raises:
+        ValueError: The preset has another model, or the data another shape, other classes or another scale.
+    """
+    base = preset or _preset_of(imported.options)
+    if base.model != imported.options:
+        different = ", ".join(differences(base.model.model_dump(), imported.options.model_dump(), "model"))
+        raise invalid("preset", different, "a config with the checkpoint's model", "choose another --preset")
+    if latent_scale is None and preset is None:
+        latent_scale = CONVENTIONS[source].latent_scale
+    where = base.data if preset else base.data.model_copy(update={"image_size": DOWNSAMPLING * imported.shape[1]})
+    changes: dict[str, Any] = {
+        "data": _data(where, data, latent_scale),
+        "start": StartOptions(),
+        "seed": int(hashlib.sha256(origin.encode()).hexdigest()[:8], 16),
+    }
+    if CONVENTIONS[source].meaning == "v":
+        label_drop_prob = base.objective.guidance.label_drop_prob
+        objective = FlowMatching()
+        guidance = objective.guidance.model_copy(update={"label_drop_prob": label_drop_prob})
+        changes["objective"] = objective.model_copy(update={"guidance": guidance})
+        changes["times"] = base.times.model_copy(update={"gap_share": 0.0})
+    config = RunConfig.model_validate({**dict(base), **changes})
+    found, expected = dimensions(config.data), (imported.shape, imported.num_classes)
+    if found != expected:
+        allowed = f"shape {expected[0]} and {expected[1]} classes, which the checkpoint is for"
+        remedy = "pass --data with such latents, or --preset with a config on such data"
+        raise invalid("data", f"shape {found[0]} and {found[1]} classes", allowed, remedy)
+    if data is not None:
+        load(config.data)  # latents that are not there, or not whole, are better found now
+    return config
+
+
+def _preset_of(options: DiTOptions) -> RunConfig:
+    for name, size in SIZES.items():
+        if size == options:
+            return PRESETS[f"{name.replace('/', '').lower()}-meanflow"]
+    received = " ".join(f"{k}={v}" for k, v in options.model_dump().items() if k != "kind")
+    remedy = "pass --preset with a config.json that has this model"
+    raise invalid("model", received, f"for a preset, one of {', '.join(SIZES)}", remedy)
+
+
+def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -> DataOptions:
+    """Return the data with the user's latents."""
+    if path is None and latent_scale is None:
+        return options
+    if options.name != "latents":
+        received = f"{path or latent_scale} with a preset on {options.name}"
+        raise invalid("data", received, "latents for a preset on latents", "leave --data and --latent-scale out")
+    changes: dict[str, Any] = {} if latent_scale is None else {"latent_scale": latent_scale}
+    if path is not None:
+        record, scale = read_record(path), changes.get("latent_scale", options.latent_scale)
+        if record.scale != scale:
+            remedy = f"encode with --scale {scale}, or accept the difference with --latent-scale {record.scale}"
+            raise invalid("latent_scale", scale, f"{record.scale}, which is that of the latents in {path}", remedy)
+        changes |= {"path": path, "vae": record.vae}
+    return DataOptions.model_validate({**dict(options), **changes})
+
+
+def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict[str, str]) -> None:
+    """Write a run folder, run.nc last."""
+    model = build(config.model, imported.shape, imported.num_classes, seed=0)
+    assert isinstance(model, DiT)
+    imported.fill(model)
+    shared = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    blank = start(model, config.training.model_copy(update={"ema_decays": ()}), config.curricula)
+    emas = {str(decay): shared for decay in config.training.ema_decays}  # one copy in memory, however many on disk
+    state = TrainState(model, blank.optimizer, emas, blank.curricula, step=config.training.num_steps)
+    checkpoints = folder.checkpoints(config.training.keep_checkpoints)
+    folder.path.mkdir(parents=True)
+    check_room(checkpoints.folder, 0, state)
+    with room_for("the imported run", folder.path):
+        folder.claim(config)
+        checkpoints.save(state)
+        origin = provenance(config.to_json(), config.run_id, config.seed)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        write_run(folder.result, {}, {**origin, **about, "num_parameters": num_parameters, "seconds": 0.0})
