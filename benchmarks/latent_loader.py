@@ -3,9 +3,11 @@
     python benchmarks/latent_loader.py --out benchmarks/results/latent_loader.json
 
 Writes files of latents of ImageNet's shape (32 kB an image, its flip included) with random content, and reads global
-batches in the order of training: `moments` reads rows only, `batch` also draws the latents, as training does. Warm is
-the second time over the same batches. Cold is the first time, after the system was asked to forget the files' pages; it
-may keep some, and the disk of a virtual machine may have a cache of its own. The demand is that of `dynamics plan`.
+batches in the order of training. `moments` reads rows only. `alone` does all that training does before a step on one
+rank: latents, noise and times. `rank of 8` does the share of one rank of eight; the rows counted are those of the whole
+batch, since the others work meanwhile on cores of their own. Warm is the second time over the same batches. Cold is the
+first time, after the system was asked to forget the files' pages; it may keep some, and the disk of a virtual machine
+may have a cache of its own. The demand is that of `dynamics plan`.
 """
 
 import argparse
@@ -23,10 +25,12 @@ from dynamics.config import preset
 from dynamics.data import LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, load_latents, shard_path
 from dynamics.estimate import estimate
+from dynamics.flow.rows import draw_rows
 from dynamics.rng import generator
 from dynamics.store import provenance
 
 PRESET, GPUS, GPU, UTILISATION = "b4-meanflow", 8, "h100", 0.4
+WHAT = ("moments", "alone", "rank of 8")
 SHAPE, NUM_CLASSES, IMAGES_PER_FILE = (4, 32, 32), 1000, 4096
 
 
@@ -72,13 +76,17 @@ def opened(folder: Path) -> LatentSet:
 
 def rows_per_second(data: LatentSet, what: str, batch_size: int, num_batches: int, seed: int) -> float:
     batch_indices(len(data.labels), seed, 0, 1)  # the permutation is drawn once an epoch and timed by itself
+    times, ranks = preset(PRESET).times, GPUS if what == "rank of 8" else 1
+    num_gap = round(times.gap_share * batch_size)
+    laws = {"equal_law": times.law, "gap_law": times.law, "num_gap": num_gap}
     began = time.perf_counter()
     for step in range(num_batches):
-        if what == "batch":
-            data.batch(seed, step, batch_size)
-        else:
+        if what == "moments":
             rows = batch_indices(len(data.labels), seed, step, batch_size)
             data.moments(rows, rows % 2)
+        else:
+            x, y = data.batch(seed, step, batch_size, slice(0, None, ranks))
+            draw_rows(x, y, **laws, seed=seed, tag=step, alone=range(0, batch_size, ranks))
     return batch_size * num_batches / (time.perf_counter() - began)
 
 
@@ -102,12 +110,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found: dict[str, list[float]] = {f"{what} {how}": [] for what in ("moments", "batch") for how in ("cold", "warm")}
+    found: dict[str, list[float]] = {f"{what} {how}": [] for what in WHAT for how in ("cold", "warm")}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         write(folder, args.images, args.seed)
         for index in range(args.rounds):
-            for what in ("moments", "batch"):
+            for what in WHAT:
                 forget(folder)
                 data = opened(folder)
                 for how in ("cold", "warm"):
@@ -119,7 +127,7 @@ def main() -> None:
     demand = config.training.batch_size / plan.step_seconds
     median = {name: sorted(rates)[len(rates) // 2] for name, rates in found.items()}
     for name, rate in median.items():
-        print(f"{name:14} {rate:12,.0f} rows/s, {rate / demand:6.2f} of the demand of {demand:,.0f}")
+        print(f"{name:16} {rate:12,.0f} rows/s, {rate / demand:6.2f} of the demand of {demand:,.0f}")
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "folder")}
     result = {
         **provenance(json.dumps(settings), "latent_loader", args.seed),

@@ -35,10 +35,10 @@ class ImportArgs:
 
 def import_(args: ImportArgs) -> None:
     """Import, and say what the network is good for."""
-    from dynamics.cli.training import _config
+    from dynamics.cli.training import named_config
     from dynamics.runner import import_run
 
-    preset = None if args.preset is None else _config(args.preset)
+    preset = None if args.preset is None else named_config(args.preset)
     made = import_run(
         args.checkpoint, args.source, args.out, preset, args.data, args.heads, args.weights, args.latent_scale
     )

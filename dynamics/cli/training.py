@@ -75,7 +75,7 @@ def plan(args: PlanArgs) -> None:
 
     from dynamics.estimate import DEVICES, estimate
 
-    config = _config(args.preset)
+    config = named_config(args.preset)
     changes: dict[str, str | int] = {"parallel": args.parallel} if args.parallel != "config" else {}
     changes |= {"accumulation": args.accumulation} if args.accumulation is not None else {}
     training = type(config.training).model_validate({**dict(config.training), **changes})
@@ -132,7 +132,7 @@ def train(argv: Sequence[str]) -> None:
 
     # the defaults depend on the preset, so its name is needed before the options can be parsed
     name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
-    config = _config(name)
+    config = named_config(name)
     default = TrainArgs(
         preset=tyro.MISSING, out=tyro.MISSING, observe=("config",), wall_minutes=None, tensorboard=False, config=config
     )
@@ -152,7 +152,7 @@ def train(argv: Sequence[str]) -> None:
         print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
 
 
-def _config(name: str) -> "RunConfig":
+def named_config(name: str) -> "RunConfig":
     """Return a preset, or the config of a JSON file."""
     from dynamics.config import RunConfig, preset
 

@@ -251,7 +251,7 @@ class LatentSet:
         flips = torch.randint(2, (batch_size,), generator=generator(seed, "flips", step))
         x = torch.full((batch_size, *self.shape), torch.nan)
         e = normal_rows(range(batch_size)[share], self.shape, seed, "latents", step)
-        mean, std = self.moments(rows[share], flips[share]).float().unbind(1)
+        mean, std = self.moments(rows[share].contiguous(), flips[share]).float().unbind(1)
         x[share] = self.record.scale * (mean + std * e)
         return x, self.labels[rows]
 
