@@ -22,12 +22,14 @@ import torch
 
 from dynamics.atomic import replacing
 from dynamics.config import preset
+from dynamics.curricula import Progress, plan_for
 from dynamics.data import LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, load_latents, shard_path
 from dynamics.estimate import estimate
-from dynamics.flow.rows import draw_rows
 from dynamics.rng import generator
 from dynamics.store import provenance
+from dynamics.training import World, draw
+from dynamics.training import step as training_step
 
 PRESET, GPUS, GPU, UTILISATION = "b4-meanflow", 8, "h100", 0.4
 WHAT = ("moments", "alone", "rank of 8")
@@ -76,17 +78,16 @@ def opened(folder: Path) -> LatentSet:
 
 def rows_per_second(data: LatentSet, what: str, batch_size: int, num_batches: int, seed: int) -> float:
     batch_indices(len(data.labels), seed, 0, 1)  # the permutation is drawn once an epoch and timed by itself
-    times, ranks = preset(PRESET).times, GPUS if what == "rank of 8" else 1
-    num_gap = round(times.gap_share * batch_size)
-    laws = {"equal_law": times.law, "gap_law": times.law, "num_gap": num_gap}
+    config, ranks = preset(PRESET), GPUS if what == "rank of 8" else 1
+    plan = plan_for(config.times, (), Progress(0, num_batches), [])
+    training_step.world = lambda: World(0, ranks)
     began = time.perf_counter()
     for step in range(num_batches):
         if what == "moments":
             rows = batch_indices(len(data.labels), seed, step, batch_size)
             data.moments(rows, rows % 2)
         else:
-            x, y = data.batch(seed, step, batch_size, slice(0, None, ranks))
-            draw_rows(x, y, **laws, seed=seed, tag=step, alone=range(0, batch_size, ranks))
+            draw(data, plan, config.objective, batch_size, seed, step)
     return batch_size * num_batches / (time.perf_counter() - began)
 
 

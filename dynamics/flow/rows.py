@@ -9,7 +9,7 @@ from torch import Tensor
 from dynamics.flow.path import interpolate
 from dynamics.flow.times import TimeLaw
 from dynamics.options import invalid
-from dynamics.rng import generator, normal_rows
+from dynamics.rng import generator
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def draw_rows(
     num_gap: int,
     seed: int,
     tag: str | int,
-    alone: range | None = None,
+    e: Tensor | None = None,
 ) -> Rows:
     """Give images their noise and times.
 
@@ -105,8 +105,7 @@ def draw_rows(
         num_gap: Number of r < t rows, the last of the batch.
         seed: Seed of the run.
         tag: What the rows are for: the step, or the name of a measurement.
-        alone: Draw the noise of these rows only, each from a stream of its own; that of the others is NaN. By default
-            the batch has one stream, of which every row is drawn.
+        e: Their noise [B, C, H, W], if it is there already.
     """
     num_equal = x.shape[0] - num_gap
     if not 0 <= num_gap <= x.shape[0]:
@@ -114,11 +113,8 @@ def draw_rows(
     times = generator(seed, "times", tag)
     t_equal, _ = equal_law.sample(num_equal, times)
     t_gap, r_gap = gap_law.sample(num_gap, times)
-    if alone is None:
+    if e is None:
         e = torch.randn(x.shape, generator=generator(seed, "noise", tag))
-    else:
-        e = torch.full_like(x, torch.nan)
-        e[alone.start : alone.stop : alone.step] = normal_rows(alone, x.shape[1:], seed, "noise", tag)
     t, r = torch.cat([t_equal, t_gap]), torch.cat([t_equal, r_gap])
     return Rows(x, e, t, r, y, torch.zeros(len(y), dtype=torch.bool), num_equal)
 

@@ -11,6 +11,7 @@ from dynamics.curricula import Curriculum, Progress, plan_for
 from dynamics.data import DataSource
 from dynamics.flow.times import TimesOptions
 from dynamics.objectives import Objective
+from dynamics.training.ahead import Ahead
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.disk import checkpoint_bytes, room_for
 from dynamics.training.distributed import largest, on_first
@@ -18,7 +19,7 @@ from dynamics.training.options import TrainingOptions
 from dynamics.training.record import StepRecord
 from dynamics.training.sharding import gathered
 from dynamics.training.state import TrainState
-from dynamics.training.step import NonFiniteLossError, draw, passes, skip, train_step
+from dynamics.training.step import NonFiniteLossError, draw, images, passes, skip, train_step
 from dynamics.training.stop import TIME_IS_UP, StopRequest, TimeLimit
 
 
@@ -102,12 +103,14 @@ def fit(
     """
     recorder, limit = recorder or Recorder(), limit or TimeLimit()
     ways = passes(state.model, options)
-    with StopRequest(going_on) as stop:
+    of_step = partial(images, data, options.batch_size, seed)
+    with StopRequest(going_on) as stop, Ahead(of_step, options.num_steps, on=data.is_latent) as ahead:
         if state.step == 0:
             _measure(state, observers, options, recorder)
         while state.step < options.num_steps:
             plan = plan_for(times, curricula, Progress(state.step, options.num_steps), state.curricula)
-            rows = draw(data, plan, objective, options.batch_size, seed, state.step)
+            drawn = ahead.take(state.step)
+            rows = draw(data, plan, objective, options.batch_size, seed, state.step, drawn=drawn)
             try:
                 record = train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes)
             except NonFiniteLossError as error:

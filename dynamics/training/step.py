@@ -20,7 +20,7 @@ from dynamics.models import Model
 from dynamics.models.attention import check_dual_attention
 from dynamics.models.recompute import recomputing
 from dynamics.objectives import CorruptedMeanFlow, Derivative, LossTerms, Objective, total_derivative
-from dynamics.rng import generator
+from dynamics.rng import generator, normal_rows
 from dynamics.training import cells
 from dynamics.training.cells import RowTable
 from dynamics.training.distributed import interleaved, largest, whole, world
@@ -28,6 +28,9 @@ from dynamics.training.monitor import by_gap
 from dynamics.training.options import TrainingOptions
 from dynamics.training.record import GAP_BINS, StepRecord
 from dynamics.training.state import TrainState, update_emas
+
+Images = tuple[Tensor, Tensor, Tensor | None]
+"""x [B, C, H, W], y [B], and e [B, C, H, W] where it is not drawn with the times."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,24 +84,35 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
     )
 
 
-def draw(data: DataSource, plan: Plan, objective: Objective, batch_size: int, seed: int, step: int) -> Rows:
-    """Draw the global batch of a step: a pure function of (seed, step) and the plan.
+def images(data: DataSource, batch_size: int, seed: int, step: int) -> Images:
+    """Draw what the rows of a step have before their times: a pure function of (seed, step).
 
-    Of latents, which are large, each rank draws x and e of its own rows only; those of the others are NaN.
+    Of latents, which are large, each rank draws x and e of its own rows only, and those of the others are NaN.
     """
+    if not data.is_latent:
+        return *data.batch(seed, step, batch_size), None
     here = world()
-    own = range(here.rank, batch_size, here.size)
-    x, y = data.batch(seed, step, batch_size, slice(here.rank, None, here.size))
-    rows = draw_rows(
-        x,
-        y,
-        equal_law=plan.equal_law,
-        gap_law=plan.gap_law,
-        num_gap=round(plan.gap_share * batch_size),
-        seed=seed,
-        tag=step,
-        alone=own if data.is_latent else None,
-    )
+    own = slice(here.rank, None, here.size)
+    x, y = data.batch(seed, step, batch_size, own)
+    e = torch.full_like(x, torch.nan)
+    e[own] = normal_rows(range(batch_size)[own], data.shape, seed, "noise", step)
+    return x, y, e
+
+
+def draw(
+    data: DataSource,
+    plan: Plan,
+    objective: Objective,
+    batch_size: int,
+    seed: int,
+    step: int,
+    *,
+    drawn: Images | None = None,
+) -> Rows:
+    """Draw the global batch of a step: a pure function of (seed, step) and the plan; `drawn` are its `images`."""
+    x, y, e = drawn or images(data, batch_size, seed, step)
+    num_gap = round(plan.gap_share * batch_size)
+    rows = draw_rows(x, y, equal_law=plan.equal_law, gap_law=plan.gap_law, num_gap=num_gap, seed=seed, tag=step, e=e)
     rows = objective.guidance.drop_labels(rows, data.num_classes, generator(seed, "label drop", step))
     return objective.corrupt(rows, seed, step) if isinstance(objective, CorruptedMeanFlow) else rows
 

@@ -254,8 +254,8 @@ def test_a_non_finite_loss_names_the_rows_of_the_batch(twenty: Configs, tmp_path
     def spoil(rank: int) -> None:
         draw = loop.draw
 
-        def spoiled(*args: Any) -> Rows:
-            rows = draw(*args)
+        def spoiled(*args: Any, **drawn: Any) -> Rows:
+            rows = draw(*args, **drawn)
             if args[-1] == 3:
                 rows = replace(rows, x=rows.x.clone())
                 rows.x[torch.tensor([3, 6, 13])] = torch.nan

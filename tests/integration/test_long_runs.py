@@ -50,8 +50,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Put NaN into two rows of the batches after these many steps."""
     draw = loop.draw
 
-    def spoiled(*args: Any) -> Rows:
-        rows = draw(*args)
+    def spoiled(*args: Any, **drawn: Any) -> Rows:
+        rows = draw(*args, **drawn)
         if args[-1] in steps:
             rows = replace(rows, x=rows.x.clone())
             rows.x[torch.tensor([3, 13])] = torch.nan
