@@ -9,7 +9,7 @@ import torch
 from pydantic import model_validator
 
 from dynamics.curricula import DTD, Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
-from dynamics.data import DataOptions
+from dynamics.data import IMAGENET_IMAGES, DataOptions
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
@@ -71,9 +71,6 @@ _BASELINE = RunConfig(
     training=_DIGITS,
 )
 
-_IMAGES = 1_281_167
-"""Training images of ImageNet."""
-
 
 @dataclass(frozen=True)
 class _Paper:
@@ -106,7 +103,7 @@ _SCHEDULES: dict[str, tuple[CurriculumOptions, ...]] = {
 def _at_paper_scale(row: _Paper, curricula: tuple[CurriculumOptions, ...]) -> RunConfig:
     """Return a config of ImageNet 256 x 256 in latents; hyper-parameters of Mean Flows, table 4 and section 5."""
     training = TrainingOptions(
-        num_steps=round(row.epochs * _IMAGES / 256),
+        num_steps=round(row.epochs * IMAGENET_IMAGES / 256),
         batch_size=256,
         learning_rate=1e-4,
         betas=(0.9, 0.95),

@@ -30,9 +30,9 @@ def rehearsal(folder: Path) -> Files:
     inception, reference = folder / "inception.pth", folder / "reference.npz"
     if not reference.is_file():
         _pictures(images)
-        _autoencoder(vae)
+        autoencoder(vae, levels=4)
         encode(images, latents, EncodeOptions(vae=str(vae), vae_name=VAE, image_size=SIDE), CPU)
-        _inception(inception)
+        random_inception(inception)
         compute_statistics(images / "0", load_inception(inception, CPU), reference, keep_features=True)
     return Files(latents=latents, vae=str(vae), inception=inception, reference=reference)
 
@@ -47,13 +47,12 @@ def _pictures(folder: Path) -> None:
             picture.save(folder / str(label) / f"{i:02}.png")
 
 
-def _autoencoder(folder: Path) -> None:
-    """Save a tiny AutoencoderKL of four channels that makes eight times fewer pixels a side."""
+def autoencoder(folder: Path, levels: int) -> None:
+    """Save a tiny AutoencoderKL of four channels that makes 2^(levels - 1) times fewer pixels a side."""
     import_torchvision()
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    levels = 4
     network = AutoencoderKL(
         block_out_channels=(8,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -64,8 +63,9 @@ def _autoencoder(folder: Path) -> None:
     network.save_pretrained(folder, safe_serialization=True)
 
 
-def _inception(path: Path) -> None:
+def random_inception(path: Path) -> None:
     """Save torch-fidelity's Inception with random weights, large enough for features that differ."""
+    import_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class WithoutWeights(FeatureExtractorInceptionV3):  # its constructor insists on a file

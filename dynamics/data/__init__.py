@@ -9,13 +9,14 @@ from pydantic import model_validator
 from dynamics.data.digits import load_digits
 from dynamics.data.files import load_folder, load_idx, load_npz
 from dynamics.data.imageset import DataSource, ImageSet, Shape
-from dynamics.data.latents import SD_SCALE, SD_VAE, LatentSet, load_latents, read_record
+from dynamics.data.latents import SD_SCALE, SD_VAE, LatentSet, load_latents, read_record, shard_bytes
 from dynamics.data.loader import batch_indices
 from dynamics.data.mixture import GaussianMixtureSet, load_digits_mixture
 from dynamics.data.mnist import load_mnist5k
 from dynamics.options import Options, invalid, later
 
 __all__ = [
+    "IMAGENET_IMAGES",
     "DataOptions",
     "DataSource",
     "GaussianMixtureSet",
@@ -24,13 +25,15 @@ __all__ = [
     "Shape",
     "batch_indices",
     "dimensions",
+    "latents_bytes",
     "load",
 ]
 
 Embedded = Literal["digits", "digits-mixture", "mnist5k"]
 _FROM_FILES = ("folder", "npz", "idx")
 _SIZED = ("folder", "latents")
-IMAGENET_CLASSES = 1000
+IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
+"""Of the training set."""
 
 
 class DataOptions(Options):
@@ -124,6 +127,17 @@ def dimensions(options: DataOptions) -> tuple[Shape, int]:
         return (4, _side(options) // 8, _side(options) // 8), IMAGENET_CLASSES
     record = read_record(_path(options))
     return record.latent_shape, len(record.classes)
+
+
+def latents_bytes(options: DataOptions) -> int:
+    """Return the room that latents take on a disk; without a path, those of ImageNet, as in `dimensions`.
+
+    Example:
+        >>> latents_bytes(DataOptions(name="latents", image_size=256)) / 1e9
+        41.981280256
+    """
+    num_images = IMAGENET_IMAGES if options.path is None else read_record(_path(options)).num_images
+    return num_images * shard_bytes(1, dimensions(options)[0])
 
 
 @lru_cache(maxsize=3)

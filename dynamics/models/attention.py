@@ -59,7 +59,7 @@ def check_dual_attention(name: DualAttention, num_tokens: int, device: torch.dev
         raise invalid(option, name, "math for a network without attention", remedy)
     if find_spec("jvp_flash_attention") is None:
         allowed = "math where the package jvp_flash_attention is not installed"
-        raise invalid(option, name, allowed, f"pip install jvp_flash_attention, or {remedy}")
+        raise invalid(option, name, allowed, f"pip install 'meanflow-dynamics[flash]', or {remedy}")
     if device.type != "cuda":
         raise invalid(option, name, f"math on {device.type}: the kernel needs a CUDA GPU", remedy)
     if num_tokens < MIN_TOKENS or num_tokens & (num_tokens - 1):

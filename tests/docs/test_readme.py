@@ -99,6 +99,23 @@ def test_the_figures_of_the_readme_are_those_of_the_committed_results() -> None:
         assert f"**{measured['schemes'][scheme]['ratio']:.2f}**" in README
 
 
+def test_the_figures_at_paper_scale_are_those_of_the_committed_benchmarks() -> None:
+    results = ROOT / "benchmarks" / "results"
+    steps = json.loads((results / "paper_step.json").read_text())["settings"]
+    b4, xl2 = (
+        (f"{s['step_seconds']:.1f} s and {s['measured_gb']:.2f} GB where {s['estimated_gb']:.2f} were", s)
+        for s in (steps["b4"], steps["xl2"])
+    )
+    for text, found in (b4, xl2):
+        assert text in README
+        assert abs(found["estimated_over_measured"] - 1) < 0.15
+    loader = json.loads((results / "latent_loader.json").read_text())
+    rates, name = loader["rows_per_second"], "rank of 8"
+    assert f"draws {rates[f'{name} warm']:,.0f} rows" in README
+    assert f"{loader['over_demand'][f'{name} warm']:.2f} of what 8 H100s" in README
+    assert f"{rates[f'{name} cold']:,.0f} from this machine's disk" in README
+
+
 def test_the_yardstick_of_comparisons_is_the_measured_spread_over_seeds() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "seed_spread.json").read_text())["metrics"]
     largest: dict[float, float] = {}

@@ -18,7 +18,8 @@ from dynamics.data import DataOptions, load
 from dynamics.data.encode import EncodeOptions, centre_crop, encode
 from dynamics.data.files import read_image
 from dynamics.data.latents import shard_path, verify
-from dynamics.data.vae import WEIGHTS, Vae, import_torchvision, load_vae
+from dynamics.data.vae import WEIGHTS, Vae, load_vae
+from experiments._rehearsal import autoencoder
 
 CPU = torch.device("cpu")
 SIDE, CLASSES = 16, ("ant", "bee")
@@ -27,20 +28,8 @@ NUM_IMAGES = 9
 
 @pytest.fixture(scope="module")
 def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import_torchvision()
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    levels = 3  # 4 times fewer pixels a side
-    network = AutoencoderKL(
-        block_out_channels=(8,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny-vae"
-    network.save_pretrained(folder, safe_serialization=True)
+    autoencoder(folder, levels=3)  # 4 times fewer pixels a side
     return folder
 
 

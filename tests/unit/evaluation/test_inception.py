@@ -1,7 +1,6 @@
 """torch-fidelity's Inception with weights from a file, its score, and a run's way from sampling to its own file."""
 
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from dynamics.evaluation.moments import compute_statistics
 from dynamics.runner import run
 from dynamics.runner.fid import evaluate_fid_run
 from dynamics.store import read_run
+from experiments._rehearsal import random_inception
 
 import_torchvision()
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # noqa: E402
@@ -28,26 +28,11 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*not 6726825d")
 
 
-class WithoutWeights(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """The network as it is built, for its constructor insists on a file."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Keep what there is."""
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of random weights, large enough for features that differ from image to image."""
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    torch.manual_seed(0)
-    network = WithoutWeights("random", ["2048"], nothing)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(network.state_dict(), path)
+    random_inception(path)
     return path
 
 
