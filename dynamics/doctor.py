@@ -11,13 +11,19 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from dynamics.data import DataOptions, load
 from dynamics.evaluation.features import extractor_for
 from dynamics.models import DiTOptions, Model, build
-from dynamics.models.attention import DUAL_ATTENTIONS, DualAttention, attend, check_dual_attention, dual_attention
+from dynamics.models.attention import (
+    DUAL_ATTENTIONS,
+    TOLERANCES,
+    DualAttention,
+    attend,
+    check_dual_attention,
+    dual_attention_error,
+)
 from dynamics.objectives import total_derivative
 from dynamics.rng import generator
 
@@ -99,31 +105,12 @@ def attention() -> Finding:
 def derived_attention(name: DualAttention) -> Finding:
     """A choice of training.derivative_attention against the explicit product in float64 and its finite difference."""
     subject, device = f"attention {name}", torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs, tangents = torch.randn(2, 3, 2, 2, 32, 24, generator=generator(0, "doctor"), dtype=torch.float64)
     try:
-        check_dual_attention(name, inputs.shape[-2], device)
+        check_dual_attention(name, 32, device)
     except ValueError as refusal:
         return Finding(subject, "absent", str(refusal))
-
-    def exact(h: float) -> Tensor:
-        q, k, v = inputs + h * tangents
-        scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        out: Tensor = scores.softmax(-1) @ v
-        return out
-
-    h = 1e-5
-    expected = torch.stack([exact(0), (exact(h) - exact(-h)) / (2 * h)])
-    q, k, v = inputs.float().to(device)
-    with torch.no_grad(), forward_ad.dual_level(), dual_attention(name):
-        parts = zip((q, k, v), tangents.float().to(device), strict=True)
-        duals = [forward_ad.make_dual(*part) for part in parts]  # type: ignore[no-untyped-call]
-        found = forward_ad.unpack_dual(attend(*duals))  # type: ignore[no-untyped-call]
-    if found.tangent is None:
-        return Finding(subject, "FAILED", "it has no derivative")
-    error = (torch.stack([found.primal, found.tangent]).double().cpu() - expected).abs().amax((1, 2, 3, 4))
-    worst = float((error / expected.abs().amax((1, 2, 3, 4))).max())
-    allowed = 1e-5 if name == "math" else 5e-3  # a fused kernel may multiply float32 in TF32
-    return _judge(subject, worst, allowed, "value and derivative against float64 and its finite difference")
+    what = "value and derivative against float64 and its finite difference"
+    return _judge(subject, dual_attention_error(name, device), TOLERANCES[name], what)
 
 
 def data() -> Finding:

@@ -1,5 +1,6 @@
 """Self-attention that is fused in gradient passes, and a kernel of choice under forward-mode differentiation."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from dynamics.models.linear import Linear
 from dynamics.options import invalid
+from dynamics.rng import generator
 
 DualAttention = Literal["math", "jvp_flash"]
 """Names of what can differentiate attention forward: the explicit product, or the kernel of `jvp_flash_attention`."""
 DUAL_ATTENTIONS: tuple[DualAttention, ...] = get_args(DualAttention)
 HEAD_DIMS = (16, 32, 64, 128, 256)
 """Head widths that the kernel has; others are filled up with zeros."""
+TOLERANCES: dict[DualAttention, float] = {"math": 1e-5, "jvp_flash": 5e-3}
+"""Largest relative error of each choice; a fused kernel may multiply float32 in TF32."""
 MIN_TOKENS = 32
 """The kernel's smallest number of tokens, which must be a power of two."""
 _chosen: ContextVar[DualAttention] = ContextVar("attention under forward-mode differentiation", default="math")
@@ -65,6 +69,38 @@ def check_dual_attention(name: DualAttention, num_tokens: int, device: torch.dev
     if num_tokens < MIN_TOKENS or num_tokens & (num_tokens - 1):
         allowed = f"math for {num_tokens} tokens: the kernel needs a power of two of at least {MIN_TOKENS}"
         raise invalid(option, name, allowed, f"{remedy}, or another model.patch_size")
+
+
+def dual_attention_error(name: DualAttention, device: torch.device) -> float:
+    """Return how far a choice is from the explicit product in float64, in its value or its derivative.
+
+    The derivative's reference is a finite difference. Relative to the largest number; infinite where a choice has no
+    derivative.
+    """
+    inputs, tangents = torch.randn(2, 3, 2, 2, 32, 24, generator=generator(0, "doctor"), dtype=torch.float64)
+    h = 1e-5
+    low, high = (_explicit(*(inputs + shift * tangents).unbind()) for shift in (-h, h))
+    expected = torch.stack([_explicit(*inputs.unbind()), (high - low) / (2 * h)])
+    with torch.no_grad(), forward_ad.dual_level(), dual_attention(name):
+        parts = zip(inputs.float().to(device), tangents.float().to(device), strict=True)
+        duals = [forward_ad.make_dual(*part) for part in parts]  # type: ignore[no-untyped-call]
+        found = forward_ad.unpack_dual(attend(*duals))  # type: ignore[no-untyped-call]
+    if found.tangent is None:
+        return math.inf
+    error = (torch.stack([found.primal, found.tangent]).double().cpu() - expected).abs().amax((1, 2, 3, 4))
+    return float((error / expected.abs().amax((1, 2, 3, 4))).max())
+
+
+def prove_dual_attention(name: DualAttention, device: torch.device) -> None:
+    """Refuse a kernel of others that computes something else here.
+
+    Raises:
+        ValueError: Its value or its derivative is further from the explicit product than TOLERANCES allows.
+    """
+    if name != "math" and not (error := dual_attention_error(name, device)) <= TOLERANCES[name]:
+        received = f"{name}, which is {error:.1e} off the explicit product on this machine"
+        allowed = f"a kernel within {TOLERANCES[name]:.0e}"
+        raise invalid("training.derivative_attention", received, allowed, "choose math, and see dynamics doctor")
 
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

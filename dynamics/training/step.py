@@ -17,7 +17,7 @@ from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.models import Model
-from dynamics.models.attention import check_dual_attention
+from dynamics.models.attention import check_dual_attention, prove_dual_attention
 from dynamics.models.recompute import recomputing
 from dynamics.objectives import CorruptedMeanFlow, Derivative, LossTerms, Objective, total_derivative
 from dynamics.rng import generator, normal_rows
@@ -60,10 +60,12 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
     """Return the network's passes, under autocast or compiled if asked; the derivative is always float32.
 
     Raises:
-        ValueError: The attention that the derivative should take does not work here.
+        ValueError: The attention that the derivative should take does not work here, or works wrongly.
     """
-    check_dual_attention(options.derivative_attention, model.num_tokens, next(model.parameters()).device)
-    device = next(model.parameters()).device.type
+    place = next(model.parameters()).device
+    check_dual_attention(options.derivative_attention, model.num_tokens, place)
+    prove_dual_attention(options.derivative_attention, place)
+    device = place.type
     mixed = options.precision == "bfloat16"
     compiled: torch.nn.Module = torch.compile(model) if options.compile else model  # type: ignore[assignment]
     parallel = options.parallel if world().size > 1 else None

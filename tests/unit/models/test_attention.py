@@ -4,7 +4,6 @@ The kernel of jvp_flash_attention needs a GPU. A stand-in of the same signature 
 what is tested is the choice, the layout and the scale, not the kernel.
 """
 
-import math
 import sys
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from dynamics import doctor
 from dynamics.models import DiTOptions, MLPOptions, build
 from dynamics.models.attention import DUAL_ATTENTIONS, attend, check_dual_attention
 from dynamics.objectives import total_derivative
-from dynamics.training import TrainingOptions, passes
+from dynamics.training import TrainingOptions, passes, step
 
+FLASH = TrainingOptions(derivative_attention="jvp_flash")
 STAND_IN = """
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -98,11 +98,10 @@ def test_what_does_not_work_here_is_refused(stand_in: Path, monkeypatch: pytest.
 
 
 def test_training_refuses_before_the_first_step() -> None:
-    flash = TrainingOptions(derivative_attention="jvp_flash")
     with pytest.raises(ValueError, match=r"training.derivative_attention: received 'jvp_flash'"):
-        passes(build(DiTOptions(dim=16, depth=1, heads=2), (1, 16, 8), 3, seed=0), flash)
+        passes(build(DiTOptions(dim=16, depth=1, heads=2), (1, 16, 8), 3, seed=0), FLASH)
     with pytest.raises(ValueError, match="a network without attention"):
-        passes(build(MLPOptions(dim=16, depth=1), (1, 8, 8), 3, seed=0), flash)
+        passes(build(MLPOptions(dim=16, depth=1), (1, 8, 8), 3, seed=0), FLASH)
     with pytest.raises(ValueError, match="math with compile"):
         TrainingOptions(derivative_attention="jvp_flash", compile=True)
     with pytest.raises(ValueError, match="derivative_attention"):
@@ -126,6 +125,10 @@ def test_the_doctor_judges_each_choice(stand_in: Path, monkeypatch: pytest.Monke
         monkeypatch.delitem(sys.modules, name)
     wrong = doctor.derived_attention("jvp_flash")
     assert wrong.status == "FAILED"
-    assert not math.isnan(float(wrong.detail.split(": ")[1].split()[0]))
+    assert float(wrong.detail.split(": ")[1].split()[0]) == pytest.approx(0.02, rel=0.3)
+    # training does not begin with it either
+    monkeypatch.setattr(step, "check_dual_attention", lambda *a: None)
+    with pytest.raises(ValueError, match=r"received 'jvp_flash, which is .* off the explicit product.*choose math"):
+        passes(build(DiTOptions(dim=16, depth=1, heads=2), (1, 16, 8), 3, seed=0), FLASH)
     named = {found.subject for found in doctor.examine(compile_too=False)}
     assert {"attention", "attention math", "attention jvp_flash"} <= named
