@@ -16,6 +16,7 @@ from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WIT
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_title
 from dynamics.analysis.runs import REMEDIES, attribute, group, run_labels, sampled
 from dynamics.analysis.summary import PROTOCOL, Evaluation, protocol
+from dynamics.models.public import CONVENTIONS
 from dynamics.store.schema import PROVENANCE
 
 NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
@@ -54,16 +55,15 @@ def number(value: object) -> str:
 
 def run_tables(tree: xr.DataTree) -> str:
     """Return what was run: a table of the runs, and one of the settings in which they differ."""
-    ds = group(tree, "training")
+    about = _about(tree)
     header = ["run", "id", "steps", "batch", "parameters", "seed", "revision", "host", "torch", "seconds", "peak MB"]
     rows = []
-    for i, run in enumerate(ds.run.values):
-        known = {str(k): c.values[i] for k, c in ds.coords.items() if c.dims == ("run",)}
+    for run, known in about.items():
         config = json.loads(str(known.get("config_json") or "{}")).get("training", {})
         sha = str(known.get("git_sha", ""))[:10]
         rows.append(
             [
-                str(run),
+                run,
                 f"`{known.get('run_id', '-')}`",
                 number(config.get("num_steps")),
                 number(config.get("batch_size")),
@@ -77,11 +77,23 @@ def run_tables(tree: xr.DataTree) -> str:
             ]
         )
     text = markdown(*_without_empty(header, rows))
-    knobs = [str(k) for k, c in ds.coords.items() if c.dims == ("run",) and k not in NOT_KNOBS]
-    if ds.sizes["run"] > 1 and knobs:
-        values = [[str(run), *(f"`{ds[k].values[i]}`" for k in knobs)] for i, run in enumerate(ds.run.values)]
+    knobs = list(dict.fromkeys(name for known in about.values() for name in known if name not in NOT_KNOBS))
+    if len(about) > 1 and knobs:
+        values = [[run, *(f"`{known[k]}`" if k in known else "-" for k in knobs)] for run, known in about.items()]
         text += "\n\nSettings in which they differ:\n\n" + markdown(["run", *knobs], values)
     return text
+
+
+def _about(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
+    """Return what is known of each run; imported ones have no group training, and other groups say it then."""
+    groups = [group(tree, name) for name in sorted(map(str, tree.children), key=lambda name: name != "training")]
+    out: dict[str, dict[str, Any]] = {}
+    for run in run_labels(tree):
+        ds = next(ds for ds in groups if run in ds.run.values.astype(str))
+        i = ds.run.values.astype(str).tolist().index(run)
+        of_run = {str(k): c.values[i] for k, c in ds.coords.items() if c.dims == ("run",)}
+        out[run] = {k: value for k, value in of_run.items() if "." not in k}  # those say how a group was measured
+    return out
 
 
 def results_tables(table: pd.DataFrame) -> str:
@@ -176,7 +188,8 @@ def how_to_repeat(
         title: As given.
         baseline: As given.
     """
-    lines = [_command("train", folder / "config.json", "--out", folder) for folder in folders.values()]
+    about = _about(tree)
+    lines = [_made(about[label], folder) for label, folder in folders.items()]
     for name in PROTOCOL:
         if name in tree.children:
             ds = group(tree, name)
@@ -188,6 +201,14 @@ def how_to_repeat(
     lines.append(_command(*last))
     text = "\n".join(lines)
     return f"A finished run is left alone; give another `--out` to train it anew.\n\n```\n{text}\n```"
+
+
+def _made(known: Mapping[str, Any], folder: Path) -> str:
+    """Return the command that trained or imported a run."""
+    if not known.get("imported_from"):
+        return _command("train", folder / "config.json", "--out", folder)
+    source = next(name for name, of in CONVENTIONS.items() if of.repository == known["imported_from"])
+    return _command("import", known["imported_file"], "--from", source, "--out", folder)
 
 
 def _evaluations(ds: xr.Dataset, name: str, run: int, folder: Path) -> list[str]:

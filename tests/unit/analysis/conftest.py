@@ -33,7 +33,7 @@ def write(
     return store(folder / name, config, {k: g for k, g in groups.items() if k not in without})
 
 
-def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset]) -> Path:
+def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset], **attrs: str) -> Path:
     name = folder.name
     file = {
         "run_id": f"id-{name}",
@@ -46,7 +46,7 @@ def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset]
         "seconds": 60.0,
         "peak_memory_mb": 500.0,
     }
-    write_run(folder / "run.nc", groups, file)
+    write_run(folder / "run.nc", groups, file | attrs)
     return folder
 
 
@@ -60,6 +60,13 @@ def on_latents(tmp_path: Path) -> list[Path]:
         store(tmp_path / name, {**config, "name": name}, {"training": training(), "gaps": gaps, "fid": fid(value)})
         for name, value in (("base", 4.0), ("other", 3.0))
     ]
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """Folder of public weights, of which nothing is known but FID."""
+    about = {"imported_from": "willisma/SiT", "imported_file": "SiT-XL-2-256.pt", "meaning": "v"}
+    return store(tmp_path / "sit", {"name": "sit"}, {"fid": fid(2.0)}, **about)
 
 
 @pytest.fixture

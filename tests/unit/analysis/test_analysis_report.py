@@ -105,6 +105,19 @@ def test_runs_on_latents(on_latents: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_files")
+def test_public_weights_alone_and_beside_a_run(on_latents: list[Path], imported: Path, tmp_path: Path) -> None:
+    alone = write_report([imported], tmp_path / "alone").read_text()
+    assert "| FID, u, NFE 1 | 2 |" in alone
+    assert "No losses: no run has the group training" in alone
+    text = write_report([on_latents[0], imported], tmp_path / "both").read_text()
+    assert "| FID, u, NFE 1 | 4 | 2 |" in text
+    assert "| sit | `id-sit` |" in text
+    assert re.search(r"\| sit \|.*`willisma/SiT`", text)
+    assert f"dynamics import SiT-XL-2-256.pt --from sit --out {imported}" in text
+    assert f"dynamics train {on_latents[0]}/config.json" in text
+
+
+@pytest.mark.usefixtures("no_files")
 def test_different_protocols_are_shown_and_not_compared(make: Callable[..., Path], tmp_path: Path) -> None:
     folders = [make("base", BASE), make("other", {**BASE, "fd": 1.0}, num_samples=2000)]
     text = write_report(folders, tmp_path / "out").read_text()
