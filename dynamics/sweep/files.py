@@ -57,8 +57,14 @@ EVALUATIONS: TypeAdapter[tuple[Evaluation, ...]] = TypeAdapter(tuple[Evaluation,
 """Evaluations as JSON, as a job carries them and a diary remembers them."""
 
 
-def requested(options: EvaluationOptions, files: Files) -> Evaluation:
-    """Return what a job is asked for; FID without its files stays as it is, and `check` refuses it."""
+def requested(options: EvaluationOptions, files: Files, on_latents: bool) -> Evaluation:
+    """Return what a job is asked for; FID without its files stays as it is, and `check` refuses it.
+
+    Latents have no classifier: of runs on latents FID takes the place of other distances, with as many samples as
+    published values have.
+    """
+    if on_latents and not isinstance(options, FidOptions):
+        options = FidOptions.model_validate(options.model_dump(exclude={"num_samples", "batch_size"}))
     if not isinstance(options, FidOptions) or files.inception is None or files.reference is None:
         return options
     return FidRequest(fid=options, inception=files.inception, reference=files.reference, vae=files.vae)

@@ -108,9 +108,10 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
     base, axes = experiment.base(scale), experiment.axes(scale)
-    if base.data.name == "latents" and base.data.path is None:
+    on_latents = base.data.name == "latents"
+    if on_latents and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
-    evaluations = tuple(files.requested(options, at) for options in experiment.evaluation(scale))
+    evaluations = tuple(files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
     firsts: dict[str, Planned] = {}
     for labels in product(*axes.values()):

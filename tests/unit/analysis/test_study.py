@@ -49,6 +49,19 @@ def test_fid_is_a_frechet_distance_under_the_common_name() -> None:
     assert table["fd_u_nfe1"].tolist() == [4.0, 3.0]
 
 
+def test_on_latents_claims_of_exact_errors_are_not_measured() -> None:
+    runs = [(arm, seed) for arm in ARMS for seed in range(3)]
+    parts = [fid(10 * ARMS[arm] * (1 + seed / 10)) for arm, seed in runs]
+    index = {"run": [f"r{i}" for i in range(6)], "arm": ("run", [a for a, _ in runs])}
+    merged = xr.concat(parts, "run").assign_coords({**index, "seed": ("run", [s for _, s in runs])})
+    tree = xr.DataTree.from_dict({"/fid": merged})
+    of_samples = Claim("better samples", "fd_u_nfe1", {"arm": "better"}, "lower", {"arm": "vanilla"})
+    claims = CLAIMS.dump_json((CLAIM, of_samples)).decode()
+    tree.attrs = {"experiment": "small", "scale": "b4", "axes": ["arm", "seed"], "claims": claims}
+    assert [found.verdict for found in findings(tree)] == ["not measured", "reproduced"]
+    assert "exact" not in findings_table([tree])
+
+
 def test_a_row_holds_labels_final_values_and_both_ends_of_the_series() -> None:
     table = study(collected(), ["arm", "seed"])
     assert list(table.arm) == ["vanilla"] * 3 + ["better"] * 3, "runs that came first are left out"

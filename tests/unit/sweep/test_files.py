@@ -66,9 +66,17 @@ def test_a_plan_knows_the_files(on_latents: Experiment, files: Files) -> None:
     wanted = FidRequest(fid=FID, inception=files.inception, reference=files.reference, vae=files.vae)
     assert run.evaluations == (wanted,)
     assert EVALUATIONS.validate_json(EVALUATIONS.dump_json(run.evaluations)) == run.evaluations
-    assert requested(EvaluationOptions(), files) == EvaluationOptions()
+    assert requested(EvaluationOptions(), files, on_latents=False) == EvaluationOptions()
     # nobody has said yet where they are: the plan can be looked at all the same
     assert plan(on_latents, "b4")[0].config.data.path is None
+
+
+def test_on_latents_fid_takes_the_place_of_other_distances(on_latents: Experiment, files: Files) -> None:
+    study = replace(on_latents, evaluation=lambda scale: [EvaluationOptions(nfe=(32,), field="v", num_samples=100)])
+    (wanted,) = plan(study, "b4", files)[0].evaluations
+    assert isinstance(wanted, FidRequest)
+    assert wanted.fid == FidOptions(nfe=(32,), field="v")
+    assert wanted.fid.num_samples == 50_000
 
 
 @pytest.mark.parametrize(
