@@ -38,11 +38,11 @@ def rehearsal(folder: Path) -> Files:
 
 
 def _pictures(folder: Path) -> None:
-    """Write the digits as PNG files, 40 of each class."""
+    """Write digits as PNG files, 20 of each class."""
     x, y = load(DataOptions(name="digits")).reference()
     for label in range(10):
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        for i, pixels in enumerate(to_pixels(x[y == label][:40])):
+        for i, pixels in enumerate(to_pixels(x[y == label][:20])):
             picture = Image.fromarray(pixels[0].numpy()).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             picture.save(folder / str(label) / f"{i:02}.png")
 

@@ -88,7 +88,8 @@ def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
     slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep, local = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "local")
-    raises, killed, preempted, cancelled, timed_out, *_ = sweep.runs
+    most = sweep.runs[:7]  # the last one is long, for other tests
+    raises, killed, preempted, cancelled, timed_out, *_ = most
     sweep.path(raises).mkdir(parents=True)
     (sweep.path(raises) / "log.jsonl").write_text("half a line of another program\n")
     # Slurm signals 17 s after the start; until then it is held, so that it cannot end before. It goes first, alone: a
@@ -105,8 +106,8 @@ def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGCONT)
     until(slurm, lambda: not slurm.states(), "the end of the run that met its time limit")
-    sweep.submit(timeout=10)
-    assert sweep.submit() == [], "what is queued or runs is not submitted twice"
+    sweep.submit(*most, timeout=10)
+    assert sweep.submit(*most) == [], "what is queued or runs is not submitted twice"
 
     at_work(slurm, sweep, killed)
     os.kill(events(sweep.path(killed))[-1]["pid"], signal.SIGKILL)
@@ -120,25 +121,26 @@ def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
     interrupt(slurm, job)
     until(slurm, lambda: not slurm.states(), "the end of all jobs")
 
-    # the runs in their order: raises, killed, preempted, cancelled, timed out, three undisturbed ones
-    assert sweep.states() == ["failed", "died", "done", "cancelled", "done", "done", "done", "done"]
+    # the runs in their order: raises, killed, preempted, cancelled, timed out, two undisturbed ones
+    assert sweep.states(*most) == ["failed", "died", "done", "cancelled", "done", "done", "done"]
     assert sweep.status(preempted).preempted == 2
     assert sweep.status(preempted).job_id == job
     assert sweep.status(timed_out).preempted >= 1
     capsys.readouterr()
     main("sweeps", ["slow", "status", "--results", str(sweep.folder.results)])
     shown = capsys.readouterr().out
-    for text in ("5 done", "1 failed", "1 died", "1 cancelled", "ended without a word: Slurm says FAILED", "log of"):
+    for text in ("4 done", "1 failed", "1 died", "1 cancelled", "ended without a word: Slurm says FAILED", "log of"):
         assert text in shown, shown
 
     main("sweeps", ["slow", "retry", "--cluster", "slurm", "--results", str(sweep.folder.results)])
     until(slurm, lambda: not slurm.states(), "the end of what was retried")
     main("sweeps", ["slow", "collect", "--results", str(sweep.folder.results)])
-    assert "8 of 8 runs" in capsys.readouterr().out
-    assert open_results(sweep.folder.merged)["training"].sizes["run"] == 8
+    assert "7 of 8 runs" in capsys.readouterr().out
+    assert open_results(sweep.folder.merged)["training"].sizes["run"] == 7
 
-    run_here(local.folder, local.runs, ClusterOptions(), DIGITS)
-    for run in sweep.runs:
+    compared = sweep.runs[:6]  # five that were disturbed, and one that was not
+    run_here(local.folder, compared, ClusterOptions(), DIGITS)
+    for run in compared:
         same_results(sweep.path(run), local.path(run))
 
 
