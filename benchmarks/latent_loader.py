@@ -23,7 +23,7 @@ import torch
 from dynamics.atomic import replacing
 from dynamics.config import preset
 from dynamics.curricula import Progress, plan_for
-from dynamics.data import LatentSet, batch_indices
+from dynamics.data import IMAGENET_IMAGES, LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, load_latents, shard_path
 from dynamics.estimate import estimate
 from dynamics.rng import generator
@@ -143,7 +143,7 @@ def main() -> None:
             "forward_gflops": plan.forward_gflops,
             "forwards_per_row": plan.forwards_per_row,
         },
-        "imagenet_permutation_seconds": permutation_seconds(1_281_167),
+        "imagenet_permutation_seconds": permutation_seconds(IMAGENET_IMAGES),
     }
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

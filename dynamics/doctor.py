@@ -18,6 +18,7 @@ from dynamics.evaluation.features import extractor_for
 from dynamics.models import DiTOptions, Model, build
 from dynamics.models.attention import (
     DUAL_ATTENTIONS,
+    MIN_TOKENS,
     TOLERANCES,
     DualAttention,
     attend,
@@ -106,7 +107,7 @@ def derived_attention(name: DualAttention) -> Finding:
     """A choice of training.derivative_attention against the explicit product in float64 and its finite difference."""
     subject, device = f"attention {name}", torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        check_dual_attention(name, 32, device)
+        check_dual_attention(name, MIN_TOKENS, device)
     except ValueError as refusal:
         return Finding(subject, "absent", str(refusal))
     what = "value and derivative against float64 and its finite difference"

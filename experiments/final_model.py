@@ -3,7 +3,7 @@
 Published (2511.19065, ImageNet 256, 1-NFE FID): XL/2 3.43 -> 2.87, B/4 11.58 -> 9.87. At the scales b4 and xl2 both are
 the presets of the papers, on latents, measured by FID of 50000 samples. digits-dit and mnist5k are the same question
 of a small DiT on pixels. The scale digits is a rehearsal: it walks the whole way of paper scale, from images to the
-report, in a minute, with an autoencoder and an Inception of random weights. Its numbers mean nothing.
+report, in a few minutes, with an autoencoder and an Inception of random weights. Its numbers mean nothing.
 """
 
 from pathlib import Path

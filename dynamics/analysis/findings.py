@@ -47,8 +47,9 @@ def findings(tree: xr.DataTree) -> list[Finding]:
     if not claims:
         return []
     table = study(tree, axes)
-    if "fid" in tree.children:  # latents have no exact errors: claims of them are not measured
-        table = table.reindex(columns=[*table, *{c.metric for c in claims} - {*table}])
+    if "one_step_error" not in table:  # latents have no exact errors: claims of them are not measured
+        asked = filter(None, (column for claim in claims for column in (claim.metric, claim.relative_to)))
+        table = table.reindex(columns=list(dict.fromkeys([*table, *asked])))
     return judge(table, claims, axes)
 
 

@@ -30,8 +30,18 @@ class _Picture:
     caption: str
     optional: bool = False
     """Left out without a word where no run has the group: `dynamics probe` or `evaluate --fid` adds it."""
-    needs_exact: bool = False
-    """Left out without a word where there are no exact velocities, as of latents."""
+    left_out: Callable[[xr.DataTree], bool] = lambda tree: False
+    """Left out without a word also where this holds."""
+
+
+def _no_exact(tree: xr.DataTree) -> bool:
+    """Whether nothing can have exact errors, as of latents."""
+    return "gaps" in tree.children and "v_error" not in tree["gaps"]
+
+
+def _fid_alone(tree: xr.DataTree) -> bool:
+    """Whether runs were evaluated by FID, which has pictures of its own, and in no other way."""
+    return "fid" in tree.children and "evaluation" not in tree.children
 
 
 PICTURES = (
@@ -41,6 +51,7 @@ PICTURES = (
         "evaluation",
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
+        left_out=_fid_alone,
     ),
     _Picture(
         "samples_decoded",
@@ -63,6 +74,7 @@ PICTURES = (
         "evaluation",
         "Frechet distance to the reference images, and share of samples that a classifier puts into the class asked "
         "for, by number of network evaluations.",
+        left_out=_fid_alone,
     ),
     _Picture(
         "error_by_gap",
@@ -70,7 +82,7 @@ PICTURES = (
         "gaps",
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
-        needs_exact=True,
+        left_out=_no_exact,
     ),
     _Picture(
         "velocity_errors",
@@ -78,7 +90,7 @@ PICTURES = (
         "gaps",
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
-        needs_exact=True,
+        left_out=_no_exact,
     ),
     _Picture(
         "losses",
@@ -215,11 +227,7 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     """Draw the figures that the groups allow, and link them; say what adds the others."""
     parts = []
     for picture in PICTURES:
-        if picture.group not in tree.children and picture.optional:
-            continue
-        if picture.needs_exact and not _has_exact(tree):
-            continue
-        if picture.name in ("sample_grids", "distance_by_nfe") and "evaluation" not in tree.children and "fid" in tree:
+        if picture.left_out(tree) or (picture.group not in tree.children and picture.optional):
             continue
         if picture.group not in tree.children:
             parts.append(
@@ -233,11 +241,6 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
         plots.save(figure, out / "figures" / picture.name)
         parts.append(f"![{figure.get_suptitle()}](figures/{picture.name}.png)\n\n{picture.caption}")
     return "\n\n".join(parts)
-
-
-def _has_exact(tree: xr.DataTree) -> bool:
-    """Whether the group gaps, if there is one, has exact errors."""
-    return "gaps" not in tree.children or "v_error" in tree["gaps"]
 
 
 def _has_distances(tree: xr.DataTree) -> bool:

@@ -25,9 +25,8 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
         Index `run`. Columns: the axes; those of `summary`, Frechet distances (FID too) also as `fd_u_nfe1`; first and
         last value of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of
         v_error_<low>-<high> (bins of t), u_error_<low>-<high> (bins of the gap) and one_step_error; from the group
-        gram the unbiased cosines
-        `cosine_v_<low>-<high>_start` and `_end`, and the naive ones (`naive_v_...`); from the group decomposition
-        `cosine_forces_<low>-<high>_start`, `_end`.
+        gram the unbiased cosines `cosine_v_<low>-<high>_start` and `_end`, and the naive ones (`naive_v_...`); from the
+        group decomposition `cosine_forces_<low>-<high>_start`, `_end`.
 
     Raises:
         ValueError: An axis is not in the file.

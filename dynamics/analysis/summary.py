@@ -99,7 +99,7 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         are none.
 
     Raises:
-        ValueError: Neither group has the exact errors of every run, and no run has any and FID.
+        ValueError: Some runs have exact errors and others have none, or nothing was measured.
     """
     runs = run_labels(tree)
     exact, source = _exact(tree, runs)
@@ -116,6 +116,8 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         table["protocol"] = pd.concat(texts, axis=1).reindex(runs).fillna("not evaluated").agg(" | ".join, axis=1)
     elif exact is not None:
         table["protocol"] = [str(rows) for rows in attribute(exact, "gaps", "rows_per_bin")]
+    else:
+        table["protocol"] = "not evaluated"
     table.attrs["exact"] = source
     return table
 
@@ -141,11 +143,10 @@ def protocol(tree: xr.DataTree, name: Evaluation = "evaluation") -> pd.DataFrame
 def _exact(tree: xr.DataTree, runs: list[str]) -> tuple[xr.Dataset | None, str]:
     """Return the final exact errors of all runs and the group they come from."""
     there = [name for name in ("evaluation", "gaps") if name in tree.children]
-    if "fid" in tree.children and not any("one_step_error" in group(tree, name) for name in there):
+    measured = there or "fid" in tree.children
+    if measured and not any("one_step_error" in group(tree, name) for name in there):
         return None, ""
-    for name in ("evaluation", "gaps"):
-        if name not in tree.children:
-            continue
+    for name in there:
         ds = group(tree, name)
         if "one_step_error" not in ds:
             continue

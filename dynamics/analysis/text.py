@@ -208,7 +208,9 @@ def _made(known: Mapping[str, Any], folder: Path) -> str:
     if not known.get("imported_from"):
         return _command("train", folder / "config.json", "--out", folder)
     source = next(name for name, of in CONVENTIONS.items() if of.repository == known["imported_from"])
-    return _command("import", known["imported_file"], "--from", source, "--out", folder)
+    which = ["--weights", known["imported_weights"]] if known.get("imported_weights") else []
+    made = ["import", known["imported_file"], "--from", source, "--out", folder]
+    return _command(*made, "--preset", folder / "config.json", *which)
 
 
 def _evaluations(ds: xr.Dataset, name: str, run: int, folder: Path) -> list[str]:

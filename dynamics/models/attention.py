@@ -77,7 +77,7 @@ def dual_attention_error(name: DualAttention, device: torch.device) -> float:
     The derivative's reference is a finite difference. Relative to the largest number; infinite where a choice has no
     derivative.
     """
-    inputs, tangents = torch.randn(2, 3, 2, 2, 32, 24, generator=generator(0, "doctor"), dtype=torch.float64)
+    inputs, tangents = torch.randn(2, 3, 2, 2, MIN_TOKENS, 24, generator=generator(0, "doctor"), dtype=torch.float64)
     h = 1e-5
     low, high = (_explicit(*(inputs + shift * tangents).unbind()) for shift in (-h, h))
     expected = torch.stack([_explicit(*inputs.unbind()), (high - low) / (2 * h)])

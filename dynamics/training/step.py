@@ -62,10 +62,9 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
     Raises:
         ValueError: The attention that the derivative should take does not work here, or works wrongly.
     """
-    place = next(model.parameters()).device
-    check_dual_attention(options.derivative_attention, model.num_tokens, place)
-    prove_dual_attention(options.derivative_attention, place)
-    device = place.type
+    device = next(model.parameters()).device
+    check_dual_attention(options.derivative_attention, model.num_tokens, device)
+    prove_dual_attention(options.derivative_attention, device)
     mixed = options.precision == "bfloat16"
     compiled: torch.nn.Module = torch.compile(model) if options.compile else model  # type: ignore[assignment]
     parallel = options.parallel if world().size > 1 else None
@@ -74,7 +73,10 @@ def passes(model: Model, options: TrainingOptions) -> Passes:
     network: Velocity = wrapper or compiled
 
     def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed), recomputing(options.recompute == "blocks"):
+        with (
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed),
+            recomputing(options.recompute == "blocks"),
+        ):
             return network(z, t, r, y)
 
     derivative: Derivative = partial(total_derivative, model, attention=options.derivative_attention)

@@ -85,6 +85,14 @@ def test_latents_have_fid_instead_of_exact_errors(on_latents: list[Path]) -> Non
     assert found[found["metric"] == "fid_inception_u_nfe2"]["change"].tolist() == [-0.25]
 
 
+def test_latents_without_fid_have_their_costs(on_latents: list[Path]) -> None:
+    tree = collect([f / "run.nc" for f in on_latents])
+    del tree["fid"]
+    table = summary(tree)
+    assert set(table) == {"seconds", "peak_memory_mb", "protocol"}
+    assert set(differences(table)["metric"]) == {"seconds", "peak_memory_mb"}
+
+
 def test_fid_by_another_inception_is_not_comparable(on_latents: list[Path]) -> None:
     tree = collect([f / "run.nc" for f in on_latents])
     other = [float(run == "id-other") for run in tree["fid"].run.values]

@@ -56,9 +56,10 @@ def test_on_latents_claims_of_exact_errors_are_not_measured() -> None:
     merged = xr.concat(parts, "run").assign_coords({**index, "seed": ("run", [s for _, s in runs])})
     tree = xr.DataTree.from_dict({"/fid": merged})
     of_samples = Claim("better samples", "fd_u_nfe1", {"arm": "better"}, "lower", {"arm": "vanilla"})
-    claims = CLAIMS.dump_json((CLAIM, of_samples)).decode()
+    since_start = Claim("better than at first", "v_error_end", {"arm": "better"}, "lower", relative_to="v_error_start")
+    claims = CLAIMS.dump_json((CLAIM, of_samples, since_start)).decode()
     tree.attrs = {"experiment": "small", "scale": "b4", "axes": ["arm", "seed"], "claims": claims}
-    assert [found.verdict for found in findings(tree)] == ["not measured", "reproduced"]
+    assert [found.verdict for found in findings(tree)] == ["not measured", "reproduced", "not measured"]
     assert "exact" not in findings_table([tree])
 
 
