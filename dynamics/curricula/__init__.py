@@ -1,8 +1,4 @@
-"""Curricula: what is drawn and how it is weighted as training proceeds. A new one is one file and one line here."""
-
-from typing import Annotated
-
-from pydantic import Field
+"""Curricula: what is drawn and how it is weighted as training proceeds. A new one is one file."""
 
 from dynamics.curricula.beta import Beta
 from dynamics.curricula.constant import Constant
@@ -10,19 +6,21 @@ from dynamics.curricula.dtd import DTD
 from dynamics.curricula.gap_law import GapLaw
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, Progress, State, plan_for
+from dynamics.record import StepRecord
+from dynamics.options import import_all
 
-CurriculumOptions = Annotated[MinSNR | DTD | Beta | GapLaw | Constant, Field(discriminator="kind")]
+import_all(__name__, __path__)
 
 __all__ = [
     "DTD",
     "Beta",
     "Constant",
     "Curriculum",
-    "CurriculumOptions",
     "GapLaw",
     "MinSNR",
     "Plan",
     "Progress",
     "State",
+    "StepRecord",
     "plan_for",
 ]

@@ -1,6 +1,7 @@
 """beta(dt, s): the weight of average velocities moves from small gaps to all gaps (2511.19065)."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -15,6 +16,8 @@ class Beta(Curriculum):
 
     lambda follows from the law of the gaps in force at the step, so that E[beta] = 1 for every s.
     """
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"beta_s": ("1", "progress s of beta(dt, s)")}
 
     kind: Literal["beta"] = "beta"
     k: float = Field(default=1.0, gt=0)

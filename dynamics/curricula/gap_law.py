@@ -1,7 +1,8 @@
 """Progressive gap law: the share of rows with uniform gaps moves while training proceeds."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,8 @@ class GapLaw(Curriculum):
     One-step sampling uses (t, r) = (1, 0), which the base law hardly ever draws. Equal shares give a constant law, the
     opponent that a moving one must beat. The share of r < t rows may move over the same interval.
     """
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"uniform_gap_share": ("1", "share of r < t rows with uniform gaps")}
 
     kind: Literal["gap_law"] = "gap_law"
     share_from: float = Field(default=0.0, ge=0, le=1)
