@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -30,8 +30,16 @@ class Objective(Family):
     kind: str
 
     def condition(self, base: Condition) -> Condition:
-        """Return what the network is conditioned on, given what the data are; here the same."""
+        """Return what the network is conditioned on, given what the data are; here the same.
+
+        Where it is more, `prepare` draws the rest for the rows of training, and `ask` says what instruments and samplers
+        take.
+        """
         return base
+
+    def ask(self, c: Any) -> Any:
+        """Return the network's condition, as `condition` describes it, for a condition c of the data."""
+        return c
 
     def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
         """Return the global batch of a step as the loss needs it: conditions dropped, more drawn for each row.

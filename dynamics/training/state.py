@@ -46,10 +46,16 @@ class TrainState:
             return self.average(which)
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
-    def network(self, which: str) -> Network:
-        """Return what an instrument may do with some weights, "model", "ema" or a decay; averages are teachers."""
+    def network(self, which: str, bind: bool = False) -> Network:
+        """Return what an instrument may do with some weights; the averages are its teachers.
+
+        Args:
+            which: "model" for the raw weights, "ema" for the first average, or a decay such as "0.999".
+            bind: Whether a backward pass leaves the gradients of the model's parameters alone, also with raw weights.
+        """
         averages = {decay: bound(self.model, weights) for decay, weights in self.emas.items()}
-        return Network(self.model if which == "model" else bound(self.model, self.average(which)), averages)
+        own = which == "model" and not bind
+        return Network(self.model if own else bound(self.model, self.weights(which)), averages)
 
 
 def start(model: nn.Module, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:

@@ -59,7 +59,7 @@ def draw(recipe: Recipe, plan: Plan, step: int, drawn: Images | None = None) -> 
     rows = draw_rows(
         x,
         c,
-        recipe.condition,
+        recipe.data.condition,
         equal_law=plan.equal_law,
         gap_law=plan.gap_law,
         num_gap=num_gap,
