@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions, dimensions, load
+from dynamics.data import DataOptions
 from dynamics.data.latents import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
 from dynamics.objectives import FlowMatching
@@ -146,7 +147,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
     _, tensors = folder.checkpoints().weights(checkpoint, weights)
-    public = to_public(tensors, config.model, dimensions(config.data)[0], target)
+    public = to_public(tensors, config.model, config.data.dimensions()[0], target)
     path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
@@ -252,13 +253,14 @@ def config_for(
         changes["objective"] = objective.model_copy(update={"guidance": guidance})
         changes["times"] = base.times.model_copy(update={"gap_share": 0.0})
     config = RunConfig.model_validate({**dict(base), **changes})
-    found, expected = dimensions(config.data), (imported.shape, imported.num_classes)
+    (shape, condition), expected = config.data.dimensions(), (imported.shape, imported.num_classes)
+    found = (shape, condition.num_classes)
     if found != expected:
         allowed = f"shape {expected[0]} and {expected[1]} classes, which the checkpoint is for"
         remedy = "pass --data with such latents, or --preset with a config on such data"
         raise invalid("data", f"shape {found[0]} and {found[1]} classes", allowed, remedy)
     if data is not None:
-        load(config.data)  # latents that are not there, or not whole, are better found now
+        config.data.load()  # latents that are not there, or not whole, are better found now
     return config
 
 
@@ -290,7 +292,7 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
 
 def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict[str, str]) -> None:
     """Write a run folder, run.nc last."""
-    model = build(config.model, imported.shape, imported.num_classes, seed=0)
+    model = build(config.model, imported.shape, ClassLabels(imported.num_classes), seed=0)
     assert isinstance(model, DiT)
     imported.fill(model)
     shared = {name: parameter.detach() for name, parameter in model.named_parameters()}

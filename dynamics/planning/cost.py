@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynamics.data.imageset import Shape
-from dynamics.models.dit import DiT, DiTOptions
-from dynamics.models.mlp import MLP, MLPOptions
+from dynamics.data import Shape
+from dynamics.flow.condition import ClassLabels, Condition
+from dynamics.models import ModelOptions
 from dynamics.options import Options
 
 

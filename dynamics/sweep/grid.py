@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig
-from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions
-from dynamics.instruments import observer
 from dynamics.options import Options, invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, Files, Prepare
@@ -222,10 +220,10 @@ def check(runs: Sequence[Planned]) -> None:
         if of_ones_own or key in seen:
             continue
         seen.add(key)
-        data = load(config.data)
+        recipe = config.recipe()
         for options in config.observers:
             try:
-                observer(options, data, config.objective, config.times.law, config.seed)
+                options.observer(recipe)
             except ValueError as error:
                 allowed = "observers that fit the run"
                 raise invalid(f"run {run.run_id} {run.knobs}", options.kind, allowed, str(error)) from error
