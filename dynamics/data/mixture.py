@@ -4,15 +4,21 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynamics.data.cache import cache_folder
 from dynamics.data.digits import load_digits
-from dynamics.data.imageset import WHOLE, Shape
+from dynamics.data.source import WHOLE, Embedded
+from dynamics.features import Extractor, packaged_extractor, trained_extractor
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
 from dynamics.options import invalid
+from dynamics.oracles import MixtureOracle
 from dynamics.rng import generator
 
 # On digits, mean held-out log-likelihood per image of 4 folds: 1 component a class 16.0, 2: 15.5, 3: 11.8, 4: 6.9
@@ -38,6 +44,8 @@ class GaussianMixtureSet:
         name: What results call the data.
         source: Where the parameters come from.
         licence: Under which terms they may be used.
+        pictures: Whether x can be shown as images; if not, there are no features either.
+        classifier: Classifier of the package whose features compare samples; None trains one on samples.
 
     Raises:
         ValueError: Shapes or dtypes that do not fit together, weights that are no distribution, covariances that are
@@ -60,8 +68,10 @@ class GaussianMixtureSet:
     name: str = "mixture"
     source: str = "made up"
     licence: str = "none"
+    pictures: bool = True
+    classifier: str | None = None
 
-    is_latent = False
+    drawn_by_rank = False
 
     def __post_init__(self) -> None:
         count, dim = len(self.weights), math.prod(self.shape)
@@ -85,6 +95,11 @@ class GaussianMixtureSet:
             raise invalid("covariances", "not so", "symmetric positive definite", "add a constant to their diagonals")
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
             raise invalid("labels", self.labels.tolist(), f"0..{self.num_classes - 1}", "number the classes from 0")
+
+    @property
+    def condition(self) -> ClassLabels:
+        """Class labels 0..K-1; K itself is the null class."""
+        return ClassLabels(self.num_classes)
 
     @cached_property
     def sha256(self) -> str:
@@ -114,6 +129,16 @@ class GaussianMixtureSet:
         """Return x as it is: the mixture has no pixel levels."""
         return x
 
+    def oracle(self) -> MixtureOracle:
+        """Return the exact velocities of the population."""
+        return MixtureOracle(self.means, self.covariances, self.weights, self.labels)
+
+    def features(self) -> Extractor | None:
+        """Return the features of a classifier; None of points, and of one class, which has nothing to teach."""
+        if self.classifier is not None:
+            return packaged_extractor(self.classifier)
+        return trained_extractor(self, cache_folder()) if self.pictures and self.num_classes > 1 else None
+
     def sample(self, num_samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw independent samples.
 
@@ -135,6 +160,16 @@ class GaussianMixtureSet:
         return x.float().reshape(num_samples, *self.shape), self.labels[k]
 
 
+class DigitsMixture(Embedded):
+    """A Gaussian mixture fitted to the digits: unlimited samples whose exact velocities are known."""
+
+    name: Literal["digits-mixture"] = "digits-mixture"
+
+    def load(self) -> GaussianMixtureSet:
+        return load_digits_mixture()
+
+
+@lru_cache(maxsize=1)
 def load_digits_mixture() -> GaussianMixtureSet:
     """Return the mixture fitted to digits: 2 full-covariance components for each class, in about 0.1 s.
 
@@ -168,6 +203,7 @@ def load_digits_mixture() -> GaussianMixtureSet:
         name="digits-mixture",
         source="Gaussian mixture fitted to scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)",
         licence="CC BY 4.0",
+        classifier="digits",
     )
 
 

@@ -11,8 +11,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from dynamics.data import DataOptions, load
-from dynamics.flow.oracle import EmpiricalOracle, GaussianOracle, GuidedOracle, MixtureOracle, OdeOracle, oracle_for
+from dynamics.data import DataOptions, Digits
+from dynamics.oracles import EmpiricalOracle, GaussianOracle, GuidedOracle, MixtureOracle, PosteriorOracle
 from dynamics.flow.path import expand, interpolate
 from dynamics.objectives import total_derivative
 
@@ -40,15 +40,15 @@ def gaussian_rows(std: float) -> tuple[Tensor, Tensor, Tensor]:
     return z, t, r
 
 
-def digit_rows(name: str) -> tuple[OdeOracle, Tensor, Tensor, Tensor, Tensor]:
+def digit_rows(name: str) -> tuple[PosteriorOracle, Tensor, Tensor, Tensor, Tensor]:
     """Rows of every time in the table, two of three with their class and one without."""
-    data = load(DataOptions(name=name))
+    data = DataOptions.member(name)().load()
     t, r = table(copies=2)
     x, y = data.reference()
     y = y[: len(t)].clone()
     y[::3] = data.num_classes
     z, _ = interpolate(x[: len(t)].double(), normal(len(t), *data.shape, seed=2), t)
-    return oracle_for(data), z, t, r, y
+    return data.oracle(), z, t, r, y
 
 
 def worst(found: Tensor, exact: Tensor) -> float:
@@ -207,7 +207,7 @@ def test_empirical_average_velocity_ends_on_a_training_row() -> None:
     rows = (r == 0) & (t > 0)
     z, t, y = z[rows], t[rows], y[rows]
     end = (z - expand(t, z) * oracle.u(z, t, torch.zeros_like(t), y)).flatten(1)
-    x, labels = load(DataOptions(name="digits")).reference()
+    x, labels = Digits().load().reference()
     distance, nearest = torch.cdist(end, x.flatten(1).double()).min(1)
     assert float(distance.max()) < 1e-3
     assert bool(((labels[nearest] == y) | (y == 10)).all())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.data import DataOptions, DataSource, GaussianMixtureSet, ImageSet, batch_indices, load
+from dynamics.data import DataOptions, DataSource, Digits, DigitsMixture, Folder, GaussianMixtureSet, ImageSet, batch_indices
 from dynamics.data.mixture import load_digits_mixture
 from dynamics.data.mnist import load_mnist5k
 
@@ -74,12 +74,12 @@ def test_bad_image_sets_are_refused(changes: dict[str, Any], message: str) -> No
 
 
 def test_digits() -> None:
-    data = load(DataOptions())
+    data = Digits().load()
     x, y = data.reference()
     assert (data.name, data.num_classes, data.shape, len(x)) == ("digits", 10, (1, 8, 8), 1797)
     assert (x.min().item(), x.max().item(), y.unique().tolist()) == (-1.0, 1.0, list(range(10)))
     assert data.sha256 == DIGITS_SHA256
-    assert load(DataOptions()) is data
+    assert Digits().load() is data
 
 
 def test_mixture_moments_match_its_samples() -> None:
@@ -104,7 +104,7 @@ def test_mixture_moments_match_its_samples() -> None:
 def test_mixture_keeps_the_class_proportions_of_digits() -> None:
     data = load_digits_mixture()
     share = torch.zeros(10, dtype=torch.float64).index_add_(0, data.labels, data.weights)
-    labels = load(DataOptions()).reference()[1]
+    labels = Digits().load().reference()[1]
     torch.testing.assert_close(share, labels.bincount().double() / 1797, rtol=0, atol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_mixture_labels_belong_to_their_components() -> None:
 
 
 def test_mixture_batches_are_pure_functions_of_seed_and_step() -> None:
-    data = load(DataOptions(name="digits-mixture"))
+    data = DigitsMixture().load()
     x, y = data.batch(1, 7, 33)
     data.batch(1, 8, 5)
     again, _ = data.batch(1, 7, 33)
@@ -231,7 +231,7 @@ def test_bad_options_are_refused(fields: dict[str, Any], message: str) -> None:
 
 
 def test_options_survive_json() -> None:
-    options = DataOptions(name="folder", path=Path("a/b"), image_size=8)
+    options = Folder(path=Path("a/b"), image_size=8)
     assert DataOptions.model_validate_json(options.model_dump_json()) == options
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamics.data import DataOptions, ImageSet, Shape, load
+from dynamics.data import Digits, DigitsMixture, ImageSet, Shape
 from dynamics.evaluation import classifier, features
 from dynamics.evaluation.classifier import (
     FeatureClassifier,
@@ -125,7 +125,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_committed_weights_classify_digits_and_the_mixture() -> None:
-    digits, mixture = load(DataOptions()), load(DataOptions(name="digits-mixture"))
+    digits, mixture = Digits().load(), DigitsMixture().load()
     extractor = extractor_for(digits)
     _, metadata = load_classifier(DIGITS_WEIGHTS)
     assert metadata["data_sha256"] == digits.sha256
@@ -138,8 +138,8 @@ def test_committed_weights_classify_digits_and_the_mixture() -> None:
 
 
 def test_extractor_does_not_depend_on_its_batches() -> None:
-    x, _ = load(DataOptions()).reference()
-    extractor = extractor_for(load(DataOptions()))
+    x, _ = Digits().load().reference()
+    extractor = extractor_for(Digits().load())
     small = Extractor("digits", extractor.sha256, extractor.accuracy, extractor.model, batch_size=7)
     found = extractor.features(x[:50].requires_grad_())
     assert (found.dtype, found.shape, found.requires_grad) == (torch.float64, (50, 64), False)
@@ -153,7 +153,7 @@ def test_committed_weights_are_checked(tmp_path: Path, monkeypatch: pytest.Monke
     save_classifier(other, TrainedClassifier(FeatureClassifier((1, 8, 8), 10), 0.5), data, seed=0)
     monkeypatch.setattr(features, "DIGITS_WEIGHTS", other)
     with pytest.raises(ValueError, match="install the package again"):
-        extractor_for(load(DataOptions()))
+        extractor_for(Digits().load())
 
 
 def test_other_data_get_a_classifier_of_their_own_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
