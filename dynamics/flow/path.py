@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+Shape = tuple[int, int, int]
+"""(C, H, W) of one row."""
 Velocity = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 """u(z [B,...], t [B], r [B], c with B rows) -> [B,...]"""
 
