@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dynamics.data import Shape
+from dynamics.flow.path import Shape
 from dynamics.flow.condition import ClassLabels, Condition
 from dynamics.models.attention import Attention
 from dynamics.models.embeddings import Conditioning, modulate, position_table

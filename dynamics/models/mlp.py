@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dynamics.data import Shape
+from dynamics.flow.path import Shape
 from dynamics.flow.condition import Condition
 from dynamics.models.embeddings import Conditioning, modulate
 from dynamics.models.linear import Linear

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from dynamics.data import Shape
+from dynamics.flow.path import Shape
 from dynamics.flow.condition import Condition
 from dynamics.options import Family
 from dynamics.rng import generator
