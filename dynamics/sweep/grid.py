@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.options import Options, invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, Files, Prepare

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
+from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.config import RunConfig
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
