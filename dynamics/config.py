@@ -200,4 +200,4 @@ def baseline(scale: str) -> RunConfig:
     """
     config = _STUDIES.get(scale) or preset(f"{scale}-meanflow")
     training = config.training.model_copy(update=_SHORT) if scale in ("digits-dit", "mnist5k") else config.training
-    return config.model_copy(update={"objective": MeanFlow(adaptive=config.objective.adaptive), "training": training})
+    return config.model_copy(update={"objective": config.objective.measured("off"), "training": training})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dynamics.data import Digits
 from dynamics.flow.condition import ClassLabels
-from dynamics.models import DiTOptions, Network, build
+from dynamics.models import DiTOptions, Network, build, directional_derivative
 from dynamics.models.attention import (
     DUAL_ATTENTIONS,
     MIN_TOKENS,
@@ -118,6 +118,7 @@ def data() -> Finding:
     digits = Digits().load()
     images, labels = digits.reference()
     extractor = digits.features()
+    assert extractor is not None, "comes with the package"
     accuracy = float((extractor.classify(images) == labels).double().mean())
     detail = f"{len(images)} digits {digits.sha256[:12]}, extractor {extractor.sha256[:12]}, accuracy {accuracy:.3f}"
     return Finding("data and extractor", "ok" if accuracy > 0.97 else "FAILED", detail)
@@ -151,10 +152,11 @@ def compiled() -> Finding:
     if shutil.which("c++") is None and shutil.which("g++") is None and not torch.cuda.is_available():
         return Finding("torch.compile", "absent", "no C++ compiler; leave training.compile off")
     model, (z, t, r, y, v) = _example()
-    rows = (z.float(), t.float(), r.float(), y, v.float())
-    model.float()
+    along = (v.float(), torch.ones(4), torch.zeros(4))
+    rows = (model.float(), z.float(), t.float(), r.float(), y, *along)
     began = time.perf_counter()
-    fast = torch.compile(partial(total_derivative, model))(*rows)[1]
-    _, eager = total_derivative(model, *rows)
+    with torch.no_grad():
+        fast = torch.compile(directional_derivative)(*rows)[1]
+        _, eager = directional_derivative(*rows)
     error = float((fast - eager).abs().max() / eager.abs().max())
     return _judge("torch.compile", error, 1e-4, f"du/dt against eager ({time.perf_counter() - began:.0f} s to compile)")

@@ -75,7 +75,7 @@ def plan(args: PlanArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.data import latents_bytes
+    from dynamics.data import Latents
     from dynamics.planning.estimate import DEVICES, estimate
 
     config = named_config(args.preset)

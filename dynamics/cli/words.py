@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -11,7 +11,6 @@ from dynamics.options import Family, invalid
 if TYPE_CHECKING:
     from dynamics.config import RunConfig
 
-F = TypeVar("F", bound=Family)
 NONE = "none"
 """The word, alone, for no member at all."""
 
@@ -21,7 +20,7 @@ def option_names(member: type[Family]) -> list[str]:
     return [name for name in member.model_fields if name != member.TAG]
 
 
-def parse_members(flag: str, root: type[F], words: Sequence[str]) -> tuple[F, ...]:
+def parse_members(flag: str, root: type[Family], words: Sequence[str]) -> tuple[Family, ...]:
     """Read members of a family from words KIND or KIND:option=value,option=value; the word none, alone, is no member.
 
     Args:
@@ -42,7 +41,7 @@ def parse_members(flag: str, root: type[F], words: Sequence[str]) -> tuple[F, ..
     return () if list(words) == [NONE] else tuple(_member(flag, root, word) for word in words)
 
 
-def _member(flag: str, root: type[F], word: str) -> F:
+def _member(flag: str, root: type[Family], word: str) -> Family:
     kind, colon, given = word.partition(":")
     if kind not in root.members():
         allowed = f"{', '.join(root.members())}, or none alone"
@@ -72,7 +71,7 @@ def switches() -> dict[str, type[Family]]:
     from dynamics.models import ModelOptions
     from dynamics.objectives import Objective
 
-    roots = {"data": DataOptions, "model": ModelOptions, "objective": Objective, "times.law": TimeLaw}
+    roots: dict[str, type[Family]] = {"data": DataOptions, "model": ModelOptions, "objective": Objective, "times.law": TimeLaw}
     return {f"--{place}.{root.TAG}": root for place, root in roots.items()}
 
 

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record, weigh_u
+from dynamics.curricula.plan import Curriculum, Plan, State, record, weigh_u
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import mean_gap
 from dynamics.options import invalid
 

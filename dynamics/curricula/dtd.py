@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
+from dynamics.curricula.plan import Curriculum, Plan, State, record
 from dynamics.record import StepRecord
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import MaxMinLaw, TimeLaw, UniformWithinTimes, WithinTimes
 from dynamics.options import invalid
 from dynamics.rng import generator

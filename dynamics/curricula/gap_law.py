@@ -6,7 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
+from dynamics.curricula.plan import Curriculum, Plan, State, record
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import Blend, UniformGap
 from dynamics.options import invalid
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions
+from dynamics.data import DataOptions, Latents
 from dynamics.data.latents import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
-from dynamics.objectives import FlowMatching
+from dynamics.objectives import FlowMatching, MeanFlow
 from dynamics.options import invalid
 from dynamics.runner.run_folder import RunFolder, differences
 from dynamics.store import provenance, read_run, write_run
@@ -247,6 +247,9 @@ def config_for(
         "seed": int(hashlib.sha256(origin.encode()).hexdigest()[:8], 16),
     }
     if CONVENTIONS[source].meaning == "v":
+        if not isinstance(base.objective, MeanFlow | FlowMatching):
+            remedy = "pass a preset of one of these"
+            raise invalid("preset", base.objective.kind, "meanflow or flow_matching", remedy)
         label_drop_prob = base.objective.guidance.label_drop_prob
         objective = FlowMatching()
         guidance = objective.guidance.model_copy(update={"label_drop_prob": label_drop_prob})

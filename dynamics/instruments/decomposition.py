@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dynamics.flow.path import Velocity, expand
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
-from dynamics.instruments.gram import GradientOptions, TaskProbe, task_gram
-from dynamics.instruments.instrument import InstrumentOptions, said
-from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks
+from dynamics.instruments.gram import GradientOptions, TaskInstrument, TaskProbe, task_gram
+from dynamics.instruments.instrument import said
+from dynamics.instruments.tasks import Task, gap_tasks
 from dynamics.models import Network
 from dynamics.training import Recipe, TrainState
 
 
-class DecompositionOptions(BinOptions, TaskOptions, GradientOptions, InstrumentOptions):
+class DecompositionOptions(BinOptions, GradientOptions, TaskInstrument):
     """The parts of the loss of v, of the error of u, and of the MeanFlow gradient, by time and gap."""
 
     kind: Literal["decomposition"] = "decomposition"

@@ -40,11 +40,6 @@ from dynamics.training import Recipe, TrainState
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class _Tasks(TaskOptions, InstrumentOptions):
-    """Options of an instrument of tasks."""
-
-
-T = TypeVar("T", bound=_Tasks)
 
 
 class GradientOptions(LossOptions):
@@ -67,7 +62,14 @@ class GradientOptions(LossOptions):
         return self.precondition == "adam"
 
 
-class GramOptions(TaskOptions, GradientOptions, InstrumentOptions):
+class TaskInstrument(TaskOptions, InstrumentOptions):
+    """An instrument whose tasks are v and u by gap."""
+
+
+T = TypeVar("T", bound=TaskInstrument)
+
+
+class GramOptions(GradientOptions, TaskInstrument):
     """Inner products between the gradients of v and of u in each gap bin."""
 
     kind: Literal["gram"] = "gram"

@@ -14,16 +14,16 @@ from torch import Tensor
 from dynamics.flow.path import Velocity
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, chained
-from dynamics.instruments.gram import Array, GradientOptions, Group, TaskProbe, collect
-from dynamics.instruments.instrument import InstrumentOptions, said
-from dynamics.instruments.tasks import Task, TaskOptions, task_coordinates, task_rows
+from dynamics.instruments.gram import Array, GradientOptions, Group, TaskInstrument, TaskProbe, collect
+from dynamics.instruments.instrument import said
+from dynamics.instruments.tasks import Task, task_coordinates, task_rows
 from dynamics.models import Network, bound
 from dynamics.objectives import Objective, squared_error
 from dynamics.options import invalid
 from dynamics.training import Recipe, TrainState, Weights
 
 
-class LookaheadOptions(TaskOptions, InstrumentOptions):
+class LookaheadOptions(TaskInstrument):
     """How much a step on each task lowers the loss of each other task."""
 
     kind: Literal["lookahead"] = "lookahead"
@@ -69,9 +69,9 @@ class LookaheadProbe(TaskProbe[LookaheadOptions]):
                 table[i, :, split] = 1 - loss_of(bound(state.model, weights)) / losses[:, split]
         seen_by = np.ones((len(tasks), len(tasks))) if o.rows == "shared" else np.eye(len(tasks))
         names = [task.name for task in tasks]
-        said = "relative fall of task2's loss by a step on task"
+        text = "relative fall of task2's loss by a step on task"
         content = {
-            "lookahead": (("task", "task2", "split"), table, {"units": "1", "long_name": said}),
+            "lookahead": (("task", "task2", "split"), table, {"units": "1", "long_name": text}),
             "loss": (("task2", "split"), losses, {"units": "1", "long_name": "loss of task2 before the step"}),
             "learning_rate": ((), self._learning_rate(state), {"units": "1", "long_name": "step size"}),
             "biased": (

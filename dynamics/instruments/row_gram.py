@@ -59,11 +59,11 @@ class RowGramProbe(Probe[RowGramOptions]):
             **labels_of(rows),
             "loss": (torch.from_numpy(losses), "squared pixel", "raw loss"),
         }
-        said = {"units": "squared gradient norm", "long_name": "inner product of the gradients of two rows"}
+        about = {"units": "squared gradient norm", "long_name": "inner product of the gradients of two rows"}
         content: dict[str, tuple[tuple[str, ...], Array, dict[str, str]]] = {}
-        content["gram"] = (("group", "row", "row2"), gram, said)
-        error_said = {**said, "long_name": "standard error of the inner product, by the sketch"}
-        content["product_error"] = (("group", "row", "row2"), error, error_said)
+        content["gram"] = (("group", "row", "row2"), gram, about)
+        about_error = {**about, "long_name": "standard error of the inner product, by the sketch"}
+        content["product_error"] = (("group", "row", "row2"), error, about_error)
         for name, (values, units, text) in columns.items():
             content[name] = (("row",), values.double().numpy(), {"units": units, "long_name": text})
         coords = {

@@ -101,8 +101,8 @@ class Network:
         dt, dr = (_filled(t, d) for d in (dt, dr))
         if len(z):
             return self._derivative(z, t, r, c, dz, dt, dr, differentiable)
-        row = [_one_row(a) for a in (z, t, r, c, dz, dt, dr)]
-        u, du = self._derivative(*row, differentiable)
+        z, t, r, c, dz, dt, dr = (_one_row(a) for a in (z, t, r, c, dz, dt, dr))
+        u, du = self._derivative(z, t, r, c, dz, dt, dr, differentiable)
         return u[:0], du[:0]
 
     def _alone(self, z: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig
+from dynamics.data import Latents
 from dynamics.evaluation import EvaluationOptions
 from dynamics.options import Options, invalid
 from dynamics.sweep import machine_files
@@ -214,9 +215,9 @@ def check(runs: Sequence[Planned]) -> None:
         if isinstance(config.data, Latents) and config.data.path is None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
-            machine_files.check(evaluation, on_latents=config.data.name == "latents")
+            machine_files.check(evaluation, on_latents=isinstance(config.data, Latents))
         key = (config.data, config.objective, config.times, config.observers)
-        of_ones_own = config.data.path is not None and config.data.name != "latents"
+        of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:
             continue
         seen.add(key)

@@ -25,8 +25,9 @@ from dynamics.training.training_network import TrainingNetwork
 class Observer(Protocol):
     """Something that measures a run while it trains and never changes it; a curriculum may learn from what it finds."""
 
-    group: str
-    """Group of the run's file that takes the measurements."""
+    @property
+    def group(self) -> str:
+        """Group of the run's file that takes the measurements."""
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether to measure after `step` optimiser steps."""

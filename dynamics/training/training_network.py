@@ -45,7 +45,7 @@ class TrainingNetwork(Network):
         parallel = options.parallel if world().size > 1 else None
         self._ddp = DistributedDataParallel(compiled, forward_sync_buffers=False) if parallel == "ddp" else None
         # the parts themselves, before any pass puts whole weights in their place
-        self._parts = dict(model.named_parameters()) if parallel == "fsdp" else None
+        self._parts: Weights | None = dict(model.named_parameters()) if parallel == "fsdp" else None
 
     def alone(self) -> AbstractContextManager[None]:
         """Return the context of passes whose gradients stay on this rank: more of the same step follow."""

@@ -82,7 +82,7 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
         raise invalid("options", unused, f"options of {', '.join(kinds)}", "leave them out, or add their instrument")
     out = []
     for kind in kinds:
-        own = next((o for o in config.observers if o.kind == kind), None) or members[kind]()
+        own = next((o for o in config.observers if o.kind == kind), None) or members[kind].model_validate({})
         values = {name: value for name, value in changes.items() if name in members[kind].model_fields}
         if kind == "gaps" and "gap_edges" in values:
             values["gap_edges"] = tuple(sorted({0.0, *values["gap_edges"], 1.0}))
