@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.integrator import follow, runge_kutta
+from dynamics.flow.path import Velocity
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
 from dynamics.instruments.gram import GradientOptions, TaskInstrument, TaskProbe, task_gram
 from dynamics.instruments.instrument import said
@@ -108,7 +109,7 @@ class DecompositionProbe(TaskProbe[DecompositionOptions]):
         return table.dataset({})
 
 
-def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_steps: int) -> Tensor:
+def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, c: Any, num_steps: int) -> Tensor:
     """Average the network's instantaneous velocity along its own path from t down to r, by classical Runge-Kutta.
 
     ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its r = t values.
@@ -118,28 +119,18 @@ def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_ste
         z: z_t, [B, ...].
         t: [B].
         r: [B], r < t.
-        y: [B] long.
+        c: Condition of B rows.
         num_steps: Steps of (t - r) / num_steps each.
 
     Returns:
         ubar [B, ...].
 
     Example:
-        >>> from dynamics.flow.oracle import GaussianOracle
+        >>> from dynamics.oracles import GaussianOracle
         >>> oracle, z = GaussianOracle(0.5), torch.ones(1, 3, dtype=torch.float64)
         >>> t, r = torch.tensor([0.9]).double(), torch.tensor([0.2]).double()
         >>> bool((own_average(oracle.u, z, t, r, None, 32) - oracle.u(z, t, r)).abs().max() < 1e-5)
         True
     """
-    h, total = (t - r) / num_steps, torch.zeros_like(z)
-    step = expand(h, z)
-    for i in range(num_steps):
-        start = t - i * h
-        middle, end = start - h / 2, start - h
-        here = z - step * total
-        k1 = u(here, start, start, y)
-        k2 = u(here - step / 2 * k1, middle, middle, y)
-        k3 = u(here - step / 2 * k2, middle, middle, y)
-        k4 = u(here - step * k3, end, end, y)
-        total = total + (k1 + 2 * k2 + 2 * k3 + k4) / 6
-    return total / num_steps
+    k = torch.arange(num_steps + 1, dtype=t.dtype, device=t.device)[:, None]
+    return follow(runge_kutta(lambda z, s: u(z, s, s, c)), z, t - (t - r) * k / num_steps)[0]
