@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.integrator import follow, runge_kutta
+from dynamics.flow.path import Velocity
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
 from dynamics.instruments.gram import GradientOptions, TaskInstrument, TaskProbe, task_gram
 from dynamics.instruments.instrument import said
@@ -108,7 +109,7 @@ class DecompositionProbe(TaskProbe[DecompositionOptions]):
         return table.dataset({})
 
 
-def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_steps: int) -> Tensor:
+def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, c: Any, num_steps: int) -> Tensor:
     """Average the network's instantaneous velocity along its own path from t down to r, by classical Runge-Kutta.
 
     ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its r = t values.
@@ -118,7 +119,7 @@ def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_ste
         z: z_t, [B, ...].
         t: [B].
         r: [B], r < t.
-        y: [B] long.
+        c: Condition of B rows.
         num_steps: Steps of (t - r) / num_steps each.
 
     Returns:
@@ -132,4 +133,4 @@ def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_ste
         True
     """
     k = torch.arange(num_steps + 1, dtype=t.dtype, device=t.device)[:, None]
-    return follow(runge_kutta(lambda z, s: u(z, s, s, y)), z, t - (t - r) * k / num_steps)[0]
+    return follow(runge_kutta(lambda z, s: u(z, s, s, c)), z, t - (t - r) * k / num_steps)[0]

@@ -98,11 +98,10 @@ class Network:
         """
         if self._alone(z):
             return torch.zeros_like(z), torch.zeros_like(z)
-        dt, dr = (_filled(t, d) for d in (dt, dr))
+        arguments = (z, t, r, c, dz, _filled(t, dt), _filled(t, dr))
         if len(z):
-            return self._derivative(z, t, r, c, dz, dt, dr, differentiable)
-        z, t, r, c, dz, dt, dr = (_one_row(a) for a in (z, t, r, c, dz, dt, dr))
-        u, du = self._derivative(z, t, r, c, dz, dt, dr, differentiable)
+            return self._derivative(*arguments, differentiable)
+        u, du = self._derivative(*map(_one_row, arguments), differentiable)
         return u[:0], du[:0]
 
     def _alone(self, z: Tensor) -> bool:
