@@ -52,8 +52,8 @@ O = TypeVar("O", bound=InstrumentOptions)
 
 
 @dataclass(frozen=True)
-class Probe(Generic[O]):
-    """An observer of runs of one recipe (see `training.Observer`)."""
+class Probe(Observer, Generic[O]):
+    """An observer of runs of one recipe."""
 
     recipe: Recipe
     options: O

@@ -98,10 +98,11 @@ class Network:
         """
         if self._alone(z):
             return torch.zeros_like(z), torch.zeros_like(z)
-        arguments = (z, t, r, c, dz, _filled(t, dt), _filled(t, dr))
+        along = dz, _filled(t, dt), _filled(t, dr)
         if len(z):
-            return self._derivative(*arguments, differentiable)
-        u, du = self._derivative(*map(_one_row, arguments), differentiable)
+            return self._derivative(z, t, r, c, *along, differentiable)
+        (z, t, r, c), (dz, dt, dr) = map(_one_row, (z, t, r, c)), map(_one_row, along)
+        u, du = self._derivative(z, t, r, c, dz, dt, dr, differentiable)
         return u[:0], du[:0]
 
     def _alone(self, z: Tensor) -> bool:
