@@ -98,11 +98,11 @@ class Network:
         """
         if self._alone(z):
             return torch.zeros_like(z), torch.zeros_like(z)
-        along = dz, _filled(t, dt), _filled(t, dr)
+        point, direction = (z, t, r, c), (dz, _filled(t, dt), _filled(t, dr))
         if len(z):
-            return self._derivative(z, t, r, c, *along, differentiable)
-        (z, t, r, c), (dz, dt, dr) = map(_one_row, (z, t, r, c)), map(_one_row, along)
-        u, du = self._derivative(z, t, r, c, dz, dt, dr, differentiable)
+            return self._derivative(*point, *direction, differentiable)
+        point, direction = tuple(map(_one_row, point)), tuple(map(_one_row, direction))
+        u, du = self._derivative(*point, *direction, differentiable)
         return u[:0], du[:0]
 
     def _alone(self, z: Tensor) -> bool:
