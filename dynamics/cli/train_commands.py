@@ -24,13 +24,11 @@ def presets(args: PresetsArgs) -> None:
     from rich.table import Table
 
     from dynamics.config import PRESETS
-    from dynamics.data import dimensions
-    from dynamics.planning.cost import cost
-    from dynamics.planning.estimate import memory
+    from dynamics.planning.estimate import cost_of, memory
 
     table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
     for name, config in PRESETS.items():
-        training, found = config.training, cost(config.model, *dimensions(config.data))
+        training, found = config.training, cost_of(config)
         model = " ".join(f"{k}={v}" for k, v in config.model.model_dump().items() if k not in ("kind", "mlp_ratio"))
         table.add_row(
             name,
