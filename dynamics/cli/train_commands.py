@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -37,8 +37,7 @@ class TrainArgs:
 
 def train(argv: Sequence[str]) -> None:
     """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
-    from dynamics.cli.plan_commands import named_config
-    from dynamics.config import PRESETS, RunConfig
+    from dynamics.config import PRESETS, RunConfig, named_config
     from dynamics.curricula import Curriculum
     from dynamics.instruments import InstrumentOptions
     from dynamics.runner import run
