@@ -158,8 +158,4 @@ def task_coordinates(tasks: list[Task], objective: Objective, suffix: str = "") 
         labels["gap_high"] = (dim, [task.high for task in tasks], {**gap, "long_name": "largest gap t - r"})
         losses = [objective.kind if task.loss == WHOLE else task.loss for task in tasks]
         labels["task_loss"] = (dim, losses, {"long_name": "what the task minimises"})
-            dim,
-            [objective.kind if task.loss == WHOLE else task.loss for task in tasks],
-            {"long_name": "what the task minimises"},
-        )
     return labels
