@@ -196,21 +196,27 @@ def collect(
     modules, any_weight = dict(model.named_modules()), next(iter(weights.values()))
     per_pass = max(1, options.rows_per_pass // n)
     bar = tqdm(total=len(groups) * n, desc="gradients", unit="row", disable=not progress, leave=False)
+
+    def add(chosen: slice, start: int, stop: int) -> None:
+        parts = [
+            Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
+        ]
+
+        def take(name: str, a: Tensor, d: Tensor, bias: bool) -> None:
+            add_layer(into, modules[name], name, chosen, a, d, bias)
+
+        with tapped(model, take) as passes:
+            value = _backward(net, objective, now, parts, n, options.loss, passes)
+        if value is None:
+            for i in range(chosen.start, chosen.stop):
+                add(slice(i, i + 1), start, stop)
+            return
+        losses[chosen] += value / n
+        bar.update((stop - start) * len(parts))
+
     for first in range(0, len(groups), per_pass):
-        chosen = slice(first, min(first + per_pass, len(groups)))
         for start in range(0, n, options.rows_per_pass):
-            stop = min(start + options.rows_per_pass, n)
-            parts = [
-                Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
-            ]
-
-            def take(name: str, a: Tensor, d: Tensor, chosen: slice = chosen) -> None:
-                add_layer(into, modules[name], name, chosen, a, d)
-
-            with tapped(model, take):
-                value = _backward(net, objective, now, parts, n, options.loss)
-            losses[chosen] += value / n
-            bar.update((stop - start) * len(parts))
+            add(slice(first, min(first + per_pass, len(groups))), start, min(start + options.rows_per_pass, n))
     bar.close()
     order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
     into.tensors = {name: into.tensors[name] for name in order}
@@ -218,19 +224,25 @@ def collect(
 
 
 def _backward(
-    net: Network, objective: Objective, now: Progress, parts: Sequence[Group], n: int, weighting: str
-) -> Array:
-    """Run the passes of some groups' rows; return the sum of each group's raw losses."""
+    net: Network, objective: Objective, now: Progress, parts: Sequence[Group], n: int, loss: str, passes: Sequence[int]
+) -> Array | None:
+    """Run the passes of some groups' rows; return the sum of each group's raw losses.
+
+    Return None, and take no gradient, where there are several groups and the objective does not ask for all rows at
+    once, as the numbers of rows in its `passes` tell: whose gradient is whose cannot be known.
+    """
     rows = chained([part.rows for part in parts])
     with torch.enable_grad():
         terms = objective.loss(net, rows, now)
-        weight = terms.adaptive if weighting == "adaptive" else torch.ones_like(terms.raw)
+        if len(parts) > 1 and list(passes) != [len(rows)]:
+            return None
+        weight = terms.adaptive if loss == "adaptive" else torch.ones_like(terms.raw)
         each = len(parts[0].rows)
         owner = torch.arange(len(parts), device=weight.device).repeat_interleave(each)
         values = torch.zeros_like(terms.raw)
-        for loss in dict.fromkeys(part.loss for part in parts):
-            mine = torch.tensor([part.loss == loss for part in parts], device=weight.device)[owner]
-            values = torch.where(mine, task_loss(objective, loss, terms, rows), values)
+        for name in dict.fromkeys(part.loss for part in parts):
+            mine = torch.tensor([part.loss == name for part in parts], device=weight.device)[owner]
+            values = torch.where(mine, task_loss(objective, name, terms, rows), values)
         (weight * values / n).sum().backward()  # type: ignore[no-untyped-call]
     return np.asarray(values.detach().double().view(len(parts), each).sum(1).cpu())
 
