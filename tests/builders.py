@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,12 +14,13 @@ import dynamics.models.attention as attention
 from dynamics.curricula import Curriculum, Progress
 from dynamics.data import DataSource, Digits
 from dynamics.flow.condition import ClassLabels, Condition
-from dynamics.flow.path import Shape, Velocity
+from dynamics.flow.path import Shape, Velocity, expand
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import LogitNormalPair, TimeLaw, TimesOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network, build, dit, mlp
 from dynamics.models.linear import Linear
-from dynamics.objectives import MeanFlow, Objective
+from dynamics.objectives import LossTerms, MeanFlow, Objective, squared_error
+from dynamics.oracles import Oracle
 from dynamics.rng import generator
 from dynamics.training import Recipe, TrainingOptions, TrainState, start
 
@@ -132,6 +133,47 @@ def plain_torch() -> Iterator[None]:
         patch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight, self.bias))
         patch.setattr(attention, "attend", textbook)
         yield
+
+
+class Pieces(Objective):
+    """An objective that asks for some rows at a time, any number of them, and goes back through a derivative.
+
+    r = t rows learn v; r < t rows up to `split` the terminal velocity u - (t - r) d_r u, at a frozen v; later ones u,
+    as in MeanFlow.
+    """
+
+    kind: Literal["pieces_of_tests"] = "pieces_of_tests"
+    split: float = 0.6
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        (z, v), gap = rows.path(), rows.t - rows.r
+        is_gap = torch.arange(len(rows)) >= rows.num_equal
+        parts = [~is_gap, is_gap & (rows.t <= self.split), is_gap & (rows.t > self.split)]
+        equal, early, late = (part.nonzero()[:, 0] for part in parts)
+        still = torch.zeros_like(z[early])
+        u, slope = net.jvp(*self._at(rows, z, early), dz=still, dt=0.0, dr=1.0, differentiable=True)
+        _, du_dt = net.jvp(*self._at(rows, z, late), dz=v[late])
+        predictions = [
+            net.velocity(z[equal], rows.t[equal], rows.c[equal]),
+            u - expand(gap[early], z) * slope,
+            net(*self._at(rows, z, late)),
+        ]
+        ends = net.frozen(z[early], rows.r[early], rows.r[early], rows.c[early])
+        targets = [v[equal], ends, v[late] - expand(gap[late], z) * du_dt]
+        back = torch.cat([equal, early, late]).argsort()
+        prediction, target = torch.cat(predictions)[back], torch.cat(targets)[back]
+        raw = squared_error(prediction, target)
+        return LossTerms(raw, 1 / (1 + raw.detach()), prediction, target)
+
+    @staticmethod
+    def _at(rows: Rows, z: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Any]:
+        return z[where], rows.t[where], rows.r[where], rows.c[where]
+
+    def truth(self, oracle: Oracle) -> Oracle:
+        return oracle
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self
 
 
 class Counting(Network):
