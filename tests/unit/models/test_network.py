@@ -73,6 +73,21 @@ def test_rows_that_are_not_there_leave_the_gradient_of_the_others_alone(model: n
         assert torch.equal(gradient, alone[name]), name
 
 
+def test_no_rows_reach_a_velocity_that_can_do_nothing_with_them() -> None:
+    """Such as one that flattens rows."""
+    seen: list[int] = []
+
+    def u(z: Tensor, t: Tensor, r: Tensor, c: Tensor) -> Tensor:
+        seen.append(len(z))
+        flat = z.reshape(len(z), -1)
+        return (flat * t[:, None]).reshape(z.shape)
+
+    net, (z, t, r, c, dz) = Network(u), none_of(arguments())
+    assert net(z, t, r, c).shape == net.jvp(z, t, r, c, dz, differentiable=True)[1].shape == z.shape
+    assert net.frozen(z, t, r, c).shape == net.jvp(z, t, r, c, dz)[0].shape == z.shape
+    assert seen == [1, 1], "what has no gradient needs no pass, where no other rank waits"
+
+
 def test_no_rows_of_a_joint_condition() -> None:
     model, condition = network("mlp", condition=LabelAndScale()), LabelAndScale()
     z, t, r, _, dz = arguments()
@@ -113,7 +128,7 @@ def test_teachers(state: TrainState, rows: tuple[Tensor, ...], kind: str) -> Non
     assert torch.equal(net.frozen(*rows, weights="model"), state.model(*rows))
     assert torch.equal(net.frozen(*rows, weights="ema"), of["0.5"])
     assert torch.equal(net.frozen(*rows, weights="0.9"), of["0.9"])
-    assert len({float(u.sum()) for u in (state.model(*rows), *of.values())}) == 3
+    assert len({u.sum().item() for u in (state.model(*rows), *of.values())}) == 3
     assert not any(net.frozen(*rows, weights=name).requires_grad for name in ("model", "ema", "0.9"))
     assert not any(weight.requires_grad for weights in state.emas.values() for weight in weights.values())
 
