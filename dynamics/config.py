@@ -9,7 +9,7 @@ import torch
 from pydantic import model_validator
 
 from dynamics.curricula import DTD, Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
-from dynamics.data import IMAGENET_IMAGES, DataOptions
+from dynamics.data import IMAGENET_IMAGES, DataOptions, Digits, DigitsMixture, Latents, Mnist5k
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
@@ -24,7 +24,7 @@ class RunConfig(Options):
 
     seed: int = 0
     """Seed of initialisation, data order, times, noise and label drop."""
-    data: DataOptions = DataOptions()
+    data: DataOptions = Digits()
     model: ModelOptions = DiTOptions()
     objective: ObjectiveOptions = MeanFlow()
     times: TimesOptions = TimesOptions()
@@ -115,7 +115,7 @@ def _at_paper_scale(row: _Paper, curricula: tuple[CurriculumOptions, ...]) -> Ru
         checkpoint_every=5000,
     )
     return RunConfig(
-        data=DataOptions(name="latents", image_size=256),
+        data=Latents(image_size=256),
         model=SIZES[row.size],
         objective=MeanFlow(
             adaptive=Adaptive(p=1.0, c=0.01),
@@ -138,11 +138,11 @@ PRESETS: dict[str, RunConfig] = {
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
     "mnist-meanflow": _BASELINE.model_copy(
-        update={"data": DataOptions(name="mnist5k"), "model": _DIT.model_copy(update={"patch_size": 7})}
+        update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),
     # as tuned in experiments/baseline_tuning.py
     "mixture-meanflow": RunConfig(
-        data=DataOptions(name="digits-mixture"),
+        data=DigitsMixture(),
         model=MLPOptions(),
         objective=MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(w=1.0, k=0.25)),
         training=TrainingOptions(

@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dynamics.data import DataOptions, load
-from dynamics.evaluation.features import extractor_for
+from dynamics.data import Digits
 from dynamics.models import DiTOptions, Model, build
 from dynamics.models.attention import (
     DUAL_ATTENTIONS,
@@ -116,9 +115,10 @@ def derived_attention(name: DualAttention) -> Finding:
 
 def data() -> Finding:
     """The embedded digits and their committed feature extractor."""
-    digits = load(DataOptions(name="digits"))
+    digits = Digits().load()
     images, labels = digits.reference()
-    extractor = extractor_for(digits)
+    extractor = digits.features()
+    assert extractor is not None, "digits have features"
     accuracy = float((extractor.classify(images) == labels).double().mean())
     detail = f"{len(images)} digits {digits.sha256[:12]}, extractor {extractor.sha256[:12]}, accuracy {accuracy:.3f}"
     return Finding("data and extractor", "ok" if accuracy > 0.97 else "FAILED", detail)

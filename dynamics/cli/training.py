@@ -73,7 +73,7 @@ def plan(args: PlanArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.data import latents_bytes
+    from dynamics.data import Latents
     from dynamics.estimate import DEVICES, estimate
 
     config = named_config(args.preset)
@@ -103,8 +103,8 @@ def plan(args: PlanArgs) -> None:
     table.add_row(
         "checkpoint", f"{found.checkpoint_gb:.1f} GB", f"{found.checkpoints_gb:.0f} GB of disk for those kept"
     )
-    if config.data.name == "latents":
-        table.add_row("latents", f"{latents_bytes(config.data) / 1e9:.1f} GB", "of disk, flips included")
+    if isinstance(config.data, Latents):
+        table.add_row("latents", f"{config.data.latents_bytes() / 1e9:.1f} GB", "of disk, flips included")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print("An estimate: hours by multiply-adds and the assumed utilisation, memory without torch's own and fragments.")
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """u(z [B,...], t [B], r [B], y [B] long) -> [B,...]"""
 

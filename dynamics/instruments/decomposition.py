@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dynamics.data import DataSource
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.integrator import follow, runge_kutta
+from dynamics.flow.path import Velocity
 from dynamics.flow.times import TimeLaw
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
 from dynamics.instruments.gram import GradientOptions, task_gram
@@ -145,21 +146,11 @@ def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_ste
         ubar [B, ...].
 
     Example:
-        >>> from dynamics.flow.oracle import GaussianOracle
+        >>> from dynamics.oracles import GaussianOracle
         >>> oracle, z = GaussianOracle(0.5), torch.ones(1, 3, dtype=torch.float64)
         >>> t, r = torch.tensor([0.9]).double(), torch.tensor([0.2]).double()
         >>> bool((own_average(oracle.u, z, t, r, None, 32) - oracle.u(z, t, r)).abs().max() < 1e-5)
         True
     """
-    h, total = (t - r) / num_steps, torch.zeros_like(z)
-    step = expand(h, z)
-    for i in range(num_steps):
-        start = t - i * h
-        middle, end = start - h / 2, start - h
-        here = z - step * total
-        k1 = u(here, start, start, y)
-        k2 = u(here - step / 2 * k1, middle, middle, y)
-        k3 = u(here - step / 2 * k2, middle, middle, y)
-        k4 = u(here - step * k3, end, end, y)
-        total = total + (k1 + 2 * k2 + 2 * k3 + k4) / 6
-    return total / num_steps
+    k = torch.arange(num_steps + 1, dtype=t.dtype, device=t.device)[:, None]
+    return follow(runge_kutta(lambda z, s: u(z, s, s, y)), z, t - (t - r) * k / num_steps)[0]

@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.data import DataSource
-from dynamics.flow.oracle import GuidedOracle, Oracle, oracle_for
 from dynamics.flow.path import Velocity, expand
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformGap, check_edges
 from dynamics.instruments.settings import settings
 from dynamics.objectives import MeanFlow, Objective, total_derivative
 from dynamics.options import Options
+from dynamics.oracles import GuidedOracle, Oracle
 from dynamics.rng import generator
 from dynamics.training import TrainState, network
 
@@ -57,9 +57,8 @@ class GapsOptions(BinOptions):
     """Which weights are measured: the first average, or the raw ones."""
 
 
-def exact_velocities(data: DataSource, objective: Objective) -> Oracle:
+def exact_velocities(oracle: Oracle, objective: Objective) -> Oracle:
     """Return the oracle of what the objective converges to: guided if the objective guides."""
-    oracle = oracle_for(data)
     guidance = objective.guidance
     if isinstance(objective, MeanFlow) and guidance.active:
         return GuidedOracle(oracle, guidance.w / (1 - guidance.k), guidance.t_start, guidance.t_end)
@@ -122,13 +121,13 @@ class GapProbe:
     @property
     def exact(self) -> Tensor | None:
         """u* of the rows (v* of the r = t rows), [B, C, H, W]; None of latents."""
-        return None if self.data.is_latent else _exact(self)
+        return _exact(self)
 
     @property
     def noise(self) -> Tensor | None:
         """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]: w (v - v*) where guided; None
         of latents."""
-        return None if self.data.is_latent else _noise(self)
+        return _noise(self)
 
     @property
     def parts(self) -> dict[str, tuple[slice, tuple[str, ...]]]:
@@ -188,24 +187,29 @@ class GapProbe:
 
 
 @lru_cache(maxsize=32)
-def _exact(probe: GapProbe) -> Tensor:
+def _exact(probe: GapProbe) -> Tensor | None:
     """Solve for a probe's exact velocities; runs of one study ask for the same ones."""
     rows = probe.rows
     z, _ = rows.path()
-    oracle, n = exact_velocities(probe.data, probe.objective), rows.num_equal
+    known = probe.data.oracle()
+    if known is None:
+        return None
+    oracle, n = exact_velocities(known, probe.objective), rows.num_equal
     u = oracle.u(z[n:], rows.t[n:], rows.r[n:], rows.y[n:])
     return torch.cat([oracle.v(z[:n], rows.t[:n], rows.y[:n]), u])
 
 
 @lru_cache(maxsize=32)
-def _noise(probe: GapProbe) -> Tensor:
-    n = probe.rows.num_equal
+def _noise(probe: GapProbe) -> Tensor | None:
+    known, exact, n = probe.data.oracle(), _exact(probe), probe.rows.num_equal
+    if known is None or exact is None:
+        return None
     rows = probe.rows.part(0, n)
     z, v = rows.path()
     guidance = probe.objective.guidance
     if not (isinstance(probe.objective, MeanFlow) and guidance.active):
-        return v - _exact(probe)[:n]
-    noise = v - oracle_for(probe.data).v(z, rows.t, rows.y)
+        return v - exact[:n]
+    noise = v - known.v(z, rows.t, rows.y)
     # the network's own terms of a guided target are functions of z_t: they have no variance given it
     guided = (rows.t >= guidance.t_start) & (rows.t <= guidance.t_end)
     return torch.where(expand(guided, noise), guidance.w * noise, noise)

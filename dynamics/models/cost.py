@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynamics.data.imageset import Shape
+from dynamics.flow.path import Shape
 from dynamics.models.dit import DiT, DiTOptions
 from dynamics.models.mlp import MLP, MLPOptions
 from dynamics.options import Options

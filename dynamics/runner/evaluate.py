@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from dynamics.data import dimensions, load
-from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
+from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.models import Model, build

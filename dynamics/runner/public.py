@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions, dimensions, load
+from dynamics.data import DataOptions, Latents, dimensions, load
 from dynamics.data.latents import read_record
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
@@ -274,7 +274,7 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
     """Return the data with the user's latents."""
     if path is None and latent_scale is None:
         return options
-    if options.name != "latents":
+    if not isinstance(options, Latents):
         received = f"{path or latent_scale} with a preset on {options.name}"
         raise invalid("data", received, "latents for a preset on latents", "leave --data and --latent-scale out")
     changes: dict[str, Any] = {} if latent_scale is None else {"latent_scale": latent_scale}
@@ -284,7 +284,7 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
             remedy = f"encode with --scale {scale}, or accept the difference with --latent-scale {record.scale}"
             raise invalid("latent_scale", scale, f"{record.scale}, which is that of the latents in {path}", remedy)
         changes |= {"path": path, "vae": record.vae}
-    return DataOptions.model_validate({**dict(options), **changes})
+    return Latents.model_validate({**dict(options), **changes})
 
 
 def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict[str, str]) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig
-from dynamics.data import load
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.data import FromFiles, Latents, load
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import observer
 from dynamics.options import Options, invalid
 from dynamics.sweep import files
@@ -108,8 +108,8 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
     base, axes = experiment.base(scale), experiment.axes(scale)
-    on_latents = base.data.name == "latents"
-    if on_latents and base.data.path is None:
+    on_latents = isinstance(base.data, Latents)
+    if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
     evaluations = tuple(files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
@@ -213,13 +213,12 @@ def check(runs: Sequence[Planned]) -> None:
     seen = set()
     for run in runs:
         config = run.config
-        if config.data.name == "latents" and config.data.path is None:
+        if isinstance(config.data, Latents) and config.data.path is None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
-            files.check(evaluation, on_latents=config.data.name == "latents")
+            files.check(evaluation, on_latents=isinstance(config.data, Latents))
         key = (config.data, config.objective, config.times, config.observers)
-        of_ones_own = config.data.path is not None and config.data.name != "latents"
-        if of_ones_own or key in seen:
+        if isinstance(config.data, FromFiles) or key in seen:
             continue
         seen.add(key)
         data = load(config.data)

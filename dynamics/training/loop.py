@@ -104,7 +104,7 @@ def fit(
     recorder, limit = recorder or Recorder(), limit or TimeLimit()
     ways = passes(state.model, options)
     of_step = partial(images, data, options.batch_size, seed)
-    with StopRequest(going_on) as stop, Ahead(of_step, options.num_steps, on=data.is_latent) as ahead:
+    with StopRequest(going_on) as stop, Ahead(of_step, options.num_steps, on=data.drawn_by_rank) as ahead:
         if state.step == 0:
             _measure(state, observers, options, recorder)
         while state.step < options.num_steps:

@@ -93,7 +93,7 @@ def images(data: DataSource, batch_size: int, seed: int, step: int) -> Images:
 
     Of latents, which are large, each rank draws x and e of its own rows only, and those of the others are NaN.
     """
-    if not data.is_latent:
+    if not data.drawn_by_rank:
         return *data.batch(seed, step, batch_size), None
     here = world()
     own = slice(here.rank, None, here.size)

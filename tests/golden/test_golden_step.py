@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dynamics.curricula import Beta, Curriculum, MinSNR, Progress, plan_for
-from dynamics.data import DataOptions, load
+from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
 from dynamics.objectives import FlowMatching, Guidance, MeanFlow, Objective
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[Objective, float, tuple[Curriculum, ...]]] = {
 
 def one_step(objective: Objective, gap_share: float, curricula: tuple[Curriculum, ...]) -> dict[str, float]:
     """Train the second of ten steps on digits from perturbed weights, and describe the outcome."""
-    data = load(DataOptions(name="digits"))
+    data = Digits().load()
     options = TrainingOptions(num_steps=10, batch_size=32, learning_rate=1e-3, ema_decays=(0.9,), num_threads=1)
     model = build(DiTOptions(dim=16, depth=2, heads=2), data.shape, data.num_classes, seed=0)
     stream = torch.Generator().manual_seed(0)
