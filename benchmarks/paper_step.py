@@ -35,7 +35,7 @@ SHAPE, NUM_CLASSES = (4, 32, 32), 1000
 class Noise:
     """Latents without content: what a step takes does not depend on it."""
 
-    shape, num_classes, is_latent = SHAPE, NUM_CLASSES, False
+    shape, num_classes, drawn_by_rank = SHAPE, NUM_CLASSES, False
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         stream = torch.Generator().manual_seed(step)

@@ -150,6 +150,17 @@ PRESETS: dict[str, RunConfig] = {
         ),
     ),
     **{
+        f"{name}-meanflow": RunConfig(
+            data=DataOptions.member(name)(),
+            model=MLPOptions(dim=128, depth=4),
+            objective=MeanFlow(adaptive=Adaptive(p=0.5)),
+            training=TrainingOptions(
+                num_steps=3000, batch_size=512, learning_rate=2e-3, ema_decays=(0.99,), num_threads=1
+            ),
+        )
+        for name in ("checkerboard", "spiral", "eight-gaussians", "two-moons")
+    },
+    **{
         f"{name}-{schedule}": _at_paper_scale(row, curricula)
         for name, row in _PAPER.items()
         for schedule, curricula in _SCHEDULES.items()
