@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import xarray as xr
-from dynamics.estimators import cosines, split_products
+from dynamics.estimators import split_products
+from dynamics.estimators.cosine import cosines
 from pydantic import Field
 from torch import Tensor
 

@@ -121,7 +121,8 @@ def test_what_an_extension_records_has_its_unit(alone: Path) -> None:
 
 def test_a_curriculum_hears_what_the_gram_says(alone: Path) -> None:
     """Its numbers follow from the recorded measurements alone."""
-    from dynamics.estimators import cosines, split_products
+    from dynamics.estimators import split_products
+    from dynamics.estimators.cosine import cosines
 
     tree, curriculum = open_results(alone / "curriculum"), AffinityGate(low=0.2)
     state, steps = curriculum.initial_state(), tree["gram"]["step"].values.tolist()
