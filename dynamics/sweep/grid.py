@@ -105,8 +105,8 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
     base, axes = experiment.base(scale), experiment.axes(scale)
-    on_latents = base.data.name == "latents"
-    if on_latents and base.data.path is None:
+    on_latents = isinstance(base.data, Latents)
+    if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
     evaluations = tuple(machine_files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
