@@ -21,7 +21,6 @@ from dynamics.instruments.instrument import InstrumentOptions, Probe, asking, sa
 from dynamics.models import Network
 from dynamics.objectives import Objective
 from dynamics.options import Options
-from dynamics.oracles import GuidedOracle, Oracle
 from dynamics.rng import generator
 from dynamics.training import Recipe, TrainState
 
