@@ -106,7 +106,7 @@ def _decoder(
     data: DataSource, vae: Path | str | None, device: torch.device
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
     """Return what makes images of samples, and what to call it: for latents the autoencoder that made them."""
-    if data.is_latent != (vae is not None):
+    if isinstance(data, LatentSet) != (vae is not None):
         received = f"{vae and str(vae)} for samples of shape {data.shape}"
         raise invalid("vae", received, "a decoder for latents, none for pixels", "pass --vae or leave it out")
     if vae is None or not isinstance(data, LatentSet):
