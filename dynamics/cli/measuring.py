@@ -175,7 +175,7 @@ class ProbeArgs:
 def probe(args: ProbeArgs) -> None:
     """Measure, and show the affinities."""
     from dynamics import probe as probing
-    from dynamics.analysis.text import affinity_table
+    from dynamics.analysis import affinity_table
 
     kinds = [*args.instruments, *(["gram_rows"] if args.per_row else [])]
     own = {"dir", "checkpoint", "instruments", "per_row", "replace"}
@@ -204,6 +204,6 @@ class ReportArgs:
 
 def report(args: ReportArgs) -> None:
     """Write the report and name it."""
-    from dynamics.analysis.report import write_report
+    from dynamics.analysis import write_report
 
     print(write_report(args.dirs, args.out, title=args.title, baseline=args.baseline))

@@ -17,10 +17,10 @@ from dynamics.data import DataSource
 from dynamics.flow.oracle import GuidedOracle, Oracle, oracle_for
 from dynamics.flow.path import Velocity, expand
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformGap, check_edges
+from dynamics.flow.times import UniformGap
 from dynamics.instruments.settings import settings
 from dynamics.objectives import MeanFlow, Objective, total_derivative
-from dynamics.options import Options
+from dynamics.options import Options, check_edges
 from dynamics.rng import generator
 from dynamics.training import TrainState, network
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from dynamics.data import DataSource
 from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
 from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
 from dynamics.objectives.terms import squared_error
-from dynamics.options import Options, invalid
+from dynamics.options import Options, check_edges, invalid
 from dynamics.rng import generator
 
 Loss = Literal["meanflow", "flow_matching", "consistency"]

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig
 from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions

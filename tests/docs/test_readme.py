@@ -10,7 +10,7 @@ import pytest
 import dynamics
 import dynamics.analysis
 from dynamics import cli
-from dynamics.analysis.metrics import metric
+from dynamics.analysis import metric
 from dynamics.config import RunConfig
 from dynamics.runner import run
 from dynamics.sweep.commands import VERBS
