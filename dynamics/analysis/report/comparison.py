@@ -79,7 +79,7 @@ class _Pair:
 
 def _compare(
     run: "pd.Series[Any]", base: "pd.Series[Any]", label: str, columns: Sequence[str]
-) -> Iterator[dict[str, object]]:
+) -> Iterator[tuple[object, ...]]:
     for name in columns:
         if run.isna()[name] or base.isna()[name]:
             continue
@@ -90,14 +90,5 @@ def _compare(
         direction = "equal"
         if pair.difference != 0:
             direction = "better" if (pair.difference < 0) == kind.lower_is_better else "worse"
-        yield {
-            "run": label,
-            "metric": name,
-            "value": float(run[name]),
-            "reference": float(base[name]),
-            "change": pair.change,
-            "lower_is_better": kind.lower_is_better,
-            "direction": direction,
-            "verdict": verdict,
-            "reason": reason,
-        }
+        values = (float(run[name]), float(base[name]), pair.change)
+        yield label, name, *values, kind.lower_is_better, direction, verdict, reason

@@ -25,7 +25,7 @@ def markdown(table: pd.DataFrame) -> str:
     Example:
         >>> print(markdown(pd.DataFrame({"run": ["a"], "loss": ["0.5"]})))
         | run | loss |
-        |-----|------|
+        |-------|--------|
         | a | 0.5 |
     """
     headers = [_cell(name) for name in table.columns]

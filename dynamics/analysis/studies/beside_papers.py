@@ -1,22 +1,49 @@
-"""Published numbers and what came out here, side by side, and findings in sentences."""
+"""What papers report and what came out here, side by side, and findings in sentences."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.report.metrics import SEED_SPREAD_FRECHET
-from dynamics.analysis.studies.claims import Claim, Finding, is_ratio, judge
+from dynamics.analysis.studies.claims import Claim, Finding, chosen_runs, is_ratio, judge
 from dynamics.analysis.studies.evidence import axes_of, findings
-from dynamics.analysis.studies.paper_numbers import FID1, FID2, FID32, GFLOPS, PARAMETERS, SEEDS, published
 from dynamics.analysis.studies.study_table import study
 from dynamics.options import invalid
 
+Ours = tuple[str, str, str, str]
+OUR_COLUMNS = ("ours", "our change", "verdict", "reason")
+PUBLISHED = Path(__file__).with_name("published.csv")
+FID1, FID2, FID32 = "FID, 1 evaluation of u", "FID, 2 evaluations of u", "FID, 32 evaluations of v = u(z, t, t)"
+PARAMETERS, GFLOPS = "million parameters", "GFLOPs of a forward pass"
+RETRAINING = "2606.20536"
+"""How much FID varies when the same training is repeated."""
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
 ABSOLUTE = "an absolute FID on images; ours are Frechet distances of features of 8x8 digits"
 OURS = {FID1: "fd_u_nfe1", FID2: "fd_u_nfe2", FID32: "fd_v_nfe32"}
 """Our Frechet distance with as many evaluations."""
+
+
+def published() -> pd.DataFrame:
+    """Return what the papers report, as published.csv holds it; nothing of it is measured here.
+
+    Returns:
+        A row a number or direction: paper, arxiv, setting, arm, against (the arm it is compared with, "" if it stands
+        alone), measured_in, value and reference (the other arm's; NaN if not printed), direction in words; and what of
+        ours stands beside it: experiment, claim (start of its claims' texts), our_arm and our_against (labels of the
+        experiment's axis), all "" if there is nothing.
+
+    Example:
+        >>> table = published()
+        >>> row = table[(table.arm == "MinSNR + beta") & (table.measured_in == FID1)].iloc[0]
+        >>> float(row.value), float(row.reference), row.arxiv
+        (9.87, 11.58, '2511.19065')
+    """
+    numbers = ("value", "reference")
+    table = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
 
 
 def sentence(finding: Finding) -> str:
@@ -82,18 +109,18 @@ def beside(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
         own = judged.get(row.experiment, {}).get(index, [])
         if row.experiment and row.experiment not in trees:
             reason = f"the experiment {row.experiment} has not been collected"
-            own = [{"ours": "", "our change": "", "verdict": NOT_COMPARABLE, "reason": reason}]
-        rows += [{**first, **each} for each in own] or [{**first, **_alone(row)}]
+            own = [("", "", NOT_COMPARABLE, reason)]
+        rows += [{**first, **dict(zip(OUR_COLUMNS, each, strict=True))} for each in own or [_alone(row)]]
     return pd.DataFrame(rows)
 
 
-def _judged(tree: xr.DataTree, rows: pd.DataFrame) -> dict[object, list[dict[str, str]]]:
+def _judged(tree: xr.DataTree, rows: pd.DataFrame) -> dict[object, list[Ours]]:
     """Return what stands beside each published row of one experiment."""
     axes, claimed = axes_of(tree), findings(tree)
     table = study(tree, axes)
     asked = [(index, claim) for index, row in rows.iterrows() for claim in _second_looks(row, axes[0], claimed)]
     looks = judge(table, [f.claim for f in claimed] + [claim for _, claim in asked], axes)[len(claimed) :]
-    out: dict[object, list[dict[str, str]]] = {}
+    out: dict[object, list[Ours]] = {}
     for index, row in rows.iterrows():
         own = [f for f in claimed if _belongs(f.claim, row)]
         own += [found for (asked_for, _), found in zip(asked, looks, strict=True) if asked_for == index]
@@ -101,7 +128,7 @@ def _judged(tree: xr.DataTree, rows: pd.DataFrame) -> dict[object, list[dict[str
         if not own:
             metric = OURS[row.measured_in]
             value = f"{metric} {_mean(table, {axes[0]: row.our_arm}, metric)}"
-            out[index] = [{"ours": value, "our change": "", "verdict": NOT_COMPARABLE, "reason": ABSOLUTE}]
+            out[index] = [(value, "", NOT_COMPARABLE, ABSOLUTE)]
     return out
 
 
@@ -124,7 +151,7 @@ def _second_looks(row: pd.Series, axis: str, claimed: Sequence[Finding]) -> list
     return [Claim(row.arm, metric, {axis: row.our_arm}, row.direction, {axis: row.our_against}, post_hoc=True)]
 
 
-def _beside(found: Finding, table: pd.DataFrame) -> dict[str, str]:
+def _beside(found: Finding, table: pd.DataFrame) -> Ours:
     claim = found.claim
     verdict = {"reproduced": REPRODUCED, "not measured": NOT_COMPARABLE}.get(found.verdict, NOT_REPRODUCED)
     reason = {
@@ -138,32 +165,24 @@ def _beside(found: Finding, table: pd.DataFrame) -> dict[str, str]:
     is_text = claim.kind == "comparison" and claim.than is None
     ours = f"{claim.metric} {_mean(table, claim.arm, claim.metric)}" if is_text else claim.metric
     shown = "" if found.verdict == "not measured" else found.effect_text()
-    return {
-        "ours": f"{', '.join(map(str, claim.arm.values()))}: {ours}",
-        "our change": shown,
-        "verdict": verdict,
-        "reason": reason,
-    }
+    return f"{', '.join(map(str, claim.arm.values()))}: {ours}", shown, verdict, reason
 
 
 def _mean(table: pd.DataFrame, labels: Mapping[str, str | int | float], metric: str) -> str:
     """Return an arm's mean over seeds, of logs where `judge` takes logs."""
-    chosen = table
-    for axis, label in labels.items():
-        chosen = chosen[chosen[axis] == str(label)]
-    values = chosen[metric].astype(float)
+    values = table.loc[chosen_runs(table, labels), metric].astype(float)
     return f"{np.exp(np.log(values).mean()):.3g}" if is_ratio(metric) else f"{values.mean():.2f}"
 
 
-def _alone(row: pd.Series) -> dict[str, str]:
+def _alone(row: pd.Series) -> Ours:
     """Return why a published number has nothing of ours beside it."""
     if row.measured_in in (PARAMETERS, GFLOPS):
         reason = "tests/unit/models/test_models.py builds the network and counts"
         same = "the same" if row.measured_in == PARAMETERS else "within 2.5%"
-        return {"ours": same, "our change": "", "verdict": REPRODUCED, "reason": reason}
+        return same, "", REPRODUCED, reason
     reason = ABSOLUTE
     if row.against:
         reason = "no network of this size was trained here"
-    elif row.arxiv == SEEDS[1]:
+    elif row.arxiv == RETRAINING:
         reason = f"FID on ImageNet; over our seeds Frechet distances of digits vary by up to {SEED_SPREAD_FRECHET:.0%}"
-    return {"ours": "", "our change": "", "verdict": NOT_COMPARABLE, "reason": reason}
+    return "", "", NOT_COMPARABLE, reason

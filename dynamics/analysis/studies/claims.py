@@ -166,12 +166,12 @@ def seed_effects(table: pd.DataFrame, claim: Claim, axes: Sequence[str]) -> pd.S
     rest = [axis for axis in axes if axis not in {*claim.arm, *claim.against}]
     if isinstance(claim, SpeedUp):
         return _steps(table, claim)
-    value = np.log(table[claim.metric]) if is_ratio(claim.metric) else table[claim.metric]
+    value = _compared(table, claim.metric)
     mine = _cells(table, value, claim.arm, rest)
     if claim.than is not None:
         other = mine * 0 + (np.log(claim.than) if is_ratio(claim.metric) else claim.than)
     elif claim.relative_to is not None:
-        other = _cells(table, np.log(table[claim.relative_to]), claim.arm, rest)
+        other = _cells(table, _compared(table, claim.relative_to), claim.arm, rest)
     else:
         other = _cells(table, value, {**claim.arm, **claim.against}, rest)
     both = (mine - other).dropna()
@@ -183,17 +183,22 @@ def is_ratio(metric: str) -> bool:
     return not metric.startswith(BOUNDED)
 
 
-def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, Label], rest: Sequence[str]) -> pd.Series:
-    chosen = _chosen(table, labels)
-    index = pd.MultiIndex.from_frame(table.loc[chosen, list(rest)])
-    return pd.Series(value[chosen].to_numpy(float), index)
-
-
-def _chosen(table: pd.DataFrame, labels: Mapping[str, Label]) -> pd.Series:
+def chosen_runs(table: pd.DataFrame, labels: Mapping[str, Label]) -> pd.Series:
+    """Return which rows of a study have these labels."""
     out = pd.Series(True, table.index)
     for axis, label in labels.items():
         out &= table[axis] == str(label)
     return out
+
+
+def _compared(table: pd.DataFrame, metric: str) -> pd.Series:
+    return np.log(table[metric]) if is_ratio(metric) else table[metric]
+
+
+def _cells(table: pd.DataFrame, value: pd.Series, labels: Mapping[str, Label], rest: Sequence[str]) -> pd.Series:
+    chosen = chosen_runs(table, labels)
+    index = pd.MultiIndex.from_frame(table.loc[chosen, list(rest)])
+    return pd.Series(value[chosen].to_numpy(float), index)
 
 
 def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
@@ -205,20 +210,13 @@ def _steps(table: pd.DataFrame, claim: SpeedUp) -> pd.Series:
             continue
         target, steps = np.log(other[claim.at]), np.log(mine.index.to_numpy(float))
         best = np.minimum.accumulate(np.log(mine.to_numpy(float)))
-        if best[-1] > target:  # never reached: at least as long as the longest run
-            out[seed] = steps[-1] - np.log(claim.at)
-            continue
-        first = int(np.argmax(best <= target))
-        if first == 0:
-            out[seed] = steps[0] - np.log(claim.at)
-            continue
-        share = (best[first - 1] - target) / (best[first - 1] - best[first])
-        out[seed] = steps[first - 1] + share * (steps[first] - steps[first - 1]) - np.log(claim.at)
+        # where the falling curve meets the target; beyond its ends the shortest or the longest run
+        out[seed] = np.interp(target, best[::-1], steps[::-1]) - np.log(claim.at)
     return pd.Series(out, dtype=float)
 
 
 def _curve(rows: pd.DataFrame, labels: Mapping[str, Label], claim: SpeedUp) -> pd.Series:
-    chosen = _chosen(rows, labels)
+    chosen = chosen_runs(rows, labels)
     values = pd.Series(rows.loc[chosen, claim.metric].to_numpy(float), rows.loc[chosen, claim.along].astype(float))
     return values.dropna().groupby(level=0).mean().sort_index()
 
