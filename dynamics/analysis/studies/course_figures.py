@@ -118,7 +118,7 @@ def naive_against_unbiased(
         ax.set_xlabel("gap t - r" if ax.get_xlabel() else "")
         ax.set_xticklabels(gaps)
     figure.supylabel(f"cosine at the {step} measurement", fontsize=9.5)
-    rows = f"{ds.attrs['rows_per_split']} rows a split" if "rows_per_split" in ds.attrs else "splits"
+    rows = f"{ds.attrs['rows_per_split']} rows a batch" if "rows_per_split" in ds.attrs else "batches"
     shared = ", which both tasks share" if ds.attrs.get("rows") == "shared" else ""
     note = f"bar: {SEEDS_NOTE}; {rows}{shared}"
     figure.legend(handles=estimate_handles(lines=False), loc="outside lower center", ncols=3, title=note)
