@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
 from dynamics.instruments.instrument import asking
 from dynamics.objectives import LossTerms, Objective
-from dynamics.options import Options, invalid
+from dynamics.options import Options, check_edges, invalid
 from dynamics.rng import generator
 from dynamics.training import Recipe
 
