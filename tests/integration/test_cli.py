@@ -15,7 +15,7 @@ from dynamics import cli
 from dynamics.cli.demo import DEMO_PRESETS, demo
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.instruments.parse import KINDS
