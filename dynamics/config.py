@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from pydantic import model_validator
@@ -17,6 +19,9 @@ from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.options import Options, invalid
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
+
+Changes = Mapping[str, Any]
+"""Values by dotted name, such as {"training.learning_rate": 1e-3, "objective": FlowMatching()}."""
 
 
 class RunConfig(Options):
@@ -71,6 +76,42 @@ class RunConfig(Options):
             (True, False)
         """
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> RunConfig:
+    """Return the config with other values, validated as a whole.
+
+    Args:
+        config: The config.
+        changes: Values by dotted name.
+        where: Where the changes come from, for the error's text.
+
+    Raises:
+        ValueError: Naming the value that does not exist or does not fit.
+
+    Example:
+        >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
+        10
+    """
+    try:
+        return RunConfig.model_validate(_changed(config, changes))
+    except ValueError as error:
+        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
+
+
+def _changed(value: Any, changes: Changes) -> Any:
+    """Replace values inside options; the rest is handed on as it is, so that it need not be validated again."""
+    here = dict(value) if isinstance(value, Options) else {}
+    for name in dict.fromkeys(key.split(".")[0] for key in changes):
+        if name in changes:
+            here[name] = changes[name]
+        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
+        if inner:
+            part = here.get(name)
+            if not isinstance(part, Options):
+                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
+            here[name] = type(part).model_validate(_changed(part, inner))
+    return here
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
@@ -178,6 +219,16 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise invalid("preset", name, ", ".join(PRESETS), "choose one of these, or pass the path of a config.json")
     return PRESETS[name]
+
+
+def named_config(name: str) -> RunConfig:
+    """Return a preset, or the config of a JSON file.
+
+    Raises:
+        ValueError: There is no preset and no file of that name, or the file holds something else.
+    """
+    path = Path(name)
+    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
 
 
 _STUDIES = {

@@ -71,7 +71,12 @@ def switches() -> dict[str, type[Family]]:
     from dynamics.models import ModelOptions
     from dynamics.objectives import Objective
 
-    roots: dict[str, type[Family]] = {"data": DataOptions, "model": ModelOptions, "objective": Objective, "times.law": TimeLaw}
+    roots: dict[str, type[Family]] = {
+        "data": DataOptions,
+        "model": ModelOptions,
+        "objective": Objective,
+        "times.law": TimeLaw,
+    }
     return {f"--{place}.{root.TAG}": root for place, root in roots.items()}
 
 

@@ -6,9 +6,9 @@ from dynamics.curricula.dtd import DTD
 from dynamics.curricula.gap_law import GapLaw
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, State, plan_for
-from dynamics.record import StepRecord
 from dynamics.flow.progress import Progress
 from dynamics.options import import_all
+from dynamics.record import StepRecord
 
 import_all(__name__, __path__)
 

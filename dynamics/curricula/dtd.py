@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 
 from dynamics.curricula.plan import Curriculum, Plan, State, record
-from dynamics.record import StepRecord
 from dynamics.flow.progress import Progress
 from dynamics.flow.times import MaxMinLaw, TimeLaw, UniformWithinTimes, WithinTimes
 from dynamics.options import invalid
+from dynamics.record import StepRecord
 from dynamics.rng import generator
 
 
@@ -25,7 +25,9 @@ class DTD(Curriculum):
     That the paper means this curriculum is inferred; every open choice is a named option.
     """
 
-    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"dtd_stage": ("1", "stage of the denoising-difficulty curriculum")}
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "dtd_stage": ("1", "stage of the denoising-difficulty curriculum")
+    }
 
     kind: Literal["dtd"] = "dtd"
     num_clusters: int = Field(default=20, gt=1)

@@ -19,7 +19,9 @@ class GapLaw(Curriculum):
     opponent that a moving one must beat. The share of r < t rows may move over the same interval.
     """
 
-    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"uniform_gap_share": ("1", "share of r < t rows with uniform gaps")}
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "uniform_gap_share": ("1", "share of r < t rows with uniform gaps")
+    }
 
     kind: Literal["gap_law"] = "gap_law"
     share_from: float = Field(default=0.0, ge=0, le=1)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import xarray as xr
 from torch import Tensor
 
-from dynamics.record import StepRecord
 from dynamics.flow.progress import Progress
 from dynamics.flow.times import TimeLaw, TimesOptions
 from dynamics.options import Family, invalid
+from dynamics.record import StepRecord
 
 Weight = Callable[["Plan", Tensor, Tensor], Tensor]
 """(plan, t [B], r [B]) -> weight [B]; the plan is the final one, so that a weight can depend on the law in force."""

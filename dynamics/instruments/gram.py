@@ -40,8 +40,6 @@ from dynamics.training import Recipe, TrainState
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-
-
 class GradientOptions(LossOptions):
     """How gradients are taken and what is kept of them."""
 

@@ -156,5 +156,9 @@ def task_coordinates(tasks: list[Task], objective: Objective, suffix: str = "") 
         gap = {"units": "1"}
         labels["gap_low"] = (dim, [task.low for task in tasks], {**gap, "long_name": "smallest gap t - r"})
         labels["gap_high"] = (dim, [task.high for task in tasks], {**gap, "long_name": "largest gap t - r"})
-        labels["task_loss"] = (dim, [objective.kind if task.loss == WHOLE else task.loss for task in tasks], {"long_name": "what the task minimises"})
+        labels["task_loss"] = (
+            dim,
+            [objective.kind if task.loss == WHOLE else task.loss for task in tasks],
+            {"long_name": "what the task minimises"},
+        )
     return labels

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dynamics.flow.path import Shape
 from dynamics.flow.condition import ClassLabels, Condition
+from dynamics.flow.path import Shape
 from dynamics.models.attention import Attention
 from dynamics.models.embeddings import Conditioning, modulate, position_table
 from dynamics.models.linear import Linear

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dynamics.flow.path import Shape
 from dynamics.flow.condition import Condition
+from dynamics.flow.path import Shape
 from dynamics.models.embeddings import Conditioning, modulate
 from dynamics.models.linear import Linear
 from dynamics.models.model import ModelOptions

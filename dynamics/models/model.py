@@ -5,10 +5,11 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from dynamics.flow.path import Shape
 from dynamics.flow.condition import Condition
+from dynamics.flow.path import Shape
 from dynamics.options import Family
 from dynamics.rng import generator
+
 
 class ModelOptions(Family):
     """A network for u(z, t, r, c) and its sizes.

@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.config import RunConfig
+from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.models import Network, bound, build
