@@ -11,9 +11,6 @@ import tyro
 
 from dynamics.cli.words import kinds_text, parse_members, switched
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class TrainArgs:
