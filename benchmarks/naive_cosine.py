@@ -23,7 +23,7 @@ from dynamics.analysis import affinity, cosine_by_batch, noise_scale, plots
 from dynamics.config import preset
 from dynamics.instruments import GramOptions
 from dynamics.runner import RunFolder, run
-from dynamics.runner.measure.probe import restored
+from dynamics.runner.measure.finished_run import restored
 from dynamics.store import provenance, write_run
 
 PAIR = ("v", "u 0.1-0.3")

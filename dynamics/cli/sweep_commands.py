@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.live import Live
 
-from dynamics.analysis.report import write_report
+from dynamics.analysis import write_report
 from dynamics.cli.sweep_tables import collected_text, console, duration, measured_hours, plan_table, status_table
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources

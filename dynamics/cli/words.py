@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -99,7 +100,7 @@ def switched(config: "RunConfig", argv: Sequence[str]) -> "RunConfig":
 
 
 def _values_of(flag: str, argv: Sequence[str]) -> list[str]:
-    pairs = [after for word, after in zip(argv, argv[1:], strict=False) if word == flag]
+    pairs = [after for word, after in pairwise(argv) if word == flag]
     return pairs + [word.removeprefix(f"{flag}=") for word in argv if word.startswith(f"{flag}=")]
 
 

@@ -25,7 +25,6 @@ class Digits(Embedded):
 
 
 @lru_cache(maxsize=1)
-
 def load_digits() -> ImageSet:
     """Return the 1797 handwritten digits of scikit-learn: 1x8x8, levels 0..16, 10 classes.
 

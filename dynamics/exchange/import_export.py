@@ -27,7 +27,8 @@ from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
 from dynamics.objectives import FlowMatching, MeanFlow
 from dynamics.options import invalid
-from dynamics.runner.run_folder import RunFolder, differences
+from dynamics.runner.agreement import differences
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import provenance, read_run, write_run
 from dynamics.training import StartOptions, TrainState, check_room, room_for, start
 from dynamics.training.shards import write

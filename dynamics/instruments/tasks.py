@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
 from dynamics.instruments.instrument import asking
 from dynamics.objectives import LossTerms, Objective
-from dynamics.options import Options, invalid
+from dynamics.options import Options, check_edges, invalid
 from dynamics.rng import generator
 from dynamics.training import Recipe
 
@@ -156,9 +156,6 @@ def task_coordinates(tasks: list[Task], objective: Objective, suffix: str = "") 
         gap = {"units": "1"}
         labels["gap_low"] = (dim, [task.low for task in tasks], {**gap, "long_name": "smallest gap t - r"})
         labels["gap_high"] = (dim, [task.high for task in tasks], {**gap, "long_name": "largest gap t - r"})
-        labels["task_loss"] = (
-            dim,
-            [objective.kind if task.loss == WHOLE else task.loss for task in tasks],
-            {"long_name": "what the task minimises"},
-        )
+        losses = [objective.kind if task.loss == WHOLE else task.loss for task in tasks]
+        labels["task_loss"] = (dim, losses, {"long_name": "what the task minimises"})
     return labels

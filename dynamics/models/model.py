@@ -14,9 +14,10 @@ from dynamics.rng import generator
 class ModelOptions(Family):
     """A network for u(z, t, r, c) and its sizes.
 
-    What it builds maps z [B, C, H, W], t [B], r [B] and a condition c of B rows to [B, C, H, W]; rows do not meet in it.
-    Blocks in an attribute `blocks` are split over ranks one by one, and may recompute what they keep (see `recompute`).
-    Gradients of many groups of rows are taken from one pass where all weights lie in linear and embedding layers.
+    What it builds maps z [B, C, H, W], t [B], r [B] and a condition c of B rows to [B, C, H, W]; rows do not meet in
+    it. Blocks in an attribute `blocks` are split over ranks one by one, and may recompute what they keep (see
+    `recompute`). Gradients of many groups of rows are taken from one pass where all weights lie in linear and
+    embedding layers.
     """
 
     kind: str

@@ -16,6 +16,7 @@ class FlowMatching(Objective):
     """u(z, t, t) is regressed on v = e - x."""
 
     TAKES_GAPS: ClassVar[bool] = False
+    ONE_PASS: ClassVar[bool] = True
 
     kind: Literal["flow_matching"] = "flow_matching"
     adaptive: Adaptive = Adaptive(p=0.0)

@@ -26,14 +26,17 @@ class Objective(Family):
     """Unit and text, by name, of what `LossTerms.extras` hold: their means over the rows are recorded at every step."""
     TAKES_GAPS: ClassVar[bool] = True
     """Whether r < t rows have a loss; else all rows must have r = t."""
+    ONE_PASS: ClassVar[bool] = False
+    """Whether the loss calls the network with gradient exactly once, on all rows in their order: instruments then take
+    the gradients of many groups of rows from one pass."""
 
     kind: str
 
     def condition(self, base: Condition) -> Condition:
         """Return what the network is conditioned on, given what the data are; here the same.
 
-        Where it is more, `prepare` draws the rest for the rows of training, and `ask` says what instruments and samplers
-        take.
+        Where it is more, `prepare` draws the rest for the rows of training, and `ask` says what instruments and
+        samplers take.
         """
         return base
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import Changes, RunConfig, with_values
 from dynamics.data import Latents
 from dynamics.evaluation import EvaluationOptions

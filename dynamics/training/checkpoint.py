@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step_00001000` with `model.safetensors`, `ema_<decay>.safetensors`, `optimizer.safetensors`
 (moments by the weight's name) and `state.json`, which holds the step, the curricula's state, the sums by time and gap,
-the optimiser's settings and the sha256 of each file. Tensors that curricula remember are in `curricula.safetensors`. The folder is written under a temporary name and renamed, so it is
-there as a whole or not at all.
+the optimiser's settings and the sha256 of each file. Tensors that curricula remember are in `curricula.safetensors`.
+The folder is written under a temporary name and renamed, so it is there as a whole or not at all.
 
 Where weights are split over ranks each writes its own part, `model.00001-of-00002.safetensors` and so on, see `shards`.
 Any number of ranks reads any number of parts, each rank what it needs.

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import xarray as xr
-from dynamics.estimators import cosines, split_products
+from dynamics.estimators import split_products
+from dynamics.estimators.cosine import cosines
 from pydantic import Field
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from dynamics.curricula.plan import record, weigh_u
 
 
 class AffinityGate(Curriculum):
-    """The weight of r < t rows in a bin of the gap is `low` while the cosine of its gradient with that of v is negative.
+    """A bin of the gap has the weight `low` while the cosine of its gradient with that of v is negative.
 
     The cosine is the unbiased one of the observer `gram`, averaged over measurements.
     """

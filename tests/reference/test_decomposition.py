@@ -5,10 +5,10 @@ import pytest
 import torch
 from test_gram import DATA, DIT, GUIDED, LAW, SMALL, state_of
 
-from dynamics.oracles import GaussianOracle
 from dynamics.instruments.decomposition import DecompositionOptions, DecompositionProbe, own_average
 from dynamics.instruments.gaps import GapProbe, GapsOptions
 from dynamics.objectives import Guidance, MeanFlow
+from dynamics.oracles import GaussianOracle
 
 OPTIONS = DecompositionOptions.model_validate({**SMALL, "rows_per_bin": 4, "t_edges": (0.1, 0.5, 1.0)})
 CPU = torch.device("cpu")
