@@ -14,7 +14,7 @@ from dynamics.models import Network, bound, directional_derivative
 from dynamics.models.attention import check_dual_attention, prove_dual_attention
 from dynamics.models.recompute import recomputing
 from dynamics.training.distributed import whole, world
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.state import TrainState, Weights
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dynamics.models.public import CONVENTIONS
 from synthetic_runs import BASE
 
 from dynamics.analysis import run_labels, write_report
 from dynamics.analysis.report import written_report
 from dynamics.analysis.report.repeating import IMPORTED
-from dynamics.models.public import CONVENTIONS
 from dynamics.store import open_results
 
 
