@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from dynamics.analysis.findings import findings_table, write_between
+from dynamics.analysis import findings_page, findings_table
+from dynamics.atomic import replacing
 from dynamics.cli.exits import explained
 from dynamics.cli.sweep_commands import PROGRAM, VERBS, Sweep, WithFiles
 from dynamics.options import invalid
@@ -27,7 +28,7 @@ class FindingsArgs:
     results: Path = Path("results")
     """Folder of all results."""
     write: Path | None = None
-    """Also put the table into this file, between its lines `<!-- findings -->` and `<!-- end of findings -->`."""
+    """Write a page into this file instead, with how to read it; what is there is replaced."""
 
 
 def main(package: str, argv: Sequence[str] | None = None) -> None:
@@ -75,10 +76,13 @@ def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
     if not there:
         remedy = f"{PROGRAM} EXPERIMENT submit, then collect; or make findings"
         raise invalid("results", str(args.results), f"collected files of scale {', '.join(scales)}", remedy)
-    text = findings_table(open_results(path) for path in there)
-    print(text)
-    if args.write is not None:
-        write_between(args.write, "findings", text)
+    trees = [open_results(path) for path in there]
+    if args.write is None:
+        print(findings_table(trees))
+        return
+    with replacing(args.write) as temporary:
+        temporary.write_text(findings_page(trees), encoding="utf-8")
+    print(args.write)
 
 
 def show_list(package: str) -> None:

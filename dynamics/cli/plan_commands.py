@@ -2,13 +2,9 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from dynamics.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,7 @@ def plan(args: PlanArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dynamics.config import named_config
     from dynamics.data import Latents
     from dynamics.planning.estimate import DEVICES, estimate
 
@@ -103,11 +100,3 @@ def plan(args: PlanArgs) -> None:
         table.add_row("latents", f"{config.data.latents_bytes() / 1e9:.1f} GB", "of disk, flips included")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print("An estimate: hours by multiply-adds and the assumed utilisation, memory without torch's own and fragments.")
-
-
-def named_config(name: str) -> "RunConfig":
-    """Return a preset, or the config of a JSON file."""
-    from dynamics.config import RunConfig, preset
-
-    path = Path(name)
-    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
