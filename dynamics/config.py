@@ -11,7 +11,19 @@ import torch
 from pydantic import model_validator
 
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
-from dynamics.data import IMAGENET_IMAGES, DataOptions, DataSource, Digits, DigitsMixture, Latents, Mnist5k
+from dynamics.data import (
+    IMAGENET_IMAGES,
+    Checkerboard,
+    DataOptions,
+    DataSource,
+    Digits,
+    DigitsMixture,
+    EightGaussians,
+    Latents,
+    Mnist5k,
+    Spiral,
+    TwoMoons,
+)
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
@@ -201,15 +213,15 @@ PRESETS: dict[str, RunConfig] = {
         ),
     ),
     **{
-        f"{name}-meanflow": RunConfig(
-            data=DataOptions.member(name)(),
+        f"{data.name}-meanflow": RunConfig(
+            data=data,
             model=MLPOptions(dim=128, depth=4),
             objective=MeanFlow(adaptive=Adaptive(p=0.5)),
             training=TrainingOptions(
                 num_steps=3000, batch_size=512, learning_rate=2e-3, ema_decays=(0.99,), num_threads=1
             ),
         )
-        for name in ("checkerboard", "spiral", "eight-gaussians", "two-moons")
+        for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
     },
     **{
         f"{name}-{schedule}": _at_paper_scale(row, curricula)

@@ -54,28 +54,24 @@ class EvaluationOptions(Options):
 
 @dataclass(frozen=True)
 class Reference:
-    """A data set, and its rows in the space in which samples are compared with them."""
+    """A data set, and its rows as samples are compared with them."""
 
     data: DataSource
     extractor: Extractor | None
     """The feature space; None where there is none."""
-    rows: Tensor | None
-    """[N, D] float64: features, or points as they are; None where nothing can be compared, as of latents."""
-
-    @property
-    def points(self) -> bool:
-        """Whether samples are points of few dimensions, which are compared and kept as they are."""
-        return self.extractor is None and self.rows is not None
+    features: Tensor
+    """[N, D] float64, no rows without a feature space."""
+    points: Tensor | None
+    """[N, d] float64, the rows as they are; None where they are not points of few dimensions."""
 
 
 @lru_cache(maxsize=1)
 def reference_for(data: DataSource) -> Reference:
     """Return the reference that the data set's samples are compared with; runs of one study share it."""
-    extractor = data.features()
-    if extractor is not None:
-        return Reference(data, extractor, extractor.features(data.reference()[0]))
-    few = math.prod(data.shape) <= POINT_DIMENSIONS
-    return Reference(data, None, data.reference()[0].flatten(1).double() if few else None)
+    extractor, few = data.features(), math.prod(data.shape) <= POINT_DIMENSIONS
+    x = data.reference()[0] if few or extractor is not None else torch.zeros(0)
+    features = torch.zeros(0, 0, dtype=torch.float64) if extractor is None else extractor.features(x)
+    return Reference(data, extractor, features, x.flatten(1).double() if few else None)
 
 
 def evaluate(
@@ -108,28 +104,34 @@ def evaluate(
     rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
         row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)} if data.pictures else {}
-        if reference.rows is not None:
+        if reference.extractor is not None or reference.points is not None:
             samples = _samples(u, c, nfe, options, data, device, "evaluation noise")
-            row |= _compared(samples, c, reference, reference.rows)
+            row |= _in_features(samples, c, reference) | _as_points(samples, reference)
         rows.append(row)
     measured = _labelled(rows, options, reference)
-    if reference.points:
+    if reference.points is not None:
         measured = measured.merge(_kept(reference, c))
         if data.shape == (2, 1, 1):
             measured = measured.merge(vector_field(u, data, device))
     return measured
 
 
-def _compared(samples: Tensor, c: Any, reference: Reference, real: Tensor) -> dict[str, object]:
-    extractor = reference.extractor
+def _as_points(samples: Tensor, reference: Reference) -> dict[str, object]:
+    if reference.points is None:
+        return {}
+    points = samples.flatten(1)
+    energy = energy_distance(reference.points, points)
+    return {
+        "energy_distance": energy.value,
+        "energy_distance_sem": energy.standard_error,
+        "points": points[:NUM_POINTS].numpy(),
+    }
+
+
+def _in_features(samples: Tensor, c: Any, reference: Reference) -> dict[str, object]:
+    extractor, real = reference.extractor, reference.features
     if extractor is None:
-        points = samples.flatten(1)
-        energy = energy_distance(real, points)
-        return {
-            "energy_distance": energy.value,
-            "energy_distance_sem": energy.standard_error,
-            "points": points[:NUM_POINTS].numpy(),
-        }
+        return {}
     features = extractor.features(samples)
     kernel = kernel_distance(real, features)
     inside = precision_recall(real, features)
@@ -238,7 +240,7 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
     }
     attrs = {
         "num_samples": options.num_samples,
-        "num_reference": 0 if reference.rows is None else len(reference.rows),
+        "num_reference": len(reference.features if reference.points is None else reference.points),
         "label_mode": options.label_mode,
         "method": options.method,
         "evaluation_seed": options.seed,
@@ -248,16 +250,3 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         "data_sha256": data.sha256,
     }
     return xr.Dataset(variables, coords=coords, attrs=attrs)
-
-
-def accuracy_interval(accuracy: float, num_samples: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of an accuracy measured on num_samples samples.
-
-    Example:
-        >>> [round(a, 3) for a in accuracy_interval(0.97, 1000)]
-        [0.957, 0.979]
-    """
-    z, n = 1.96, num_samples
-    centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return centre - half, centre + half

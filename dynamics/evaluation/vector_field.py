@@ -9,6 +9,7 @@ import xarray as xr
 from torch import Tensor
 
 from dynamics.data import DataSource
+from dynamics.flow.condition import each
 from dynamics.flow.path import Velocity
 
 TIMES = ((0.9, 0.9), (0.5, 0.5), (0.1, 0.1), (1.0, 0.0), (0.5, 0.0))
@@ -32,7 +33,8 @@ def vector_field(u: Velocity, data: DataSource, device: torch.device) -> xr.Data
     z, t, r = _grid(data)
     c = data.condition.example(len(z))
     c = c if data.num_classes == 1 else data.condition.null(c)
-    found = {"velocity": u(z.to(device), t.to(device), r.to(device), c.to(device)).float().cpu()}
+    z, t, r, c = (each(column, lambda part: part.to(device)) for column in (z, t, r, c))
+    found = {"velocity": u(z, t, r, c).float().cpu()}
     if (exact := _exact(data)) is not None:
         found["velocity_exact"] = exact
     texts = {"velocity": "velocity of the network", "velocity_exact": "exact velocity"}
