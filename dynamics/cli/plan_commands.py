@@ -1,11 +1,9 @@
-"""Commands that train, or say what training takes."""
+"""Commands that say what training takes."""
 
-import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -24,13 +22,11 @@ def presets(args: PresetsArgs) -> None:
     from rich.table import Table
 
     from dynamics.config import PRESETS
-    from dynamics.data import dimensions
-    from dynamics.estimate import memory
-    from dynamics.models.cost import cost
+    from dynamics.planning.estimate import cost_of, memory
 
     table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
     for name, config in PRESETS.items():
-        training, found = config.training, cost(config.model, *dimensions(config.data))
+        training, found = config.training, cost_of(config)
         model = " ".join(f"{k}={v}" for k, v in config.model.model_dump().items() if k not in ("kind", "mlp_ratio"))
         table.add_row(
             name,
@@ -74,7 +70,7 @@ def plan(args: PlanArgs) -> None:
     from rich.table import Table
 
     from dynamics.data import latents_bytes
-    from dynamics.estimate import DEVICES, estimate
+    from dynamics.planning.estimate import DEVICES, estimate
 
     config = named_config(args.preset)
     changes: dict[str, str | int] = {"parallel": args.parallel} if args.parallel != "config" else {}
@@ -109,100 +105,9 @@ def plan(args: PlanArgs) -> None:
     print("An estimate: hours by multiply-adds and the assumed utilisation, memory without torch's own and fragments.")
 
 
-@dataclass(frozen=True)
-class TrainArgs:
-    """Train a preset, or the config of a JSON file. The same command again resumes; a finished run is left alone."""
-
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")]
-    """Name of a preset (see `dynamics presets`), or path of a config.json."""
-    out: Path
-    """The run folder."""
-    observe: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
-    """What to measure INSTEAD of the config's observers, such as: cells gaps:every=100,t_edges=0/0.5/1 (or: none)."""
-    wall_minutes: float | None
-    """Stop with a checkpoint before so many minutes have passed; the end of a Slurm job is known without it."""
-    tensorboard: bool
-    """Also write curves for TensorBoard, into OUT/tensorboard."""
-    config: Annotated[Any, tyro.conf.arg(name="")]
-    """Every value of the config, the preset's where nothing is given."""
-
-
-def train(argv: Sequence[str]) -> None:
-    """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
-    from dynamics.config import PRESETS, RunConfig
-    from dynamics.instruments.parse import KINDS, option_names, parse_observers
-    from dynamics.runner import run
-
-    # the defaults depend on the preset, so its name is needed before the options can be parsed
-    name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
-    config = named_config(name)
-    default = TrainArgs(
-        preset=tyro.MISSING, out=tyro.MISSING, observe=("config",), wall_minutes=None, tensorboard=False, config=config
-    )
-    kinds = "\n".join(f"  {kind}: {', '.join(option_names(kind))}" for kind in KINDS)
-    args = tyro.cli(
-        tyro.conf.AvoidSubcommands[TrainArgs],
-        prog="dynamics train",
-        description=f"{TrainArgs.__doc__}\n\nWhat --observe takes, with its options:\n{kinds}",
-        args=list(argv),
-        default=default,
-    )
-    config = args.config
-    if args.observe != default.observe:
-        config = RunConfig.model_validate({**dict(config), "observers": parse_observers(args.observe)})
-    folder = run(config, args.out, wall_minutes=args.wall_minutes, tensorboard=args.tensorboard)
-    if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts this command once a rank
-        print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
-
-
 def named_config(name: str) -> "RunConfig":
     """Return a preset, or the config of a JSON file."""
     from dynamics.config import RunConfig, preset
 
     path = Path(name)
     return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
-
-
-@dataclass(frozen=True)
-class DemoArgs:
-    """Train the MeanFlow baseline, the improved schedule and the gap law on 8x8 digits; evaluate and compare them.
-
-    Takes a few minutes on two cores. The same command again continues, and repeats nothing that is done.
-    """
-
-    out: Path = Path("results/demo")
-    """Folder of the runs, figures and report.md."""
-    num_steps: int | None = None
-    """Steps of each run; the presets' own if left out. Fewer is a quick look, not a result."""
-
-
-def run_demo(args: DemoArgs) -> None:
-    """Run the demo and name its report."""
-    from dynamics.demo import demo
-
-    print(f"report: {demo(args.out, args.num_steps)}")
-
-
-@dataclass(frozen=True)
-class DoctorArgs:
-    """Test this installation: derivative, attention kernels, compile, data, GPU, Slurm."""
-
-    compile: bool = True
-    """Also test torch.compile, which takes up to a minute."""
-
-
-def doctor(args: DoctorArgs) -> None:
-    """Print the findings; exit code 1 if anything that must work does not."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from dynamics.doctor import examine
-
-    table = Table("check", "status", "detail")
-    findings = examine(args.compile)
-    for finding in findings:
-        table.add_row(*map(escape, (finding.subject, finding.status, finding.detail)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if any(finding.status == "FAILED" for finding in findings):
-        raise SystemExit(1)

@@ -1,5 +1,7 @@
 """How a command ends: what it prints and which exit code it returns for each kind of error."""
 
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,8 @@ from dynamics.options import invalid
 BAD_INPUT = 2
 NOT_FINITE = 3
 INTERRUPTED = 130
-
-
-class OutsideError(RuntimeError):
-    """A program that we need does not do its part; the message says which and what to look at."""
+UNREAD = 141
+"""What shells say of a program that ends because nobody reads on."""
 
 
 @contextmanager
@@ -22,8 +22,30 @@ def explained() -> Iterator[None]:
     """Turn errors into one line and an exit code.
 
     Bad input is exit code 2, a stop that the same command continues 75, a non-finite loss 3, Ctrl-C 130, a known
-    trouble outside 1.
+    trouble outside 1. Where whoever reads the output has gone, as `head` does, the command ends in silence.
     """
+    try:
+        try:
+            with _errors_in_words():
+                yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say goes nowhere
+        raise SystemExit(UNREAD) from None
+
+
+def _unread(output: int) -> bool:
+    """Whether a file descriptor is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
@@ -45,6 +67,7 @@ def explained() -> Iterator[None]:
 
 def _known(error: RuntimeError) -> int:
     """Print what a known error means and return its exit code; raise an unknown one again."""
+    from dynamics.sweep.slurm import SlurmError
     from dynamics.training import STOPPED, DamagedCheckpointError, DiskFullError, Interrupted, NonFiniteLossError
 
     if isinstance(error, Interrupted):
@@ -56,7 +79,7 @@ def _known(error: RuntimeError) -> int:
     if isinstance(error, NonFiniteLossError):
         print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)
         return NOT_FINITE
-    if isinstance(error, DamagedCheckpointError | OutsideError):
+    if isinstance(error, DamagedCheckpointError | SlurmError):
         print(f"error: {error}", file=sys.stderr)
         return 1
     raise error
