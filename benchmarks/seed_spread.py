@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dynamics.analysis import metric, metric_columns, summary
 from dynamics.config import preset
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run
 from dynamics.store import collect, provenance
 

@@ -2,13 +2,9 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
-
-if TYPE_CHECKING:
-    from dynamics.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,8 @@ def plan(args: PlanArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.data import latents_bytes
+    from dynamics.config import named_config
+    from dynamics.data import Latents
     from dynamics.planning.estimate import DEVICES, estimate
 
     config = named_config(args.preset)
@@ -99,15 +96,7 @@ def plan(args: PlanArgs) -> None:
     table.add_row(
         "checkpoint", f"{found.checkpoint_gb:.1f} GB", f"{found.checkpoints_gb:.0f} GB of disk for those kept"
     )
-    if config.data.name == "latents":
-        table.add_row("latents", f"{latents_bytes(config.data) / 1e9:.1f} GB", "of disk, flips included")
+    if isinstance(config.data, Latents):
+        table.add_row("latents", f"{config.data.latents_bytes() / 1e9:.1f} GB", "of disk, flips included")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print("An estimate: hours by multiply-adds and the assumed utilisation, memory without torch's own and fragments.")
-
-
-def named_config(name: str) -> "RunConfig":
-    """Return a preset, or the config of a JSON file."""
-    from dynamics.config import RunConfig, preset
-
-    path = Path(name)
-    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)

@@ -5,12 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
-if TYPE_CHECKING:
-    pass
+from dynamics.cli.words import kinds_text, parse_members, switched
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,8 @@ class TrainArgs:
     """The run folder."""
     observe: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
     """What to measure INSTEAD of the config's observers, such as: cells gaps:every=100,t_edges=0/0.5/1 (or: none)."""
+    curriculum: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND[:option=value,...] ...")]
+    """Curricula INSTEAD of the config's, in the order of the chain, such as: min_snr:gamma=3 beta (or: none)."""
     wall_minutes: float | None
     """Stop with a checkpoint before so many minutes have passed; the end of a Slurm job is known without it."""
     tensorboard: bool
@@ -33,28 +34,35 @@ class TrainArgs:
 
 def train(argv: Sequence[str]) -> None:
     """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
-    from dynamics.cli.plan_commands import named_config
-    from dynamics.config import PRESETS, RunConfig
-    from dynamics.instruments.parse import KINDS, option_names, parse_observers
+    from dynamics.config import PRESETS, RunConfig, named_config
+    from dynamics.curricula import Curriculum
+    from dynamics.instruments import InstrumentOptions
     from dynamics.runner import run
 
     # the defaults depend on the preset, so its name is needed before the options can be parsed
     name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
-    config = named_config(name)
     default = TrainArgs(
-        preset=tyro.MISSING, out=tyro.MISSING, observe=("config",), wall_minutes=None, tensorboard=False, config=config
+        preset=tyro.MISSING,
+        out=tyro.MISSING,
+        observe=("config",),
+        curriculum=("config",),
+        wall_minutes=None,
+        tensorboard=False,
+        config=switched(named_config(name), argv),
     )
-    kinds = "\n".join(f"  {kind}: {', '.join(option_names(kind))}" for kind in KINDS)
     args = tyro.cli(
         tyro.conf.AvoidSubcommands[TrainArgs],
         prog="dynamics train",
-        description=f"{TrainArgs.__doc__}\n\nWhat --observe takes, with its options:\n{kinds}",
+        description=f"{TrainArgs.__doc__}\n\n{kinds_text()}",
         args=list(argv),
         default=default,
     )
-    config = args.config
+    changes: dict[str, object] = {}
     if args.observe != default.observe:
-        config = RunConfig.model_validate({**dict(config), "observers": parse_observers(args.observe)})
+        changes["observers"] = parse_members("observe", InstrumentOptions, args.observe)
+    if args.curriculum != default.curriculum:
+        changes["curricula"] = parse_members("curriculum", Curriculum, args.curriculum)
+    config = RunConfig.model_validate({**dict(args.config), **changes})
     folder = run(config, args.out, wall_minutes=args.wall_minutes, tensorboard=args.tensorboard)
     if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts this command once a rank
         print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")

@@ -1,52 +1,31 @@
 """Checkpoints of public repositories as runs, and runs as their checkpoints."""
 
-import argparse
 import hashlib
-import pickle
-import re
 import shutil
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions, dimensions, load
+from dynamics.data import DataOptions, Latents
 from dynamics.data.latents import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.exchange.public_files import SAFE, read_tensors
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
-from dynamics.objectives import FlowMatching
+from dynamics.objectives import FlowMatching, MeanFlow
 from dynamics.options import invalid
-from dynamics.runner.run_folder import RunFolder, differences
+from dynamics.runner.agreement import differences
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import provenance, read_run, write_run
 from dynamics.training import StartOptions, TrainState, check_room, room_for, start
 from dynamics.training.shards import write
 
-PICKLED, SAFE = (".pt", ".pth"), ".safetensors"
 DOWNSAMPLING = 8
 """Pixels per latent cell, along each side, of the autoencoder that all three repositories use."""
-_REFUSED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-)
-"""What torch raises on files that are truncated, damaged or not its own."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ def import_run(
 
     Args:
         checkpoint: A .pt, .pth or .safetensors file; nothing in it is executed.
-        source: Which repository's network it holds, see `models.public`.
+        source: Which repository's network it holds, see `exchange.conventions`.
         out: The run folder to make. It appears when it is complete.
         preset: Config to take the rest from; None takes the paper's of this size.
         data: Latents, for evaluation; networks load without.
@@ -128,7 +107,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     Args:
         run_dir: The run folder.
         out: The file; the ending .safetensors is added if it is missing. One that is there is replaced.
-        target: Which repository, see `models.public.to_public`.
+        target: Which repository, see `exchange.conventions.to_public`.
         weights: "model", "ema" or a decay.
         checkpoint: Step of the checkpoint; None takes the newest.
 
@@ -146,70 +125,11 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
     _, tensors = folder.checkpoints().weights(checkpoint, weights)
-    public = to_public(tensors, config.model, dimensions(config.data)[0], target)
+    public = to_public(tensors, config.model, config.data.dimensions()[0], target)
     path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
     return path
-
-
-def read_tensors(path: Path, which: Literal["ema", "model"] | None = None) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict in a file, and what the file calls it, "" for nothing; no code in it is executed.
-
-    Args:
-        path: A .safetensors file, or a .pt or .pth file with a state dict or a training checkpoint of several.
-        which: Which one of a training checkpoint; None takes "ema" where there is one, and else "model".
-
-    Raises:
-        ValueError: The file is missing, of another kind, damaged, or holds anything but tensors, containers, plain
-            values and an `argparse.Namespace`; or no such state dict.
-    """
-    if not path.is_file() or path.suffix not in (*PICKLED, SAFE):
-        received = str(path) if path.is_file() else f"{path}, which is no file"
-        raise invalid("checkpoint", received, f"a file that ends in {', '.join((*PICKLED, SAFE))}", "check the path")
-    content = _load_safe(path) if path.suffix == SAFE else _load_pickled(path)
-    found = [kind for kind in ("ema", "model") if isinstance(content.get(kind), Mapping)]
-    if which is not None and which not in found:
-        received = f"{which} of {path}, which has {' and '.join(found) or 'one set of weights without a name'}"
-        raise invalid("weights", received, ", ".join(found) or "nothing to choose", "leave --weights out")
-    name = which or (found[0] if found else "")
-    state = content[name] if name else content
-    if other := [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]:
-        received = f"{path} with other things than tensors: {', '.join(other)}"
-        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
-    return dict(state), name
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-
-
-def _load_safe(path: Path) -> dict[str, Any]:
-    try:
-        return load_file(path)
-    except (SafetensorError, *_REFUSED) as error:
-        remedy = "download it again, or restore it from a copy"
-        raise invalid("checkpoint", f"{path} ({error})", "an undamaged safetensors file", remedy) from error
-
-
-def _load_pickled(path: Path) -> Mapping[str, Any]:
-    """Read what torch.save wrote, with the one class that the training checkpoints of these repositories contain."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # only files of the newer format can be mapped; an optimiser's moments then never come into memory
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _REFUSED as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        received = f"{path}, which asks for {asked[1]}" if asked else f"{path} ({type(error).__name__})"
-        allowed = "an undamaged file of tensors that torch.save wrote; nothing in a file is executed"
-        remedy = (
-            "save its state dict alone in the environment that it comes from, if you trust it, or download it again"
-        )
-        raise invalid("checkpoint", received, allowed, remedy) from error
-    if not isinstance(content, Mapping):
-        received = f"{path} with a {type(content).__name__}"
-        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
-    return content
 
 
 def config_for(
@@ -246,19 +166,23 @@ def config_for(
         "seed": int(hashlib.sha256(origin.encode()).hexdigest()[:8], 16),
     }
     if CONVENTIONS[source].meaning == "v":
+        if not isinstance(base.objective, MeanFlow | FlowMatching):
+            remedy = "pass a preset of one of these"
+            raise invalid("preset", base.objective.kind, "meanflow or flow_matching", remedy)
         label_drop_prob = base.objective.guidance.label_drop_prob
         objective = FlowMatching()
         guidance = objective.guidance.model_copy(update={"label_drop_prob": label_drop_prob})
         changes["objective"] = objective.model_copy(update={"guidance": guidance})
         changes["times"] = base.times.model_copy(update={"gap_share": 0.0})
     config = RunConfig.model_validate({**dict(base), **changes})
-    found, expected = dimensions(config.data), (imported.shape, imported.num_classes)
+    (shape, condition), expected = config.data.dimensions(), (imported.shape, imported.num_classes)
+    found = (shape, condition.num_classes)
     if found != expected:
         allowed = f"shape {expected[0]} and {expected[1]} classes, which the checkpoint is for"
         remedy = "pass --data with such latents, or --preset with a config on such data"
         raise invalid("data", f"shape {found[0]} and {found[1]} classes", allowed, remedy)
     if data is not None:
-        load(config.data)  # latents that are not there, or not whole, are better found now
+        config.data.load()  # latents that are not there, or not whole, are better found now
     return config
 
 
@@ -275,7 +199,7 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
     """Return the data with the user's latents."""
     if path is None and latent_scale is None:
         return options
-    if options.name != "latents":
+    if not isinstance(options, Latents):
         received = f"{path or latent_scale} with a preset on {options.name}"
         raise invalid("data", received, "latents for a preset on latents", "leave --data and --latent-scale out")
     changes: dict[str, Any] = {} if latent_scale is None else {"latent_scale": latent_scale}
@@ -285,12 +209,12 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
             remedy = f"encode with --scale {scale}, or accept the difference with --latent-scale {record.scale}"
             raise invalid("latent_scale", scale, f"{record.scale}, which is that of the latents in {path}", remedy)
         changes |= {"path": path, "vae": record.vae}
-    return DataOptions.model_validate({**dict(options), **changes})
+    return Latents.model_validate({**dict(options), **changes})
 
 
 def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict[str, str]) -> None:
     """Write a run folder, run.nc last."""
-    model = build(config.model, imported.shape, imported.num_classes, seed=0)
+    model = build(config.model, imported.shape, ClassLabels(imported.num_classes), seed=0)
     assert isinstance(model, DiT)
     imported.fill(model)
     shared = {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -1,14 +1,20 @@
-"""Embeddings of times, labels and positions; the conditioning shared by all models."""
+"""Embeddings of times, labels and positions; the conditioning and the norm shared by all models."""
 
 import math
+from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynamics.flow.condition import Condition
 from dynamics.models.linear import Linear
 
 FREQUENCIES = 256
 """Size of the sinusoidal embedding of a time, as in DiT (2212.09748)."""
+NORM_EPS = 1e-6
+"""Added to the variance in layer norms, as in DiT."""
 
 
 def sinusoid(t: Tensor, size: int = FREQUENCIES) -> Tensor:
@@ -38,18 +44,18 @@ class TimeEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """c = emb(t) + emb(t - r) + emb(y), [B, dim] (Mean Flows, section 5; label table as in DiT, last row is null)."""
+    """emb(t) + emb(t - r) + emb(c), [B, dim] (Mean Flows, section 5); the condition says how c is embedded."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, condition: Condition) -> None:
         super().__init__()
         self.time = TimeEmbedding(dim)
         self.gap = TimeEmbedding(dim)
-        self.label = nn.Embedding(num_classes + 1, dim)
-        nn.init.normal_(self.label.weight, std=0.02)
+        # the name is that of class labels, the usual condition; weights of earlier runs have it
+        self.label = condition.embedding(dim)
 
-    def forward(self, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        c: Tensor = self.time(t) + self.gap(t - r) + self.label(y)
-        return c
+    def forward(self, t: Tensor, r: Tensor, c: Any) -> Tensor:
+        out: Tensor = self.time(t) + self.gap(t - r) + self.label(c)
+        return out
 
 
 def position_table(height: int, width: int, dim: int) -> Tensor:
@@ -69,3 +75,16 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     constant's zero tangent through its Python reference, which takes longer than a small layer.
     """
     return torch.addcmul(x + shift, x, scale)
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Layer norm over the last dimension, without weights.
+
+    Going back through torch's own derivative of it would give wrong gradients: it takes mean and deviation for
+    constants (pytorch#196700).
+    """
+    going_back = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if going_back and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * (centred.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)

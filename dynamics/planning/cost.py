@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from dynamics.data.imageset import Shape
+from dynamics.flow.condition import Condition
+from dynamics.flow.path import Shape
 from dynamics.models import ModelOptions, build
 from dynamics.options import Options
 
 
 def _attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
-    return int(sdpa_flop_count(q, k, v))
+    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
 
 _FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
@@ -47,45 +48,46 @@ class Cost(Options):
 
 
 @lru_cache(maxsize=64)
-def cost(options: ModelOptions, shape: Shape, num_classes: int, mixed: bool = False) -> Cost:
+def cost(options: ModelOptions, shape: Shape, condition: Condition, mixed: bool = False) -> Cost:
     """Count what a network has, computes and keeps.
 
     Args:
         options: Which network.
         shape: (C, H, W) of one image or latent.
-        num_classes: Number of classes.
+        condition: What it is conditioned on.
         mixed: Whether it runs under autocast in bfloat16.
 
     Example:
-        >>> from dynamics.models import DiTOptions
-        >>> cost(DiTOptions(patch_size=4, depth=12, dim=768, heads=12), (4, 32, 32), 1000).num_parameters
+        >>> from dynamics.flow.condition import ClassLabels
+        >>> from dynamics.models.dit import SIZES
+        >>> cost(SIZES["B/4"], (4, 32, 32), ClassLabels(1000)).num_parameters
         131165248
     """
     depth = getattr(options, "depth", 0)
     if depth > 2:
         # blocks as a rule are alike: two shallow networks then say what a deep one costs, in a fraction of the time
-        shallow = [_traced(options.model_copy(update={"depth": d}), shape, num_classes, mixed) for d in (1, 2)]
+        shallow = [_traced(options.model_copy(update={"depth": d}), shape, condition, mixed) for d in (1, 2)]
         deep = Cost.model_validate(
             {name: a + (depth - 1) * (b - a) for (name, a), (_, b) in zip(*shallow, strict=True)}
         )
         with torch.device("meta"):
-            whole = _num_parameters(build(options, shape, num_classes, seed=0))
+            whole = _num_parameters(build(options, shape, condition, seed=0))
         if deep.num_parameters == whole:
             return deep
-    return _traced(options, shape, num_classes, mixed)
+    return _traced(options, shape, condition, mixed)
 
 
-def _traced(options: ModelOptions, shape: Shape, num_classes: int, mixed: bool) -> Cost:
+def _traced(options: ModelOptions, shape: Shape, condition: Condition, mixed: bool) -> Cost:
     """Count on passes of a network of this depth."""
     # fake tensors know the kernels of a real device, which meta tensors do not: fused attention keeps no scores
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.device("cpu"):
-        model = build(options, shape, num_classes, seed=0)
+        model = build(options, shape, condition, seed=0)
         blocks = list(getattr(model, "blocks", ()))
         with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter, _noting_inputs(blocks) as inputs:
-            one = _bytes_kept(model, _rows(1, shape), mixed)
-        two = _bytes_kept(model, _rows(2, shape), mixed)
+            one = _bytes_kept(model, _rows(1, shape, condition), mixed)
+        two = _bytes_kept(model, _rows(2, shape, condition), mixed)
     return Cost(
         num_parameters=_num_parameters(model),
         forward_madds=counter.get_total_flops() // 2,
@@ -101,11 +103,11 @@ def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _rows(count: int, shape: Shape) -> tuple[Tensor, ...]:
-    return torch.empty(count, *shape), torch.empty(count), torch.empty(count), torch.empty(count, dtype=torch.long)
+def _rows(count: int, shape: Shape, condition: Condition) -> tuple[Any, ...]:
+    return torch.empty(count, *shape), torch.empty(count), torch.empty(count), condition.example(count)
 
 
-def _bytes_kept(model: nn.Module, rows: tuple[Tensor, ...], mixed: bool) -> int:
+def _bytes_kept(model: nn.Module, rows: tuple[Any, ...], mixed: bool) -> int:
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -3,8 +3,6 @@
 from pydantic import Field
 
 from dynamics.config import RunConfig
-from dynamics.data import dimensions
-from dynamics.objectives import MeanFlow
 from dynamics.options import Options, invalid
 from dynamics.planning.cost import Cost, cost
 
@@ -77,22 +75,17 @@ class Estimate(Options):
 
 def cost_of(config: RunConfig) -> Cost:
     """Return what a run's network costs."""
-    return cost(config.model, *dimensions(config.data), config.training.precision == "bfloat16")
+    shape, condition = config.data.dimensions()
+    condition = config.objective.condition(condition)
+    return cost(config.model, shape, condition, config.training.precision == "bfloat16")
 
 
 def forwards_per_row(config: RunConfig) -> float:
     """Return what a training step costs a row, in forward passes of the network.
 
-    The gradient pass costs three, recomputing blocks one more; the derivative two on each r < t row. Guidance asks for
-    the unconditional velocity of every row and the conditional one of r < t rows, where labels are kept.
+    The objective says what its passes cost; recomputing blocks costs one more.
     """
-    share = config.times.gap_share
-    passes = 3.0 + 2.0 * share + (config.training.recompute == "blocks")
-    if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:
-        guidance = config.objective.guidance
-        needs_null = abs(1 - guidance.w - guidance.k) > 1e-12
-        passes += (1 - guidance.label_drop_prob) * (needs_null + share * (guidance.k > 0))
-    return passes
+    return config.objective.forwards_per_row(config.times.gap_share) + (config.training.recompute == "blocks")
 
 
 def memory(config: RunConfig, ranks: int = 1) -> Memory:

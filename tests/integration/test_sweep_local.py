@@ -20,7 +20,7 @@ import pytest
 from sweeps._sweep import Small, same_results, small
 
 from dynamics.store import open_results
-from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Planned, plan
 from dynamics.sweep.status import statuses
@@ -103,7 +103,7 @@ def test_four_writers_of_25_runs_each_killed_once(tmp_path: Path) -> None:
     assert [ended(pid) for pid in writers] == [0, 0, 0, 0]
     killed = [[event["kind"] for event in events(sweep.folder.run(run.run_id).path)] for run in runs]
     assert sum(kinds == ["started", "started", "finished"] for kinds in killed) > 20, "most kills hit a run at work"
-    found = collect(sweep.folder, which, runs, progress=False)
+    found = collect_sweep(sweep.folder, which, runs, progress=False)
     assert (found.num_runs, found.missing) == (100, {})
     training = open_results(sweep.folder.merged)["training"].to_dataset()
     assert training.sizes == {"run": 100, "step": 6, "gap_bin": 10}

@@ -44,14 +44,8 @@ def _made(known: Mapping[str, Any], folder: Path) -> str:
     if not known.get("imported_from"):
         return _command("train", folder / "config.json", "--out", folder)
     which = ["--weights", known["imported_weights"]] if known.get("imported_weights") else []
-    made = [
-        "import",
-        known["imported_file"],
-        "--from",
-        known.get("imported_as") or known["imported_from"],
-        "--out",
-        folder,
-    ]
+    source = known.get("imported_as") or known["imported_from"]
+    made = ["import", known["imported_file"], "--from", source, "--out", folder]
     return _command(*made, "--preset", folder / "config.json", *which)
 
 
