@@ -23,7 +23,7 @@ from dynamics.store import open_results
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Planned, plan
-from dynamics.sweep.state import statuses
+from dynamics.sweep.status import statuses
 from dynamics.sweep.submit import job_of
 
 TESTS = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def ended(pid: int) -> int:
 
 def start(sweep: Small, *words: str) -> "subprocess.Popen[str]":
     """Start the command in a process group of its own, as a terminal does."""
-    program = "import sys; from dynamics.sweep.commands import main; main('sweeps', sys.argv[1:])"
+    program = "import sys; from dynamics.cli.sweep_commands import main; main('sweeps', sys.argv[1:])"
     command = [sys.executable, "-c", program, sweep.folder.experiment, *words, "--results", str(sweep.folder.results)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
@@ -238,8 +238,8 @@ def test_a_process_that_cannot_even_start_is_a_failure_with_its_log(tmp_path: Pa
     (broken / "submitit.py").write_text("raise ImportError('broken on purpose')")
     os.environ["PYTHONPATH"], before = str(broken), os.environ.get("PYTHONPATH")
     try:
+        from dynamics.planning.resources import RESOURCES
         from dynamics.sweep.local import run_here
-        from dynamics.sweep.resources import RESOURCES
         from dynamics.sweep.submit import ClusterOptions
 
         run_here(sweep.folder, [run], ClusterOptions(), RESOURCES["digits"])
