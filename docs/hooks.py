@@ -1,17 +1,11 @@
-"""What the site is made of beside its pages: figures, notebooks, a page of the API for every room, formulas.
+"""What the site is made of beside its pages: figures, notebooks, a page of the API for every room, formulas."""
 
-A figure is drawn by the block of code above it: `![...](drawn/NAME.png)` is what the block's last line returns. So the
-gallery shows the line that drew each figure, and a line that no longer works stops the build.
-"""
-
-import ast
 import importlib
 import pkgutil
 import re
 from pathlib import Path
-from types import CodeType
-from typing import Any
 
+from drawing import blocks, draw
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -19,44 +13,26 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import dynamics
-from dynamics.analysis.plots.figures import Plot
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ROOT / "build" / "docs" / "drawn"
-DPI = 110
-BLOCK = re.compile(r"^```python\n(?P<code>.+?)^```\n(?:\n!\[[^\]]*\]\((?:\.\./)*drawn/(?P<name>\w+)\.png\))?", re.M | re.S)
-FORMULA = re.compile(r"<(span|div) class=\"arithmatex\">\\[(\[](.+?)\\[)\]]</\1>", re.S)
+FORMULA = re.compile(r"<(span|div) class=\"arithmatex\">\\[(\[](.+?)\\[)\]]</\1>", re.DOTALL)
 
 
-def blocks(page: Path) -> list[tuple[str, str | None]]:
-    """Return the blocks of Python on a page that run, and the name of the figure that each draws, if it draws one."""
-    return [(found["code"], found["name"]) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
-
-
-def draw(page: Path, folder: Path) -> None:
-    """Run the code of a page, from the top to its last figure, and write the figures."""
-    names: dict[str, Any] = {}
-    found = blocks(page)
-    num_used = max(i + 1 for i, (_, figure) in enumerate(found) if figure is not None)
-    for code, figure in found[:num_used]:
-        body, last = _parts(code, str(page))
-        exec(body, names)
-        if figure is not None:
-            drawn = eval(last, names)
-            assert isinstance(drawn, Plot), f"{page}: the last line above {figure}.png draws no figure"
-            drawn.savefig(folder / f"{figure}.png", dpi=DPI, metadata={"Software": None})
-
-
-def _parts(code: str, name: str) -> tuple[CodeType, CodeType]:
-    tree = ast.parse(code, name)
-    last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else ast.parse("None", mode="eval")
-    return compile(tree, name, "exec"), compile(last, name, "eval")
-
-
-def rooms() -> list[str]:
-    """Return the packages of `dynamics` that say what is public in them, and those within `analysis`."""
-    found = [module.name for module in pkgutil.walk_packages(dynamics.__path__, "dynamics.") if module.ispkg]
-    return ["dynamics", *(name for name in found if hasattr(importlib.import_module(name), "__all__"))]
+def rooms() -> dict[str, str]:
+    """Return the page of every room by its name: what the room says is public, else its modules one after another."""
+    pages = {"dynamics": "# dynamics\n\n::: dynamics\n"}
+    for room in pkgutil.walk_packages(dynamics.__path__, "dynamics."):
+        if not room.ispkg or room.name == "dynamics.cli":
+            continue
+        package = importlib.import_module(room.name)
+        parts = [f"# {room.name}\n\n::: {room.name}\n"]
+        if not hasattr(package, "__all__"):
+            modules = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
+            deeper = "    options: { heading_level: 3 }\n"
+            parts += [f"## {module}\n\n::: {room.name}.{module}\n{deeper}" for module in modules]
+        pages[room.name] = "\n".join(parts)
+    return pages
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -74,12 +50,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for notebook in sorted((ROOT / "analysis_notebooks").glob("*.ipynb")):
         where = f"analysis_notebooks/{notebook.name}"
         files.append(File(where, str(ROOT), config.site_dir, config.use_directory_urls))
-    for name in rooms():
-        files.append(File.generated(config, f"api/{name}.md", content=f"# {name}\n\n::: {name}\n"))
+    for name, content in rooms().items():
+        files.append(File.generated(config, f"api/{name}.md", content=content))
     DRAWN.mkdir(parents=True, exist_ok=True)
     for page in sorted((ROOT / "docs").rglob("*.md")):
         figures = [DRAWN / f"{name}.png" for _, name in blocks(page) if name is not None]
-        if figures and not all(_fresh(figure, page) for figure in figures):
+        if not all(_fresh(figure, page) for figure in figures):
             draw(page, DRAWN)
         for figure in figures:
             files.append(File.generated(config, f"drawn/{figure.name}", abs_src_path=str(figure)))
