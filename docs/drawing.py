@@ -11,7 +11,8 @@ from typing import Any
 
 DPI = 110
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.+?)^```\n(?:\n!\[[^\]]*\]\((?:\.\./)*drawn/(?P<name>\w+)\.png\))?", re.MULTILINE | re.DOTALL
+    r"^```python(?: title=\"[\w.]+\")?\n(?P<code>.+?)^```\n(?:\n!\[[^\]]*\]\((?:\.\./)*drawn/(?P<name>\w+)\.png\))?",
+    re.MULTILINE | re.DOTALL,
 )
 
 
