@@ -69,4 +69,10 @@ def _fresh(figure: Path, page: Path) -> bool:
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn formulas into MathML, which browsers show without a script."""
-    return FORMULA.sub(lambda found: convert(found[2], display="block" if found[1] == "div" else "inline"), html)
+    return FORMULA.sub(_mathml, html)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    if found[1] == "span":
+        return convert(found[2])
+    return f'<div class="formula">{convert(found[2], display="block")}</div>'

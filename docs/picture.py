@@ -1,4 +1,4 @@
-"""Draw the picture of the README and of the site's first page: python docs/picture.py [FILE]."""
+"""Draw the picture of the README: python docs/picture.py [FILE]."""
 
 import io
 import sys
