@@ -1,17 +1,14 @@
 """Every command of README and site exists with every flag it shows, and every block of Python runs."""
 
 import ast
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from written import PAGES, ROOT, commands, drawing, shell_lines
 
-from dynamics import cli, open_results
+from dynamics import cli
 from dynamics.analysis import plots
 from dynamics.cli.sweep_commands import VERBS
 from dynamics.cli.sweep_commands import main as sweeps
@@ -23,8 +20,6 @@ ALONE = {"list", "findings"}
 """Words of sweeps that need no experiment."""
 SLOW = "docs/gallery.md"
 """Building the site runs it, and takes a quarter of a minute for it."""
-EXTENSIONS = [f"docs/extend/{part}.md" for part in ("objective", "curriculum", "instrument", "data", "backbone")]
-"""Pages whose blocks are files of a reader's own."""
 HELPERS = {"save"}
 """What is public in plots and draws nothing."""
 
@@ -96,12 +91,7 @@ def test_the_gallery_shows_every_figure_and_the_line_that_draws_it() -> None:
         assert f"plots.{name}(" in code.splitlines()[-1], name
 
 
-ELSEWHERE = {SLOW, *EXTENSIONS}
-
-
-@pytest.mark.parametrize(
-    "page", [page for page, text in PAGES.items() if "```python" in text and page not in ELSEWHERE]
-)
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "```python" in text and page != SLOW])
 def test_the_python_of_a_page_runs(page: str, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "results").mkdir()
     for folder in (ROOT / "results").iterdir():
@@ -115,22 +105,14 @@ def test_the_python_of_a_page_runs(page: str, tiny: RunConfig, tmp_path: Path, m
         drawing().run(code, names, page)
 
 
-def test_the_files_of_the_extension_pages_train_together(tmp_path: Path) -> None:
-    modules = []
-    for page in EXTENSIONS:
-        ((name, code),) = re.findall(r'^```python title="(\w+)\.py"\n(.+?)^```', PAGES[page], re.MULTILINE | re.DOTALL)
-        (tmp_path / f"{name}.py").write_text(code)
-        assert f"DYNAMICS_EXTENSIONS={name}\n" in PAGES[page]
-        modules.append(name)
-    own = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "DYNAMICS_EXTENSIONS": ",".join(modules)}
-    words = "train digits-meanflow --out run --objective.kind split --curriculum v_first:patience=2 beta"
-    words += " --observe gaps:every=4,rows_per_bin=4 distance:every=4 --data.name rings --data.num-rings 5"
-    words += " --model.kind conv --model.dim 8 --training.num-steps 8 --training.batch-size 16"
-    subprocess.run([sys.executable, "-m", "dynamics", *words.split()], cwd=tmp_path, env=os.environ | own, check=True)
-    results = open_results(tmp_path / "run")
-    assert results["distance"].moved.sizes == {"step": 3, "weight": len(results["distance"].weight)}
-    assert float(results["distance"].moved[-1].max()) > 0
-    assert "v_first_share" in results["training"]
+def test_the_examples_of_the_extension_pages_are_those_that_the_tests_drive() -> None:
+    shown = {name for text in PAGES.values() for name in re.findall(r'^--8<-- "tests/extension/(\w+)\.py"', text, re.M)}
+    tests = [path for path in (ROOT / "tests" / "extension").glob("*.py") if path.stem.startswith("test_")]
+    driven = " ".join(path.read_text() for path in tests)
+    assert len(shown) == 5
+    for name in shown:
+        assert name in driven, name
+        assert f"DYNAMICS_EXTENSIONS={name}\n" in "".join(PAGES.values())
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "```py\n" in text])
