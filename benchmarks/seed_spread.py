@@ -15,7 +15,7 @@ from pathlib import Path
 from dynamics.analysis import summary
 from dynamics.analysis.metrics import metric
 from dynamics.config import preset
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run
 from dynamics.store import collect, provenance
 

@@ -82,7 +82,7 @@ class Family(Options):
         members = cls.members()
         if not isinstance(kind, str) or kind not in members:
             remedy = (
-                f"check its spelling; a member of another package is known once that is installed, or its module is "
+                "check its spelling; a member of another package is known once that is installed, or its module is "
             )
             raise invalid(
                 f"{cls._root.__name__}.{cls.TAG}", kind, ", ".join(members), f"{remedy}named in {EXTENSIONS_VARIABLE}"

@@ -7,7 +7,7 @@ w / (1 - k). Exact errors are those against the guided velocity that each settin
 from dynamics.analysis.claims import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.objectives import Guidance
 from dynamics.sweep.grid import Axes, with_values

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.runs import attribute, bin_edges, group, run_labels
-from dynamics.evaluation.evaluate import accuracy_interval
+from dynamics.evaluation.sample_quality import accuracy_interval
 from dynamics.options import invalid
 
 T_FROM = 0.3

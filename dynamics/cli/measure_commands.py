@@ -49,7 +49,7 @@ def evaluate(args: EvaluateArgs) -> None:
     """Measure a finished run and show the result."""
     if args.fid:
         return _evaluate_fid(args)
-    from dynamics.evaluation.evaluate import EvaluationOptions
+    from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 
     options = EvaluationOptions(**_sampling(args))

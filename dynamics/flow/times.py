@@ -15,11 +15,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.options import Options, invalid
+from dynamics.options import Family, Options, invalid
 
 
-class TimeLaw(Options):
-    """A joint law of (t, r) with 0 <= r <= t <= 1."""
+class TimeLaw(Family):
+    """A joint law of (t, r) with 0 <= r <= t <= 1; one that a config can name has a `kind`."""
 
     @abstractmethod
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,11 +250,6 @@ class Blend(TimeLaw):
         return self.share * self.other.expect(f, num_points) + (1 - self.share) * self.base.expect(f, num_points)
 
 
-AnyLaw = Annotated[
-    LogitNormalPair | UniformPair | UniformGap | GapBin | UniformGapFromTime, Field(discriminator="kind")
-]
-
-
 @lru_cache(maxsize=4096)
 def mean_gap(law: TimeLaw) -> float:
     """Return E[t - r] of a law.
@@ -271,7 +266,7 @@ def mean_gap(law: TimeLaw) -> float:
 class TimesOptions(Options):
     """How the rows' times are drawn before any curriculum changes them."""
 
-    law: AnyLaw = LogitNormalPair()
+    law: TimeLaw = LogitNormalPair()
     """Law of (t, r); rows with r = t take its t."""
     gap_share: float = Field(default=0.25, ge=0, le=1)
     """Share of rows with r < t, P(r != t); the others have r = t."""

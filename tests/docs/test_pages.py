@@ -10,8 +10,8 @@ from written import PAGES, ROOT, commands, drawing, shell_lines
 
 from dynamics import cli
 from dynamics.analysis import plots
+from dynamics.cli.experiments import main as sweeps
 from dynamics.cli.sweep_commands import VERBS
-from dynamics.cli.sweep_commands import main as sweeps
 from dynamics.config import RunConfig
 from dynamics.runner import run
 

@@ -59,7 +59,7 @@ def ended(pid: int) -> int:
 
 def start(sweep: Small, *words: str) -> "subprocess.Popen[str]":
     """Start the command in a process group of its own, as a terminal does."""
-    program = "import sys; from dynamics.cli.sweep_commands import main; main('sweeps', sys.argv[1:])"
+    program = "import sys; from dynamics.cli.experiments import main; main('sweeps', sys.argv[1:])"
     command = [sys.executable, "-c", program, sweep.folder.experiment, *words, "--results", str(sweep.folder.results)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE

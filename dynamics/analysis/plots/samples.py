@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from dynamics.analysis.plots.figures import WIDTH, colours, legend, log_axis, new_figure, styled
 from dynamics.analysis.runs import attribute, group, sampled
 from dynamics.analysis.summary import Evaluation
-from dynamics.evaluation.evaluate import accuracy_interval
+from dynamics.evaluation.sample_quality import accuracy_interval
 from dynamics.options import invalid
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from dynamics.atomic import locked
-from dynamics.data import DataSource, LatentSet, load
+from dynamics.data import DataSource, LatentSet
 from dynamics.data.vae import load_vae
 from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images, protocol
 from dynamics.evaluation.inception import load_inception
@@ -66,7 +66,7 @@ def evaluate_fid_run(
         on_first(lambda: _claim(folder, until_the_end))
         network = on_all(lambda: load_inception(inception, device))
         statistics = on_all(lambda: load_statistics(reference, network))
-        source, about = on_all(lambda: _source(folder, load(config.data), vae, checkpoint, weights, device))
+        source, about = on_all(lambda: _source(folder, config.data.load(), vae, checkpoint, weights, device))
         about |= protocol(options, network, statistics)
         asked = {**about, **options.model_dump(mode="json")}
         of_first = on_first(lambda: asked)
@@ -116,7 +116,7 @@ def _decoder(
     data: DataSource, vae: Path | str | None, device: torch.device
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
     """Return what makes images of samples, and what to call it: for latents the autoencoder that made them."""
-    if data.is_latent != (vae is not None):
+    if isinstance(data, LatentSet) != (vae is not None):
         received = f"{vae and str(vae)} for samples of shape {data.shape}"
         raise invalid("vae", received, "a decoder for latents, none for pixels", "pass --vae or leave it out")
     if vae is None or not isinstance(data, LatentSet):

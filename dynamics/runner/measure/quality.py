@@ -1,19 +1,23 @@
 """What a finished run's samples are worth, into the run's own file."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
+from torch import Tensor
 
-from dynamics.data import dimensions, load
-from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
+from dynamics.config import RunConfig
+from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
-from dynamics.models import Model, build
+from dynamics.models import Network, bound, build
+from dynamics.objectives import Objective
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import read_run, update_run
-from dynamics.training import bound, device_for
+from dynamics.training import device_for
 
 
 def evaluate_run(
@@ -39,11 +43,13 @@ def evaluate_run(
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     torch.set_num_threads(config.training.num_threads)
-    data = load(config.data)
-    u, step = load_network(folder.path, weights, checkpoint)
+    data = config.data.load()
+    net, step = _network(folder, config, weights, checkpoint)
     device = device_for(config.training)
-    measured = evaluate(u, reference_for(data), options, device, progress)
-    exact = GapProbe(data, config.objective, GapsOptions(rows_per_bin=exact_rows), options.seed).errors(u, device)
+    measured = evaluate(_asking(net, config.objective), reference_for(data), options, device, progress)
+    recipe = replace(config.recipe(data), seed=options.seed)
+    probe = GapProbe(recipe, GapsOptions(rows_per_bin=exact_rows))
+    exact = probe.errors(net, recipe.progress(step), device)
     content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
     content.attrs["exact_rows_per_bin"] = exact_rows
     before = read_run(folder.result)
@@ -54,14 +60,35 @@ def evaluate_run(
 
 
 def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = None) -> tuple[Velocity, int]:
-    """Return u(z, t, r, y) of a run and the step of its checkpoint."""
+    """Return u(z, t, r, c) of a run, c being a condition of its data, and the step of its checkpoint."""
     folder = RunFolder(Path(run_dir))
     config = folder.read_config()
-    model: Model = build(config.model, *dimensions(config.data), config.seed)
-    step, tensors = folder.checkpoints().weights(checkpoint, weights)
-    device = device_for(config.training)
-    u = bound(model.to(device), {name: tensor.to(device) for name, tensor in tensors.items()})
-    return u, step
+    net, step = _network(folder, config, weights, checkpoint)
+
+    return _asking(net, config.objective), step
+
+
+def _asking(net: Network, objective: Objective) -> Velocity:
+    """Return the velocity for conditions of the data."""
+
+    def u(z: Tensor, t: Tensor, r: Tensor, c: Any) -> Tensor:
+        return net(z, t, r, objective.ask(c))
+
+    return u
+
+
+def _network(folder: RunFolder, config: RunConfig, weights: str, checkpoint: int | None) -> tuple[Network, int]:
+    """Return what may be done with a run's weights, its first average being a teacher, and the checkpoint's step."""
+    (shape, condition), device = config.data.dimensions(), device_for(config.training)
+    model = build(config.model, shape, config.objective.condition(condition), config.seed).to(device)
+
+    def of(which: str, step: int | None) -> tuple[int, Velocity]:
+        found, tensors = folder.checkpoints().weights(step, which)
+        return found, bound(model, {name: tensor.to(device) for name, tensor in tensors.items()})
+
+    step, chosen = of(weights, checkpoint)
+    average = chosen if weights == "ema" else of("ema", step)[1]
+    return Network(chosen, {str(config.training.ema_decays[0]): average}), step
 
 
 def evaluated(run_dir: Path) -> bool:

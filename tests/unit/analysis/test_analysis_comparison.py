@@ -11,7 +11,7 @@ from synthetic_runs import BASE, OTHER
 
 from dynamics.analysis import bin_edges, differences, group, label_runs, relative_error, run_labels, summary
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, SEED_SPREAD_KERNEL, metric
-from dynamics.evaluation.evaluate import accuracy_interval
+from dynamics.evaluation.sample_quality import accuracy_interval
 from dynamics.store import collect, open_results
 
 Make = Callable[..., Path]

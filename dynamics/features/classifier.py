@@ -1,7 +1,4 @@
-"""A small classifier whose penultimate layer serves as the feature space of distances.
-
-`python -m dynamics.evaluation.classifier --data digits --out FILE` trains one and writes it as safetensors.
-"""
+"""A small classifier whose penultimate layer serves as the feature space of distances."""
 
 import hashlib
 import json
@@ -9,25 +6,47 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynamics.atomic import replacing
-from dynamics.data import DataOptions, DataSource, Shape, batch_indices, load
-from dynamics.options import Options, invalid
-from dynamics.rng import generator
+from dynamics.flow.path import Shape
+from dynamics.options import invalid
+from dynamics.rng import batch_indices, generator
 
 NUM_FEATURES = 64
 FORMAT = "dynamics classifier 1"
 _HELD_OUT = 0.2
 _GRID = 4
 _log = logging.getLogger(__name__)
+
+
+class LabelledImages(Protocol):
+    """What a classifier needs of the data that it learns from."""
+
+    @property
+    def name(self) -> str:
+        """What results call the data."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the images and labels."""
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of one image."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    def reference(self) -> tuple[Tensor, Tensor]:
+        """Return images [N, C, H, W] and labels [N]."""
 
 
 class FeatureClassifier(nn.Module):
@@ -143,7 +162,7 @@ def train_classifier(
     return TrainedClassifier(model, (found == y[held_out]).double().mean().item())
 
 
-def save_classifier(path: Path, trained: TrainedClassifier, data: DataSource, seed: int) -> None:
+def save_classifier(path: Path, trained: TrainedClassifier, data: LabelledImages, seed: int) -> None:
     """Write the weights as safetensors, atomically, with what they were trained on as metadata."""
     model = trained.model
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
@@ -178,7 +197,7 @@ def load_classifier(path: Path) -> tuple[FeatureClassifier, dict[str, object]]:
     Raises:
         ValueError: The file is missing or damaged, or is no classifier of this format.
     """
-    remedy = "delete the file and train again: python -m dynamics.evaluation.classifier --out FILE"
+    remedy = "delete the file and train again: python -m dynamics.evaluation.train_classifier --out FILE"
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -223,34 +242,3 @@ def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {list(tensors[key].shape)} ".encode())
         digest.update(tensors[key].numpy().astype("<f4").tobytes())
     return digest.hexdigest()
-
-
-class TrainOptions(Options):
-    """Train the classifier whose features measure distances, and write it as safetensors."""
-
-    out: Path
-    """The file to write."""
-    data: Literal["digits", "mnist5k", "folder", "npz", "idx"] = "digits"
-    """The data, as in training."""
-    path: Path | None = None
-    """Where the images lie, for folder, npz and idx."""
-    image_size: int | None = None
-    """Side in pixels that the images of a folder are cropped and resized to."""
-    seed: int = 0
-    """Decides the split, the initial weights, the order and the augmentation."""
-    num_steps: int = 1000
-    """Number of training steps."""
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line."""
-    options = tyro.cli(TrainOptions, args=args, prog="python -m dynamics.evaluation.classifier")
-    data = load(DataOptions(name=options.data, path=options.path, image_size=options.image_size))
-    x, y = data.reference()
-    trained = train_classifier(x, y, options.seed, num_classes=data.num_classes, num_steps=options.num_steps)
-    save_classifier(options.out, trained, data, options.seed)
-    print(f"{options.out}: held-out accuracy {trained.accuracy:.4f}, {options.out.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,13 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dynamics.data import DataSource
-from dynamics.data.cache import cache_folder
-from dynamics.evaluation.classifier import FeatureClassifier, load_classifier, save_classifier, train_classifier
+from dynamics.features.classifier import (
+    FeatureClassifier,
+    LabelledImages,
+    load_classifier,
+    save_classifier,
+    train_classifier,
+)
 from dynamics.options import invalid
 
-DIGITS_WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
-DIGITS_SHA256 = "25a54f8f7c1b673ccdaccbcb7176f44f40499becc9e82f6af3befd3499aadd2d"
+WEIGHTS = Path(__file__).parent / "weights"
+PACKAGED = {"digits": "25a54f8f7c1b673ccdaccbcb7176f44f40499becc9e82f6af3befd3499aadd2d"}
+"""Hashes of the weights that come with the package."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,29 +58,31 @@ class Extractor:
         return [x[i : i + self.batch_size].to(weight.device, weight.dtype) for i in starts]
 
 
-def extractor_for(data: DataSource, cache: Path | None = None) -> Extractor:
-    """Return the extractor of a data set.
+def packaged_extractor(name: str) -> Extractor:
+    """Return an extractor whose weights come with the package: digits, which serves their mixture too.
 
-    Digits and their mixture share the weights that come with the package. Any other data set gets a classifier of its
-    own, trained with seed 0 on first use (minutes) and kept in the cache under the data's hash.
+    Raises:
+        ValueError: The weights are damaged.
+
+    Example:
+        >>> extractor = packaged_extractor("digits")
+        >>> extractor.features(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 64])
+    """
+    return _read(name, WEIGHTS / f"{name}.safetensors", PACKAGED[name])
+
+
+def trained_extractor(data: LabelledImages, cache: Path) -> Extractor:
+    """Return a data set's own extractor, trained with seed 0 on first use (minutes) and kept under the data's hash.
 
     Args:
         data: The data set.
-        cache: Folder for trained weights, by default `dynamics.data.cache.cache_folder()`.
+        cache: Folder for trained weights.
 
     Raises:
         ValueError: The data set has no labels to train on, or the weights are damaged or not those of this data set.
-
-    Example:
-        >>> from dynamics.data import DataOptions, load
-        >>> digits = load(DataOptions(name="digits"))
-        >>> extractor = extractor_for(digits)
-        >>> extractor.name, extractor.features(digits.reference()[0][:3]).shape
-        ('digits', torch.Size([3, 64]))
     """
-    if data.name in ("digits", "digits-mixture") and data.shape == (1, 8, 8):
-        return _read("digits", DIGITS_WEIGHTS, DIGITS_SHA256)
-    path = (cache or cache_folder()) / "classifiers" / f"{data.sha256}.safetensors"
+    path = cache / "classifiers" / f"{data.sha256}.safetensors"
     if not path.exists():
         if data.num_classes < 2:
             raise invalid(

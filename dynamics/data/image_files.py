@@ -6,15 +6,17 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from pydantic import model_validator
 from torch import Tensor
 
 from dynamics.data.imageset import ImageSet
+from dynamics.data.source import SIZED, DataOptions
 from dynamics.options import invalid
 
 IDX_IMAGES, IDX_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -31,6 +33,64 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+class FromFiles(DataOptions):
+    """Images in files of one's own."""
+
+    resized: ClassVar[bool] = False
+    """Whether images may be brought to one size."""
+    path: Path | None = None
+    """Where the images lie: a folder with one subfolder per class, an npz file, or a folder with IDX files."""
+    image_size: int | None = None
+    """Side in pixels that the images of a folder are cropped and resized to."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.path is None:
+            raise invalid("path", None, f"a path for name={self.name!r}", "pass where the images lie")
+        if self.image_size is not None and (not self.resized or self.image_size < 1):
+            raise invalid("image_size", self.image_size, SIZED, "leave image_size out")
+        return self
+
+    @property
+    def place(self) -> Path:
+        """The path, ~ resolved."""
+        assert self.path is not None, "checked"
+        return self.path.expanduser()
+
+
+class Folder(FromFiles):
+    """A folder with one subfolder of images per class.
+
+    Example:
+        >>> Folder(path=Path("faces"), image_size=64).name
+        'folder'
+    """
+
+    name: Literal["folder"] = "folder"
+    resized: ClassVar[bool] = True
+
+    def load(self) -> ImageSet:
+        return load_folder(self.place, self.image_size)
+
+
+class Npz(FromFiles):
+    """An npz file with images x and labels y."""
+
+    name: Literal["npz"] = "npz"
+
+    def load(self) -> ImageSet:
+        return load_npz(self.place)
+
+
+class Idx(FromFiles):
+    """A folder with the files of MNIST's format."""
+
+    name: Literal["idx"] = "idx"
+
+    def load(self) -> ImageSet:
+        return load_idx(self.place)
 
 
 def load_npz(path: Path) -> ImageSet:

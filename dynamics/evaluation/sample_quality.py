@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dynamics.data import DataSource
 from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import frechet_distance, kernel_distance, precision_recall
-from dynamics.evaluation.features import Extractor, extractor_for
+from dynamics.features import Extractor
 from dynamics.flow.path import Velocity
 from dynamics.options import Options, invalid
 from dynamics.rng import generator
@@ -60,9 +60,9 @@ class Reference:
 @lru_cache(maxsize=1)
 def reference_for(data: DataSource) -> Reference:
     """Return the reference that the data set's samples are compared with; runs of one study share it."""
-    if data.num_classes < 2 or data.is_latent:
+    extractor = data.features()
+    if extractor is None:
         return Reference(data, None, torch.zeros(0, 64, dtype=torch.float64))
-    extractor = extractor_for(data)
     return Reference(data, extractor, extractor.features(data.reference()[0]))
 
 
@@ -93,7 +93,7 @@ def evaluate(
     labels = draw_labels(options, data.num_classes)
     rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
-        row: dict[str, object] = {} if data.is_latent else {"samples": _grid(u, nfe, options, data, device)}
+        row: dict[str, object] = {} if not data.pictures else {"samples": _grid(u, nfe, options, data, device)}
         if reference.extractor is not None:
             samples = _samples(u, labels, nfe, options, data, device, "evaluation noise")
             row |= _distances(samples, labels, reference.extractor, reference.features)

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamics.data import batch_indices
-from dynamics.data.loader import _epoch_order
+from dynamics.rng import _epoch_order, batch_indices
 
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**31)

@@ -1,6 +1,8 @@
-"""Sums over every training row so far, by time and by gap: a free by-product of training."""
+"""The rows of a step with what they cost, and sums over rows by time and by gap: a free by-product of training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,12 +33,26 @@ class RowTable:
     target_norm: Tensor
     """Norm of the target, pixels."""
     du_dt_norm: Tensor
-    """Norm of du/dt, pixels; 0 for r = t rows, which need no derivative."""
+    """Norm of du/dt, pixels; 0 for r = t rows, which need no derivative, and of objectives without it."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the objective records of each row, by the names of its SERIES."""
 
     @property
     def weighted(self) -> Tensor:
         """Weighted loss, [B]."""
         return self.raw * self.adaptive * self.weight
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return all columns by name, the extras beside the rest."""
+        names = ("is_v", "t", "gap", "raw", "adaptive", "weight", "target_norm", "du_dt_norm")
+        return {**{name: getattr(self, name) for name in names}, **self.extras}
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Tensor], extras: Sequence[str] = ()) -> "RowTable":
+        """Return the table of columns by name; `extras` says which of them are such."""
+        own = {name: column for name, column in columns.items() if name not in extras}
+        own["is_v"] = own["is_v"].bool()
+        return cls(**own, extras={name: columns[name] for name in extras})
 
 
 def no_rows() -> Tensor:
@@ -69,3 +85,21 @@ def add(sums: Tensor, rows: RowTable) -> None:
 def _bin(values: Tensor, edges: tuple[float, ...]) -> Tensor:
     inner = torch.tensor(edges[1:-1], dtype=torch.float64)
     return torch.bucketize(values, inner, right=True)
+
+
+def means_by_gap(sums: Tensor) -> dict[str, float]:
+    """Return the mean raw loss and du/dt norm of a step's rows by bin of the gap, of the bins that hold rows.
+
+    Args:
+        sums: [quantity, t bin, gap bin], of `add` for the rows of one step.
+    """
+    columns: dict[str, list[float]] = dict(zip(QUANTITIES, sums.sum(1).tolist(), strict=True))
+    count = columns["count"]
+    names = ["r = t", *(f"gap {low} to {high}" for low, high in pairwise(GAP_EDGES))]
+    out = {}
+    for i, name in enumerate(names):
+        if count[i]:
+            out[f"raw loss, {name}"] = columns["raw"][i] / count[i]
+            if i:  # r = t rows need no derivative
+                out[f"du/dt norm, {name}"] = columns["du_dt_norm"][i] / count[i]
+    return out

@@ -8,16 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamics.data import DataOptions, ImageSet, Shape, load
-from dynamics.evaluation import classifier, features
-from dynamics.evaluation.classifier import (
+from dynamics.data import Digits, DigitsMixture, ImageSet, Shape
+from dynamics.evaluation import train_classifier as command
+from dynamics.features import Extractor, classifier, extractor, trained_extractor
+from dynamics.features.classifier import (
     FeatureClassifier,
     TrainedClassifier,
     load_classifier,
     save_classifier,
     train_classifier,
 )
-from dynamics.evaluation.features import DIGITS_WEIGHTS, Extractor, extractor_for
+
+DIGITS_WEIGHTS = extractor.WEIGHTS / "digits.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -125,35 +127,35 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_committed_weights_classify_digits_and_the_mixture() -> None:
-    digits, mixture = load(DataOptions()), load(DataOptions(name="digits-mixture"))
-    extractor = extractor_for(digits)
+    digits, mixture = Digits().load(), DigitsMixture().load()
+    features = digits.features()
     _, metadata = load_classifier(DIGITS_WEIGHTS)
     assert metadata["data_sha256"] == digits.sha256
-    assert extractor.accuracy >= 0.98
+    assert features.accuracy >= 0.98
     assert DIGITS_WEIGHTS.stat().st_size < 1e6
-    assert extractor_for(mixture).sha256 == extractor.sha256
-    assert extractor_for(mixture).name == extractor.name == "digits"
+    assert mixture.features().sha256 == features.sha256
+    assert mixture.features().name == features.name == "digits"
     for x, y in (digits.reference(), mixture.batch(0, 0, 2000)):
-        assert (extractor.classify(x) == y).double().mean() > 0.97
+        assert (features.classify(x) == y).double().mean() > 0.97
 
 
 def test_extractor_does_not_depend_on_its_batches() -> None:
-    x, _ = load(DataOptions()).reference()
-    extractor = extractor_for(load(DataOptions()))
-    small = Extractor("digits", extractor.sha256, extractor.accuracy, extractor.model, batch_size=7)
-    found = extractor.features(x[:50].requires_grad_())
+    x, _ = Digits().load().reference()
+    whole = Digits().load().features()
+    small = Extractor("digits", whole.sha256, whole.accuracy, whole.model, batch_size=7)
+    found = whole.features(x[:50].requires_grad_())
     assert (found.dtype, found.shape, found.requires_grad) == (torch.float64, (50, 64), False)
     torch.testing.assert_close(found, small.features(x[:50]), rtol=1e-4, atol=1e-4)
-    assert torch.equal(extractor.classify(x[:50]), small.classify(x[:50]))
+    assert torch.equal(whole.classify(x[:50]), small.classify(x[:50]))
 
 
 def test_committed_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = bright_or_dark()
     other = tmp_path / "digits.safetensors"
     save_classifier(other, TrainedClassifier(FeatureClassifier((1, 8, 8), 10), 0.5), data, seed=0)
-    monkeypatch.setattr(features, "DIGITS_WEIGHTS", other)
+    monkeypatch.setattr(extractor, "WEIGHTS", tmp_path)
     with pytest.raises(ValueError, match="install the package again"):
-        extractor_for(load(DataOptions()))
+        Digits().load().features()
 
 
 def test_other_data_get_a_classifier_of_their_own_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,26 +165,27 @@ def test_other_data_get_a_classifier_of_their_own_once(tmp_path: Path, monkeypat
         trainings.append(len(x))
         return train_classifier(x, y, num_classes=num_classes, num_steps=2, width=8)
 
-    monkeypatch.setattr(features, "train_classifier", quick)
+    monkeypatch.setattr(extractor, "train_classifier", quick)
     data = bright_or_dark("npz-my-set")
-    first, second = extractor_for(data, tmp_path), extractor_for(data, tmp_path)
+    first, second = trained_extractor(data, tmp_path), trained_extractor(data, tmp_path)
     assert (len(trainings), first.name, first.sha256) == (1, "npz_my_set", second.sha256)
     x, _ = data.reference()
     assert torch.equal(first.features(x), second.features(x))
     assert [path.stem for path in (tmp_path / "classifiers").iterdir()] == [data.sha256]
     monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path))
-    assert extractor_for(data).sha256 == first.sha256
-    extractor_for(bright_or_dark("digits"), tmp_path)  # a name alone does not make digits
+    assert data.features().sha256 == first.sha256
+    bright_or_dark("digits").features()  # a name alone does not make digits
     assert len(trainings) == 1
 
 
 def test_data_without_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="with one class"):
-        extractor_for(bright_or_dark(num_classes=1), tmp_path)
+        trained_extractor(bright_or_dark(num_classes=1), tmp_path)
+    assert bright_or_dark(num_classes=1).features() is None
 
 
 def test_command_trains_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "digits.safetensors"
-    classifier.main(["--data", "digits", "--out", str(out), "--num-steps", "3"])
+    command.main(["--data", "digits", "--out", str(out), "--num-steps", "3"])
     assert "held-out accuracy" in capsys.readouterr().out
     assert load_classifier(out)[1]["data"] == "digits"
