@@ -105,7 +105,11 @@ def prove_dual_attention(name: DualAttention, device: torch.device) -> None:
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(-1) @ v
+    if not scores.requires_grad:
+        return scores.softmax(-1) @ v
+    # torch's softmax overwrites what a backward pass through its forward-mode derivative needs
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    return (weights / weights.sum(-1, keepdim=True)) @ v
 
 
 def _jvp_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
