@@ -16,6 +16,7 @@ import dynamics
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ROOT / "build" / "docs" / "drawn"
+PLOTS = "dynamics.analysis.plots"
 FORMULA = re.compile(r"<(span|div) class=\"arithmatex\">\\[(\[](.+?)\\[)\]]</\1>", re.DOTALL)
 
 
@@ -23,7 +24,7 @@ def rooms() -> dict[str, str]:
     """Return the page of every room by its name: what the room says is public, else its modules one after another."""
     pages = {"dynamics": "# dynamics\n\n::: dynamics\n"}
     for room in pkgutil.walk_packages(dynamics.__path__, "dynamics."):
-        if not room.ispkg or room.name == "dynamics.cli":
+        if room.name == "dynamics.cli" or not (room.ispkg or room.name == PLOTS):
             continue
         package = importlib.import_module(room.name)
         parts = [f"# {room.name}\n\n::: {room.name}\n"]

@@ -1,4 +1,4 @@
-"""A backward pass goes through the forward-mode derivative of attention, as objectives with one in their loss need it."""
+"""A backward pass goes through the forward-mode derivative of attention, as some objectives need it."""
 
 import torch
 from torch import Tensor
