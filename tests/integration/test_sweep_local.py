@@ -7,20 +7,24 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from sweeps._held import held
 from sweeps._sweep import Small, same_results, small
 
 from dynamics.store import open_results
 from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.commands import main
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Planned, plan
 from dynamics.sweep.state import statuses
@@ -57,57 +61,76 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def start(sweep: Small, *words: str) -> "subprocess.Popen[str]":
-    """Start the command in a process group of its own, as a terminal does."""
-    program = "import sys; from dynamics.sweep.commands import main; main('sweeps', sys.argv[1:])"
-    command = [sys.executable, "-c", program, sweep.folder.experiment, *words, "--results", str(sweep.folder.results)]
+class Forked:
+    """The command in a forked process, which spares the imports, in a process group of its own, as of a terminal."""
+
+    def __init__(self, sweep: Small, *words: str) -> None:
+        self.said = tempfile.TemporaryFile("w+")
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setsid()
+            for stream in (1, 2):
+                os.dup2(self.said.fileno(), stream)
+            sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+            os.environ["PYTHONPATH"] = str(TESTS)
+            main("sweeps", arguments(sweep, *words))
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return the exit code and what was said."""
+        code = ended(self.pid)
+        return code, self.output()
+
+    def output(self) -> str:
+        self.said.seek(0)
+        return self.said.read()
+
+
+def arguments(sweep: Small, *words: str) -> list[str]:
+    return [sweep.folder.experiment, *words, "--results", str(sweep.folder.results)]
+
+
+def start(sweep: Small, hold: Path, *words: str) -> "subprocess.Popen[str]":
+    """Start the command as a shell does, in a process group of its own; its runs last while `hold` is there."""
+    program = """
+import sys
+from pathlib import Path
+from dynamics.sweep.commands import main
+from sweeps._held import held
+with held(Path(sys.argv[1])):
+    main("sweeps", sys.argv[2:])
+"""
+    command = [sys.executable, "-c", program, str(hold), *arguments(sweep, *words)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: "Forked | subprocess.Popen[str]", seconds: float = 120
+) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate() if isinstance(process, subprocess.Popen) else process.end()
         time.sleep(0.02)
 
 
 def num_records(sweep: Small, run: Planned) -> int:
     log = sweep.folder.run(run.run_id).log
     return log.read_text().count("raw_v") if log.exists() else 0
-
-
-def test_four_writers_of_25_runs_each_killed_once(tmp_path: Path) -> None:
-    """kill -9 at a random moment of each of 100 runs, four at a time; all of them are collected."""
-    sweep = small("tiny", tmp_path)
-    axes = {"seed": {seed: {"seed": seed, "training.num_steps": 6} for seed in range(100)}}
-    which = replace(sweep.experiment, axes=lambda s: axes, before=lambda c, k: (), evaluation=lambda s: ())
-    runs = plan(which, "digits")
-    began = time.monotonic()
-    assert ended(in_child(job_of(sweep.folder, runs[0]))) == 0
-    whole = time.monotonic() - began
-    (sweep.folder.run(runs[0].run_id).result).unlink()
-
-    def writer(number: int) -> None:
-        chance = random.Random(number)
-        for run in runs[number * 25 : (number + 1) * 25]:
-            pid = in_child(job_of(sweep.folder, run))
-            time.sleep(chance.uniform(0, whole))
-            os.kill(pid, signal.SIGKILL)
-            ended(pid)
-            assert ended(in_child(job_of(sweep.folder, run))) == 0
-
-    writers = [in_child(lambda number=number: writer(number)) for number in range(4)]
-    assert [ended(pid) for pid in writers] == [0, 0, 0, 0]
-    killed = [[event["kind"] for event in events(sweep.folder.run(run.run_id).path)] for run in runs]
-    assert sum(kinds == ["started", "started", "finished"] for kinds in killed) > 20, "most kills hit a run at work"
-    found = collect(sweep.folder, which, runs, progress=False)
-    assert (found.num_runs, found.missing) == (100, {})
-    training = open_results(sweep.folder.merged)["training"].to_dataset()
-    assert training.sizes == {"run": 100, "step": 6, "gap_bin": 10}
-    assert training.raw_v.notnull().all()
 
 
 @contextmanager
@@ -134,14 +157,71 @@ def dying_before_write(number: int) -> Iterator[list[int]]:
             setattr(os, name, original)
 
 
-def test_a_kill_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
+def four_writers(tmp_path: Path, each: int, kill: Callable[[Callable[[], None], int], None]) -> list[list[str]]:
+    """Let four processes do so many runs each, every one killed by `kill` and done again; return what the diaries say.
+
+    All of them are collected.
+    """
+    sweep = small("tiny", tmp_path)
+    axes = {"seed": {seed: {"seed": seed, "training.num_steps": 6} for seed in range(4 * each)}}
+    which = replace(sweep.experiment, axes=lambda s: axes, before=lambda c, k: (), evaluation=lambda s: ())
+    runs = plan(which, "digits")
+
+    def writer(number: int) -> None:
+        for index in range(number * each, (number + 1) * each):
+            job = job_of(sweep.folder, runs[index])
+            kill(job, index)
+            assert ended(in_child(job)) == 0
+
+    writers = [in_child(lambda number=number: writer(number)) for number in range(4)]
+    assert [ended(pid) for pid in writers] == [0, 0, 0, 0]
+    found = collect(sweep.folder, which, runs, progress=False)
+    assert (found.num_runs, found.missing) == (4 * each, {})
+    training = open_results(sweep.folder.merged)["training"].to_dataset()
+    assert training.sizes == {"run": 4 * each, "step": 6, "gap_bin": 10}
+    assert training.raw_v.notnull().all()
+    return [[event["kind"] for event in events(sweep.folder.run(run.run_id).path)] for run in runs]
+
+
+def test_four_writers_of_two_runs_each_killed_once(tmp_path: Path) -> None:
+    """kill -9 between writes of each of eight runs, four at a time; all of them are collected."""
+
+    def kill(job: Callable[[], None], index: int) -> None:
+        def work() -> None:
+            with dying_before_write(5 + 6 * index):
+                job()
+
+        assert ended(in_child(work)) == -signal.SIGKILL
+
+    kinds = four_writers(tmp_path, 2, kill)
+    assert kinds == [["started", "started", "finished"]] * 8
+
+
+@pytest.mark.soak
+def test_four_writers_of_25_runs_each_killed_once(tmp_path: Path) -> None:
+    """kill -9 at a random moment of each of 100 runs, four at a time; all of them are collected."""
+    sweep = small("tiny", tmp_path / "timed")
+    began = time.monotonic()
+    assert ended(in_child(job_of(sweep.folder, sweep.runs[2]))) == 0
+    whole = time.monotonic() - began
+
+    def kill(job: Callable[[], None], index: int) -> None:
+        pid = in_child(job)
+        time.sleep(random.Random(index).uniform(0, whole))
+        os.kill(pid, signal.SIGKILL)
+        ended(pid)
+
+    found = four_writers(tmp_path / "sweep", 25, kill)
+    assert sum(kinds == ["started", "started", "finished"] for kinds in found) > 20, "most kills hit a run at work"
+
+
+def killed_before_write(tmp_path: Path, numbers: Iterable[int]) -> int:
+    """Kill a run before its n-th call that changes the disk, and do it again; return the n that it never reached."""
     undisturbed = small("tiny", tmp_path / "undisturbed")
     run = undisturbed.runs[2]
     undisturbed.do(run)
     expected = undisturbed.folder.run(run.run_id).path
-    number, survived = 0, False
-    while not survived:
-        number += 5 if number > 12 else 1  # one in five, once the first ones have passed
+    for number in numbers:
         sweep = small("tiny", tmp_path / str(number))
 
         def work(sweep: Small = sweep, number: int = number) -> None:
@@ -152,7 +232,19 @@ def test_a_kill_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
         assert ended(in_child(job_of(sweep.folder, run))) == 0, f"killed before write {number}"
         same_results(sweep.folder.run(run.run_id).path, expected)
         assert statuses(sweep.folder, [run])[0].state == "done"
-    assert number > 60, "so many writes there are in a run"
+        if survived:
+            return number
+    raise AssertionError("so few numbers")
+
+
+def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path) -> None:
+    """Before each of the first ones, and one in nine of the others."""
+    assert killed_before_write(tmp_path, chain(range(1, 13), count(20, 9))) > 60, "so many writes there are in a run"
+
+
+@pytest.mark.soak
+def test_a_kill_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
+    killed_before_write(tmp_path, count(1))
 
 
 def test_a_full_disk_fails_the_run_and_loses_nothing(tmp_path: Path) -> None:
@@ -181,8 +273,8 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path
     sweep, undisturbed = small("slow", tmp_path / "a"), small("slow", tmp_path / "b")
     first, second = sweep.runs[:2]
     only = ("--only", first.run_id, second.run_id, "--parallelism", "2")
-    process = start(sweep, "submit", *only)
-    wait_until(lambda: all(num_records(sweep, run) > 20 for run in (first, second)), process)
+    process = start(sweep, tmp_path / "hold", "submit", *only)
+    wait_until(lambda: all(num_records(sweep, run) > 5 for run in (first, second)), process)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -191,41 +283,44 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path
         status = statuses(sweep.folder, [run])[0]
         assert status.state == "stopped"
         steps = sweep.folder.run(run.run_id).checkpoints().steps()
-        assert steps[-1] == status.events[-1]["step"] >= 20
+        assert steps[-1] == status.events[-1]["step"] >= 5
     mine = str(tmp_path)
     assert not [p for p in psutil.process_iter(["cmdline"]) if mine in " ".join(p.info["cmdline"] or ())]
-    process = start(sweep, "submit", *only)
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
-    assert "2 done" in output
+    code, said = Forked(sweep, "submit", *only).end()
+    assert code == 0, said
+    assert "2 done" in said
     undisturbed.do(first)
     same_results(sweep.folder.run(first.run_id).path, undisturbed.folder.run(first.run_id).path)
 
 
 def test_two_people_submit_and_the_submitter_dies(tmp_path: Path) -> None:
     """Two submitters share the work; one is killed -9, its run goes on by itself; every run is started once."""
-    sweep = small("slow", tmp_path)
+    sweep, hold = small("slow", tmp_path), tmp_path / "hold"
     runs = sweep.runs[:3]
     only = ("--only", *(run.run_id for run in runs), "--parallelism", "1")
-    one, two = start(sweep, "submit", *only), start(sweep, "submit", *only)
+    with held(hold):
+        one, two = Forked(sweep, "submit", *only), Forked(sweep, "submit", *only)
     wait_until(lambda: sum(num_records(sweep, run) > 5 for run in runs) == 2, one)
-    one.kill()
-    _, errors = two.communicate(timeout=200)
-    wait_until(lambda: all(s.state == "done" for s in statuses(sweep.folder, runs)), start(sweep, "submit", *only))
+    os.kill(one.pid, signal.SIGKILL)
+    one.end()
+    hold.unlink()
+    _, said = two.end()
+    wait_until(lambda: all(s.state == "done" for s in statuses(sweep.folder, runs)), Forked(sweep, "submit", *only))
     for run in runs:
         kinds = [event["kind"] for event in events(sweep.folder.run(run.run_id).path)]
-        assert kinds.count("started") == kinds.count("finished") == 1, (kinds, errors)
+        assert kinds.count("started") == kinds.count("finished") == 1, (kinds, said)
 
 
 def test_cancel_from_another_terminal(tmp_path: Path) -> None:
     sweep = small("slow", tmp_path)
     only = ("--only", *(run.run_id for run in sweep.runs[:2]), "--parallelism", "1")
-    process = start(sweep, "submit", *only)
-    wait_until(lambda: num_records(sweep, sweep.runs[0]) > 5, process)
-    output, errors = start(sweep, "cancel").communicate(timeout=60)
-    assert "cancelled 1 runs" in output, errors
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1, errors
+    with held(tmp_path / "hold"):
+        submitter = Forked(sweep, "submit", *only)
+    wait_until(lambda: num_records(sweep, sweep.runs[0]) > 5, submitter)
+    _, said = Forked(sweep, "cancel").end()
+    assert "cancelled 1 runs" in said
+    code, said = submitter.end()
+    assert code == 1, said
     assert [s.state for s in statuses(sweep.folder, sweep.runs[:2])] == ["stopped", "cancelled"]
     assert num_records(sweep, sweep.runs[1]) == 0
 
@@ -259,8 +354,7 @@ def test_retry_starts_what_failed_again(tmp_path: Path) -> None:
     folder.path.mkdir(parents=True)
     folder.log.write_text("damage\n")
     record(folder.path, "failed", error="it was so")
-    process = start(sweep, "retry", "--cluster", "debug")
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    assert f"{run.run_id}: set aside log.jsonl" in output
+    code, said = Forked(sweep, "retry", "--cluster", "debug").end()
+    assert code == 0, said
+    assert f"{run.run_id}: set aside log.jsonl" in said
     assert statuses(sweep.folder, [run])[0].state == "done"
