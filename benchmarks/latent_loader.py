@@ -25,7 +25,7 @@ from dynamics.config import preset
 from dynamics.curricula import Progress, plan_for
 from dynamics.data import IMAGENET_IMAGES, LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, load_latents, shard_path
-from dynamics.estimate import estimate
+from dynamics.planning.estimate import estimate
 from dynamics.rng import generator
 from dynamics.store import provenance
 from dynamics.training import World, draw

@@ -22,8 +22,8 @@ from dynamics.analysis import affinity, cosine_by_batch, noise_scale, plots
 from dynamics.config import preset
 from dynamics.data import load
 from dynamics.instruments.gram import GramOptions, GramProbe
-from dynamics.probe import restored
 from dynamics.runner import RunFolder, run
+from dynamics.runner.measure.probe import restored
 from dynamics.store import provenance, write_run
 
 PAIR = ("v", "u 0.1-0.3")

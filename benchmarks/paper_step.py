@@ -20,9 +20,9 @@ from torch import Tensor
 from dynamics.atomic import replacing
 from dynamics.config import RunConfig, preset
 from dynamics.curricula import Progress, plan_for
-from dynamics.estimate import forwards_per_row, memory
 from dynamics.models import build
-from dynamics.models.cost import cost
+from dynamics.planning.cost import cost
+from dynamics.planning.estimate import forwards_per_row, memory
 from dynamics.store import provenance
 from dynamics.sweep.grid import with_values
 from dynamics.training import draw, passes, start, train_step

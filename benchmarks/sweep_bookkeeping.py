@@ -24,14 +24,14 @@ from dynamics.models import MLPOptions
 from dynamics.runner import run
 from dynamics.store import provenance
 from dynamics.sweep.events import record
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import experiment, plan
+from dynamics.sweep.sweep_folder import SweepFolder
 from dynamics.training import TrainingOptions
 
 COMMAND = """
 import sys, time
 began = time.perf_counter()
-from dynamics.sweep.commands import main
+from dynamics.cli.sweep_commands import main
 from dynamics.training import peak_memory_mb
 imported = time.perf_counter()
 main("many", sys.argv[1:])

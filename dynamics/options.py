@@ -1,14 +1,129 @@
-"""The habits every room shares: frozen options and errors that tell the reader what to do."""
+"""The habits every room shares: frozen options, families of them, and errors that tell the reader what to do."""
 
-from typing import Any
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import isabstract
+from pkgutil import iter_modules
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+EXTENSIONS = "dynamics.extensions"
+"""Group of entry points by which an installed package names its modules with new members of families."""
+EXTENSIONS_VARIABLE = "DYNAMICS_EXTENSIONS"
+"""Environment variable that names such modules where nothing is installed, separated by commas."""
 
 
 class Options(BaseModel):
     """A room's options: immutable, and an unknown field is an error rather than a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Family(Options):
+    """Options of several kinds, such as objectives. A subclass whose kind has a default joins by being defined.
+
+    A direct subclass is the root of a family. A field annotated with the root takes any member, or JSON whose `kind`
+    (the family's `TAG`) names one. Members come from this package, from modules that installed packages name as entry
+    points of the group `dynamics.extensions`, and from those named in the variable DYNAMICS_EXTENSIONS; never from a
+    file of results.
+
+    Example:
+        >>> class Shape(Family):
+        ...     pass
+        >>> class Circle(Shape):
+        ...     kind: str = "circle"
+        ...     radius: float = 1.0
+        >>> class Drawing(Options):
+        ...     shape: Shape
+        >>> Drawing.model_validate({"shape": {"kind": "circle", "radius": 2}}).model_dump_json()
+        '{"shape":{"kind":"circle","radius":2.0}}'
+    """
+
+    TAG: ClassVar[str] = "kind"
+    """Name of the field that tells the members apart."""
+    _root: ClassVar[type["Family"]]
+    _members: ClassVar[dict[str, type["Family"]]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if Family in cls.__bases__:
+            cls._root, cls._members = cls, {}
+            return
+        field = cls.model_fields.get(cls.TAG)
+        kind = None if field is None else field.default
+        if not isinstance(kind, str) or isabstract(cls):
+            return
+        there = cls._members.get(kind)
+        if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+            received = f"{kind} of {cls.__module__}.{cls.__qualname__}"
+            remedy = "give it a name of its own"
+            raise invalid(f"{cls._root.__name__}.{cls.TAG}", received, f"a name that {there} has not taken", remedy)
+        cls._members[kind] = cls
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """Return the members of the family that derive from this class, by kind."""
+        _load_extensions()
+        return {kind: member for kind, member in cls._members.items() if issubclass(member, cls)}
+
+    @classmethod
+    def member(cls, kind: object) -> type[Self]:
+        """Return the member of a kind.
+
+        Raises:
+            ValueError: There is none.
+        """
+        members = cls.members()
+        if not isinstance(kind, str) or kind not in members:
+            remedy = (
+                f"check its spelling; a member of another package is known once that is installed, or its module is "
+            )
+            raise invalid(
+                f"{cls._root.__name__}.{cls.TAG}", kind, ", ".join(members), f"{remedy}named in {EXTENSIONS_VARIABLE}"
+            )
+        return members[kind]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if "_root" not in cls.__dict__:
+            return handler(source)
+
+        def chosen(value: object) -> Family:
+            if isinstance(value, cls):
+                return value
+            if not isinstance(value, dict):
+                raise invalid(cls.__name__, value, f"an object with the key {cls.TAG}", "see config.json of a run")
+            return cls.member(value.get(cls.TAG)).model_validate(value)
+
+        # what is written is what the member has, not what the root knows of it
+        written = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_plain_validator_function(chosen, serialization=written)
+
+
+def import_all(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that the members of a family defined in them are known."""
+    for module in iter_modules(path):
+        import_module(f"{package}.{module.name}")
+
+
+@lru_cache(maxsize=1)
+def _load_extensions() -> None:
+    for entry in entry_points(group=EXTENSIONS):
+        entry.load()
+    for name in filter(None, os.environ.get(EXTENSIONS_VARIABLE, "").split(",")):
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            remedy = "put its folder on PYTHONPATH, or install it"
+            raise invalid(EXTENSIONS_VARIABLE, name, "modules that Python can import", remedy) from error
 
 
 def later(default: Any, **constraints: Any) -> Any:

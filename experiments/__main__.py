@@ -1,4 +1,4 @@
-from dynamics.sweep.commands import main
+from dynamics.cli.sweep_commands import main
 
 if __name__ == "__main__":
     main("experiments")

@@ -17,7 +17,7 @@ from dynamics.data.imageset import to_pixels
 from dynamics.data.vae import import_torchvision
 from dynamics.evaluation.inception import load_inception
 from dynamics.evaluation.moments import compute_statistics
-from dynamics.sweep.files import Files
+from dynamics.sweep.machine_files import Files
 
 VAE = "rehearsal-vae"
 SIDE = 32

@@ -15,8 +15,8 @@ from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions
-from dynamics.sweep.files import Files
 from dynamics.sweep.grid import Axes, with_values
+from dynamics.sweep.machine_files import Files
 from experiments._rehearsal import VAE, rehearsal
 
 QUESTION = "Does the improved schedule make better one-step samples than MeanFlow, trained to the end?"

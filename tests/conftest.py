@@ -2,6 +2,8 @@
 
 import os
 import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -16,6 +18,9 @@ from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.training import TrainingOptions
+
+if TYPE_CHECKING:
+    from sweeps._sweep import Small
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,3 +43,11 @@ def tiny() -> RunConfig:
         ),
         observers=(GapsOptions(every=7, rows_per_bin=4), CellsOptions(every=7)),
     )
+
+
+@pytest.fixture
+def tiny_sweep(tmp_path: Path) -> "Small":
+    """A planned sweep of ten tiny runs."""
+    from sweeps._sweep import small  # imported here: most tests need no sweeps
+
+    return small("tiny", tmp_path / "results")

@@ -16,7 +16,6 @@ from dynamics.analysis.comparison import BEYOND, NOT_COMPARABLE, NOT_JUDGED, WIT
 from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_title
 from dynamics.analysis.runs import REMEDIES, attribute, group, run_labels, sampled
 from dynamics.analysis.summary import PROTOCOL, Evaluation, protocol
-from dynamics.models.public import CONVENTIONS
 from dynamics.store.schema import PROVENANCE
 
 NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
@@ -207,7 +206,7 @@ def _made(known: Mapping[str, Any], folder: Path) -> str:
     """Return the command that trained or imported a run."""
     if not known.get("imported_from"):
         return _command("train", folder / "config.json", "--out", folder)
-    source = next(name for name, of in CONVENTIONS.items() if of.repository == known["imported_from"])
+    source = known.get("imported_as") or known["imported_from"]
     which = ["--weights", known["imported_weights"]] if known.get("imported_weights") else []
     made = ["import", known["imported_file"], "--from", source, "--out", folder]
     return _command(*made, "--preset", folder / "config.json", *which)

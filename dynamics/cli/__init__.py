@@ -6,23 +6,23 @@ from typing import Any
 
 import tyro
 
-from dynamics.cli import data, measuring, public, training
-from dynamics.exits import BAD_INPUT, explained
+from dynamics.cli import data_commands, exchange_commands, measure_commands, train_commands
+from dynamics.cli.exits import BAD_INPUT, explained
 from dynamics.options import invalid
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "presets": (training.PresetsArgs, training.presets),
-    "train": (training.TrainArgs, training.train),
-    "encode": (data.EncodeArgs, data.encode),
-    "plan": (training.PlanArgs, training.plan),
-    "evaluate": (measuring.EvaluateArgs, measuring.evaluate),
-    "statistics": (measuring.StatisticsArgs, measuring.statistics),
-    "probe": (measuring.ProbeArgs, measuring.probe),
-    "report": (measuring.ReportArgs, measuring.report),
-    "import": (public.ImportArgs, public.import_),
-    "export": (public.ExportArgs, public.export),
-    "demo": (training.DemoArgs, training.run_demo),
-    "doctor": (training.DoctorArgs, training.doctor),
+    "presets": (train_commands.PresetsArgs, train_commands.presets),
+    "train": (train_commands.TrainArgs, train_commands.train),
+    "encode": (data_commands.EncodeArgs, data_commands.encode),
+    "plan": (train_commands.PlanArgs, train_commands.plan),
+    "evaluate": (measure_commands.EvaluateArgs, measure_commands.evaluate),
+    "statistics": (measure_commands.StatisticsArgs, measure_commands.statistics),
+    "probe": (measure_commands.ProbeArgs, measure_commands.probe),
+    "report": (measure_commands.ReportArgs, measure_commands.report),
+    "import": (exchange_commands.ImportArgs, exchange_commands.import_),
+    "export": (exchange_commands.ExportArgs, exchange_commands.export),
+    "demo": (train_commands.DemoArgs, train_commands.run_demo),
+    "doctor": (train_commands.DoctorArgs, train_commands.doctor),
 }
 
 
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _dispatch(argv: list[str]) -> None:
     if argv and argv[0] in COMMANDS:
         arguments, command = COMMANDS[argv[0]]
-        if command is training.train:
-            return training.train(argv[1:])
+        if command is train_commands.train:
+            return train_commands.train(argv[1:])
         return command(tyro.cli(arguments, prog=f"dynamics {argv[0]}", args=argv[1:]))
     if argv and not argv[0].startswith("-"):
         raise invalid("command", argv[0], ", ".join(COMMANDS), "dynamics --help")

@@ -13,8 +13,8 @@ import xarray as xr
 from tqdm import tqdm
 
 from dynamics.config import RunConfig
-from dynamics.runner.folder import RunFolder
 from dynamics.runner.heartbeat import Heartbeat
+from dynamics.runner.run_folder import RunFolder
 from dynamics.runner.tensorboard import Board
 from dynamics.store import RunLog
 from dynamics.training import (

@@ -17,8 +17,8 @@ from dynamics.instruments import observer
 from dynamics.models import build
 from dynamics.options import invalid
 from dynamics.runner import tensorboard as board
-from dynamics.runner.folder import RunFolder, differences
 from dynamics.runner.recorder import recording
+from dynamics.runner.run_folder import RunFolder, differences
 from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
 from dynamics.training import (
     GAP_BINS,

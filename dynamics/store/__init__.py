@@ -6,12 +6,12 @@ from pathlib import Path
 import xarray as xr
 
 from dynamics.options import invalid
-from dynamics.store.collect import collect, merge
-from dynamics.store.files import add_step, read_groups, read_run, update_run, write_run, write_tree
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
-from dynamics.store.provenance import provenance
+from dynamics.store.merge_runs import collect, merge
+from dynamics.store.origin import provenance
+from dynamics.store.run_file import add_step, read_groups, read_run, update_run, write_run, write_tree
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
-from dynamics.store.slim import slim
+from dynamics.store.slimming import slim
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -15,9 +15,9 @@ from dynamics.atomic import locked, remove_leftovers
 from dynamics.options import invalid
 from dynamics.store import merge, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import events, record
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned
-from dynamics.sweep.state import stale, statuses
+from dynamics.sweep.status import stale, statuses
+from dynamics.sweep.sweep_folder import SweepFolder
 from dynamics.training import DamagedCheckpointError
 
 Groups = dict[str, xr.Dataset]

@@ -14,8 +14,8 @@ from dynamics.data import load
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.instruments import observer
 from dynamics.options import Options, invalid
-from dynamics.sweep import files
-from dynamics.sweep.files import Evaluation, Files, Prepare
+from dynamics.sweep import machine_files
+from dynamics.sweep.machine_files import Evaluation, Files, Prepare
 
 NOWHERE = Files()
 Knob = str | int | float
@@ -111,7 +111,7 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
     on_latents = base.data.name == "latents"
     if on_latents and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
-    evaluations = tuple(files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
+    evaluations = tuple(machine_files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
     firsts: dict[str, Planned] = {}
     for labels in product(*axes.values()):
@@ -216,7 +216,7 @@ def check(runs: Sequence[Planned]) -> None:
         if config.data.name == "latents" and config.data.path is None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
-            files.check(evaluation, on_latents=config.data.name == "latents")
+            machine_files.check(evaluation, on_latents=config.data.name == "latents")
         key = (config.data, config.objective, config.times, config.observers)
         of_ones_own = config.data.path is not None and config.data.name != "latents"
         if of_ones_own or key in seen:

@@ -12,9 +12,9 @@ from submitit.helpers import Checkpointable, DelayedSubmission, TorchDistributed
 
 from dynamics.config import RunConfig
 from dynamics.runner import RunFolder, RunInUseError, evaluate_run, run
-from dynamics.runner.fid import evaluate_fid_run
+from dynamics.runner.measure.fid_of_run import evaluate_fid_run
 from dynamics.sweep.events import events, record
-from dynamics.sweep.files import EVALUATIONS, FidRequest
+from dynamics.sweep.machine_files import EVALUATIONS, FidRequest
 from dynamics.training import STOPPED, Interrupted
 
 WAIT_FOR_END = 600

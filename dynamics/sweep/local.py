@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dynamics.options import invalid
+from dynamics.planning.resources import Resources
 from dynamics.sweep.events import events, record
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Planned, with_firsts
-from dynamics.sweep.resources import Resources
-from dynamics.sweep.state import ACTIVE, Status, advance, statuses
+from dynamics.sweep.status import ACTIVE, Status, advance, statuses
 from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
+from dynamics.sweep.sweep_folder import SweepFolder
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60

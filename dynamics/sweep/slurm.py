@@ -7,16 +7,14 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dynamics.exits import OutsideError
-
 SECONDS = 30
 """How long a question may take."""
 PER_QUESTION = 500
 """Job names in one question, so that the command line does not grow too long."""
 
 
-class SlurmError(OutsideError):
-    """Slurm did not answer."""
+class SlurmError(RuntimeError):
+    """Slurm does not do its part; the message says what to look at."""
 
 
 class Job(NamedTuple):

@@ -7,13 +7,13 @@ import submitit
 from pydantic import Field
 
 from dynamics.options import Options, invalid
+from dynamics.planning.resources import Resources
 from dynamics.sweep import slurm
 from dynamics.sweep.events import record
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.job import Job
-from dynamics.sweep.resources import Resources
-from dynamics.sweep.state import ACTIVE, Status, evaluations_json, statuses
+from dynamics.sweep.status import ACTIVE, Status, evaluations_json, statuses
+from dynamics.sweep.sweep_folder import SweepFolder
 
 Cluster = Literal["local", "slurm", "debug"]
 

@@ -7,9 +7,9 @@ import pytest
 
 from dynamics.analysis import findings_table
 from dynamics.analysis.claims import CLAIMS
+from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
-from dynamics.sweep.resources import RESOURCES
 
 ROOT = Path(__file__).parents[2]
 NOT_STUDIES = ("seeds_smoke", "final_model")  # a sweep for new machines, and a rehearsal of paper scale

@@ -130,9 +130,7 @@ def test_it_imports_the_package_and_computes_nothing_itself(name: str) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Try)], "a missing file must fail"
 
 
-def test_a_missing_results_file_fails(
-    shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_results_file_fails(shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "00_quickstart.py"
     script.write_bytes((FOLDER / script.name).read_bytes())
     with pytest.raises(Exception, match=r"merged\.nc"):

@@ -11,10 +11,10 @@ import dynamics
 import dynamics.analysis
 from dynamics import cli
 from dynamics.analysis.metrics import metric
+from dynamics.cli.sweep_commands import VERBS
+from dynamics.cli.sweep_commands import main as sweeps
 from dynamics.config import RunConfig
 from dynamics.runner import run
-from dynamics.sweep.commands import VERBS
-from dynamics.sweep.commands import main as sweeps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -12,9 +12,9 @@ import torch
 
 import dynamics
 from dynamics import cli
+from dynamics.cli.demo import DEMO_PRESETS, demo
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
-from dynamics.demo import DEMO_PRESETS, demo
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import CellsOptions, GapsOptions
@@ -156,7 +156,7 @@ def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str])
 
 
 def test_doctor_notices_a_wrong_derivative(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynamics import doctor
+    from dynamics.cli import doctor
 
     right = doctor.total_derivative
     monkeypatch.setattr(doctor, "total_derivative", lambda *a: tuple(1.001 * x for x in right(*a)))

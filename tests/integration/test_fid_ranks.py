@@ -17,8 +17,9 @@ from dynamics.config import RunConfig
 from dynamics.evaluation.fid import FidOptions, Parts
 from dynamics.evaluation.inception import Inception
 from dynamics.rng import generator
-from dynamics.runner import fid, run
-from dynamics.runner.fid import evaluate_fid_run
+from dynamics.runner import run
+from dynamics.runner.measure import fid_of_run
+from dynamics.runner.measure.fid_of_run import evaluate_fid_run
 from dynamics.store import read_run
 
 OPTIONS = FidOptions(num_samples=44, batch_size=8, neighbour_rows=20)
@@ -39,7 +40,7 @@ class SmallNetwork(nn.Module):
 def trained(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run, a reference beside it, and a small network in Inception's place."""
     monkeypatch.setattr(
-        fid, "load_inception", lambda path, device: Inception(SmallNetwork(), torch.eye(6), "ab" * 32, device)
+        fid_of_run, "load_inception", lambda path, device: Inception(SmallNetwork(), torch.eye(6), "ab" * 32, device)
     )
     features = torch.randn(30, 6, generator=generator(0, "reference"))
     np.savez(tmp_path / "stats.npz", mu=features.double().mean(0), sigma=np.cov(features.T), features=features)
@@ -104,13 +105,13 @@ def test_ranks_that_fail_fail_together(trained: Path, tmp_path: Path) -> None:
 def test_what_is_measured_is_not_measured_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measured(trained)
     drawn: list[tuple[int, ...]] = []
-    draw = fid.evaluate_fid
+    draw = fid_of_run.evaluate_fid
 
     def spy(source: Any, options: FidOptions, *rest: Any) -> Any:
         drawn.append(options.nfe)
         return draw(source, options, *rest)
 
-    monkeypatch.setattr(fid, "evaluate_fid", spy)
+    monkeypatch.setattr(fid_of_run, "evaluate_fid", spy)
     before = (trained / "run.nc").stat().st_mtime_ns
     assert measured(trained).identical(first)
     assert (drawn, (trained / "run.nc").stat().st_mtime_ns) == ([], before)

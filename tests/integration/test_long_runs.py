@@ -16,8 +16,8 @@ import torch
 from ranks import Result, launch, on_ranks, trained
 from sweeps._sweep import same_results
 
+from dynamics.cli.exits import explained
 from dynamics.config import RunConfig
-from dynamics.exits import explained
 from dynamics.flow.rows import Rows
 from dynamics.instruments import GapProbe
 from dynamics.runner import RunFolder, heartbeat, run

@@ -19,8 +19,8 @@ from dynamics.instruments import (
     RowGramOptions,
 )
 from dynamics.models import MLPOptions
-from dynamics.probe import chosen, probe
 from dynamics.runner import run
+from dynamics.runner.measure.probe import chosen, probe
 from dynamics.store import read_run
 
 SMALL = {"num_splits": 2, "rows_per_split": 4, "gap_edges": (0.1, 0.5, 0.9)}

@@ -20,12 +20,12 @@ from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import DataOptions, dimensions
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.exchange import import_export
+from dynamics.exchange.conventions import Imported, Source
 from dynamics.models import DiTOptions
 from dynamics.models.dit import SIZES
-from dynamics.models.public import Imported, Source
 from dynamics.objectives import MeanFlow
 from dynamics.runner import RunFolder, run
-from dynamics.runner import public as public_runs
 from dynamics.store import read_run
 from dynamics.training import StartOptions
 
@@ -243,7 +243,7 @@ def test_an_import_that_fails_leaves_nothing(
     def fail(*_: object) -> None:
         raise ValueError("here")
 
-    monkeypatch.setattr(public_runs, "write_run", fail)
+    monkeypatch.setattr(import_export, "write_run", fail)
     code, said = say("import", file, "--from", "sit", "--out", tmp_path / "run", "--preset", preset)
     assert (code, "here" in said) == (2, True)
     assert files(tmp_path) == before
@@ -273,14 +273,14 @@ def test_without_a_preset_the_size_decides(say: Say, tmp_path: Path) -> None:
         network = Imported(size, (4, 32, 32), 1000, {})
         scales: dict[Source, float] = {"sit": 0.18215, "dit": 0.18215, "meanflow-pytorch": 0.18125}
         for source, scale in scales.items():
-            config = public_runs.config_for(network, source, None, None, None, "a file")
+            config = import_export.config_for(network, source, None, None, None, "a file")
             paper = PRESETS[f"{name.replace('/', '').lower()}-meanflow"]
             assert (config.model, config.training) == (paper.model, paper.training)
             assert config.data == DataOptions(name="latents", image_size=256, latent_scale=scale)
             assert (config.objective.kind == "flow_matching") == (source == "sit")
             assert config.objective.guidance.label_drop_prob == 0.1
     larger = Imported(SIZES["XL/2"], (4, 64, 64), 1000, {})
-    assert public_runs.config_for(larger, "dit", None, None, 0.2, "a file").data.image_size == 512
+    assert import_export.config_for(larger, "dit", None, None, 0.2, "a file").data.image_size == 512
     file = saved(tmp_path / "a.pt", checkpoint("sit", dtype=torch.float32))
     for words, options in (("pass --heads", []), ("pass --preset", ["--heads", "2"])):
         code, said = say("import", file, "--from", "sit", "--out", tmp_path / "run", *options)

@@ -13,17 +13,17 @@ import torch
 from slurm_cluster import Slurm
 from sweeps._sweep import Small, same_results, small
 
+from dynamics.cli.sweep_commands import main
+from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep import slurm as queries
-from dynamics.sweep.commands import main
 from dynamics.sweep.events import events
-from dynamics.sweep.files import remembered
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Planned, experiment, plan
 from dynamics.sweep.local import run_here
-from dynamics.sweep.resources import RESOURCES
-from dynamics.sweep.state import Status, statuses
+from dynamics.sweep.machine_files import remembered
+from dynamics.sweep.status import Status, statuses
 from dynamics.sweep.submit import ClusterOptions, submit_slurm
+from dynamics.sweep.sweep_folder import SweepFolder
 
 DIGITS = RESOURCES["digits"]
 

@@ -13,7 +13,7 @@ from dynamics.sweep import submit
 from dynamics.sweep.job import Job
 from dynamics.training import loop
 
-PAUSE = 0.2
+PAUSE = 0.4
 """Seconds that a held run waits before each step."""
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import xarray as xr
 
+from dynamics.planning.resources import RESOURCES
 from dynamics.store import read_run
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned, experiment, plan
 from dynamics.sweep.local import run_here
-from dynamics.sweep.resources import RESOURCES
 from dynamics.sweep.submit import ClusterOptions
+from dynamics.sweep.sweep_folder import SweepFolder
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ def base(scale: str) -> RunConfig:
         model=MLPOptions(dim=32, depth=2),
         times=TimesOptions(gap_share=0.5),
         curricula=(DTD(num_clusters=3, patience=5), MinSNR(), Beta()),
-        training=TrainingOptions(num_steps=400, batch_size=32, checkpoint_every=150, num_threads=1),
-        observers=(GapsOptions(every=160, rows_per_bin=4), CellsOptions(every=110)),
+        training=TrainingOptions(num_steps=160, batch_size=32, checkpoint_every=60, num_threads=1),
+        observers=(GapsOptions(every=64, rows_per_bin=4), CellsOptions(every=44)),
     )
 
 

@@ -6,8 +6,8 @@ from dynamics.config import PRESETS, RunConfig, preset
 from dynamics.curricula import DTD, Beta, MinSNR
 from dynamics.data import dimensions
 from dynamics.flow.times import LogitNormalPair
-from dynamics.models.cost import cost
 from dynamics.objectives import MeanFlow
+from dynamics.planning.cost import cost
 
 # Mean Flows (2505.13447), table 4: parameters, depth, width, heads, patch, GFLOPs, w, kappa, interval of t, epochs.
 # XL/2+ is its section 5 (1000 epochs). The number of parameters is that of the official code, to the last unit.

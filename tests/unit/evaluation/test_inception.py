@@ -16,7 +16,7 @@ from dynamics.evaluation.fid import FidOptions
 from dynamics.evaluation.inception import Inception, import_torchvision, inception_score, load_inception
 from dynamics.evaluation.moments import compute_statistics
 from dynamics.runner import run
-from dynamics.runner.fid import evaluate_fid_run
+from dynamics.runner.measure.fid_of_run import evaluate_fid_run
 from dynamics.store import read_run
 from experiments._rehearsal import random_inception
 

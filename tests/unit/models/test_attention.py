@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics import doctor
+from dynamics.cli import doctor
 from dynamics.models import DiTOptions, MLPOptions, build
 from dynamics.models.attention import DUAL_ATTENTIONS, attend, check_dual_attention
 from dynamics.objectives import total_derivative

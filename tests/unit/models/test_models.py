@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from dynamics.models import MLP, DiT, DiTOptions, MLPOptions, build
-from dynamics.models.cost import cost
 from dynamics.models.dit import SIZES, num_parameters
 from dynamics.models.embeddings import position_table, sinusoid
+from dynamics.planning.cost import cost
 
 SMALL: dict[str, DiTOptions | MLPOptions] = {
     "dit": DiTOptions(patch_size=2, dim=16, depth=2, heads=2),

@@ -9,7 +9,7 @@ from sweeps._sweep import Small
 from dynamics.store import open_results, read_run, write_run
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import events, record
-from dynamics.sweep.state import statuses
+from dynamics.sweep.status import statuses
 
 
 def flip(path: Path) -> None:

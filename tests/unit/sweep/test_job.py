@@ -12,7 +12,7 @@ from dynamics.runner import RunFolder
 from dynamics.store import RunLog
 from dynamics.sweep.events import events, record
 from dynamics.sweep.job import Job
-from dynamics.sweep.state import statuses
+from dynamics.sweep.status import statuses
 from dynamics.sweep.submit import job_of
 from dynamics.training import Checkpoints
 

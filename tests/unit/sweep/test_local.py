@@ -2,8 +2,8 @@ import pytest
 import torch
 from sweeps._sweep import Small
 
+from dynamics.planning.resources import Resources
 from dynamics.sweep.local import places
-from dynamics.sweep.resources import Resources
 from dynamics.sweep.submit import ClusterOptions
 
 

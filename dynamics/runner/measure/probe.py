@@ -14,9 +14,9 @@ from dynamics.instruments import AnyOptions, observer, settings
 from dynamics.instruments.parse import KINDS
 from dynamics.models import build
 from dynamics.options import invalid
-from dynamics.runner import RunFolder, device_for
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import add_step, read_run
-from dynamics.training import TrainState, start
+from dynamics.training import TrainState, device_for, start
 
 
 def probe(

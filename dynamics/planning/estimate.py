@@ -6,10 +6,10 @@ from pydantic import Field
 from dynamics.config import RunConfig
 from dynamics.data import Shape, dimensions
 from dynamics.models import DiTOptions
-from dynamics.models.cost import cost, saved
 from dynamics.models.dit import Block
 from dynamics.objectives import MeanFlow
 from dynamics.options import Options, invalid
+from dynamics.planning.cost import cost, saved
 
 BYTES = 4
 """Of a number in single precision, in which weights, gradients, averages and moments are kept."""

@@ -12,20 +12,20 @@ from rich.live import Live
 
 from dynamics.analysis.findings import findings_table, write_between
 from dynamics.analysis.report import write_report
-from dynamics.exits import explained
+from dynamics.cli.exits import explained
+from dynamics.cli.sweep_tables import collected_text, console, duration, measured_hours, plan_table, status_table
 from dynamics.options import invalid
+from dynamics.planning.resources import RESOURCES, Resources, device_hours
 from dynamics.store import open_results
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import record
-from dynamics.sweep.files import Files, remembered, settled
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned, check, experiment, experiments, plan, select
 from dynamics.sweep.local import run_here, stop_here
-from dynamics.sweep.resources import RESOURCES, Resources, device_hours
-from dynamics.sweep.state import ACTIVE, Status, stale, statuses
+from dynamics.sweep.machine_files import Files, remembered, settled
+from dynamics.sweep.status import ACTIVE, Status, stale, statuses
 from dynamics.sweep.submit import ClusterOptions, startable, submit_slurm
-from dynamics.sweep.tables import collected_text, console, duration, measured_hours, plan_table, status_table
+from dynamics.sweep.sweep_folder import SweepFolder
 
 PROGRAM = "python -m experiments"
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from dynamics.runner import RunFolder
 from dynamics.sweep import slurm
 from dynamics.sweep.events import Event, alive, events
-from dynamics.sweep.files import EVALUATIONS
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Planned
+from dynamics.sweep.machine_files import EVALUATIONS
+from dynamics.sweep.sweep_folder import SweepFolder
 
 State = Literal["new", "queued", "running", "done", "failed", "died", "stopped", "cancelled", "damaged", "unknown"]
 ACTIVE = ("queued", "running", "unknown")

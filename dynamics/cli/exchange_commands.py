@@ -35,8 +35,8 @@ class ImportArgs:
 
 def import_(args: ImportArgs) -> None:
     """Import, and say what the network is good for."""
-    from dynamics.cli.training import named_config
-    from dynamics.runner import import_run
+    from dynamics.cli.train_commands import named_config
+    from dynamics.exchange.import_export import import_run
 
     preset = None if args.preset is None else named_config(args.preset)
     made = import_run(
@@ -73,7 +73,7 @@ class ExportArgs:
 
 def export(args: ExportArgs) -> None:
     """Export, and say how the file is read."""
-    from dynamics.runner import export_run
+    from dynamics.exchange.import_export import export_run
 
     path = export_run(args.dir, args.out, args.target, args.weights, args.checkpoint)
     print(f"{path}; in Python: model.load_state_dict(safetensors.torch.load_file({str(path)!r}))")

@@ -12,10 +12,10 @@ from dynamics import atomic
 from dynamics.store import (
     SCHEMA_VERSION,
     collect,
-    files,
     netcdf,
     open_results,
     read_run,
+    run_file,
     update_run,
     write_run,
     write_tree,
@@ -203,7 +203,7 @@ def test_truncated_and_foreign_files_are_errors(path: Path) -> None:
 
 def test_a_newer_schema_is_refused_by_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(files, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        patch.setattr(run_file, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
         write_run(path, {}, {})
     with pytest.raises(ValueError, match=rf"schema_version of .*run\.nc: received {SCHEMA_VERSION + 1}"):
         read_run(path)

@@ -13,10 +13,6 @@ NOT_FINITE = 3
 INTERRUPTED = 130
 
 
-class OutsideError(RuntimeError):
-    """A program that we need does not do its part; the message says which and what to look at."""
-
-
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn errors into one line and an exit code.
@@ -45,6 +41,7 @@ def explained() -> Iterator[None]:
 
 def _known(error: RuntimeError) -> int:
     """Print what a known error means and return its exit code; raise an unknown one again."""
+    from dynamics.sweep.slurm import SlurmError
     from dynamics.training import STOPPED, DamagedCheckpointError, DiskFullError, Interrupted, NonFiniteLossError
 
     if isinstance(error, Interrupted):
@@ -56,7 +53,7 @@ def _known(error: RuntimeError) -> int:
     if isinstance(error, NonFiniteLossError):
         print(f"error: {error}; rows with t, r, loss and du/dt norm are in nonfinite.json", file=sys.stderr)
         return NOT_FINITE
-    if isinstance(error, DamagedCheckpointError | OutsideError):
+    if isinstance(error, DamagedCheckpointError | SlurmError):
         print(f"error: {error}", file=sys.stderr)
         return 1
     raise error

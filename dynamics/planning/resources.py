@@ -4,9 +4,9 @@ from pydantic import Field
 
 from dynamics.config import RunConfig
 from dynamics.data import dimensions
-from dynamics.estimate import forwards_per_row
-from dynamics.models.cost import cost
 from dynamics.options import Options
+from dynamics.planning.cost import cost
+from dynamics.planning.estimate import forwards_per_row
 
 
 class Resources(Options):

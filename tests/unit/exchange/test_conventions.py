@@ -8,9 +8,9 @@ import torch
 from published import Kind, State, checkpoint, dit, meanflow, positions, shapes, sit
 from torch import Tensor
 
+from dynamics.exchange.conventions import CONVENTIONS, Source, from_public, to_public
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES, num_parameters
-from dynamics.models.public import CONVENTIONS, Source, from_public, to_public
 
 HEADS = 2
 XL: dict[str, int] = {"depth": 28, "dim": 1152, "side": 32, "classes": 1000}

@@ -10,7 +10,7 @@ from dynamics.atomic import replacing
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.options import Options, invalid
-from dynamics.sweep.folder import SweepFolder
+from dynamics.sweep.sweep_folder import SweepFolder
 
 
 class Files(Options):

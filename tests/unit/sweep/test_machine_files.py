@@ -9,8 +9,8 @@ from sweeps._sweep import Small
 from dynamics.config import preset
 from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
-from dynamics.sweep.files import EVALUATIONS, FidRequest, Files, remembered, requested, settled
 from dynamics.sweep.grid import Experiment, Planned, check, experiment, plan
+from dynamics.sweep.machine_files import EVALUATIONS, FidRequest, Files, remembered, requested, settled
 
 FID = FidOptions(num_samples=20)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweeps._sweep import Small
 
-from dynamics.sweep.commands import VERBS, main
+from dynamics.cli.sweep_commands import VERBS, main
 from dynamics.sweep.events import record
 
 

@@ -73,7 +73,7 @@ def _sampling(args: EvaluateArgs) -> dict[str, Any]:
 def _evaluate_fid(args: EvaluateArgs) -> None:
     from dynamics.evaluation.fid import FidOptions
     from dynamics.options import invalid
-    from dynamics.runner.fid import evaluate_fid_run
+    from dynamics.runner.measure.fid_of_run import evaluate_fid_run
 
     if args.inception is None or args.reference is None:
         raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
@@ -174,15 +174,16 @@ class ProbeArgs:
 
 def probe(args: ProbeArgs) -> None:
     """Measure, and show the affinities."""
-    from dynamics import probe as probing
     from dynamics.analysis.text import affinity_table
+    from dynamics.runner.measure.probe import chosen
+    from dynamics.runner.measure.probe import probe as measure
 
     kinds = [*args.instruments, *(["gram_rows"] if args.per_row else [])]
     own = {"dir", "checkpoint", "instruments", "per_row", "replace"}
     changes = {name: value for name, value in vars(args).items() if name not in own and value is not None}
     if "gaps" in kinds:
         changes["by_time"] = True
-    measured = probing.probe(args.dir, probing.chosen(args.dir, kinds, changes), args.checkpoint, args.replace)
+    measured = measure(args.dir, chosen(args.dir, kinds, changes), args.checkpoint, args.replace)
     if "gram" in measured:
         print(affinity_table(measured["gram"]))
     print(f"in {args.dir / 'run.nc'}, groups {', '.join(measured)}; figures: dynamics report {args.dir} --out FOLDER")

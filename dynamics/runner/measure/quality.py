@@ -11,7 +11,7 @@ from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_
 from dynamics.flow.path import Velocity
 from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.models import Model, build
-from dynamics.runner.folder import RunFolder
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import read_run, update_run
 from dynamics.training import bound, device_for
 

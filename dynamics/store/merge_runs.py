@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from dynamics.options import invalid
-from dynamics.store.files import read_groups
 from dynamics.store.join import column, join
+from dynamics.store.run_file import read_groups
 from dynamics.store.schema import PROVENANCE, SCHEMA_VERSION
 
 

@@ -21,12 +21,12 @@ from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import DataOptions, dimensions, load
 from dynamics.data.latents import read_record
+from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
-from dynamics.models.public import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
 from dynamics.objectives import FlowMatching
 from dynamics.options import invalid
-from dynamics.runner.folder import RunFolder, differences
+from dynamics.runner.run_folder import RunFolder, differences
 from dynamics.store import provenance, read_run, write_run
 from dynamics.training import StartOptions, TrainState, check_room, room_for, start
 from dynamics.training.shards import write
@@ -104,6 +104,7 @@ def import_run(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     config = config_for(imported, source, preset, data, latent_scale, origin=f"{sha256} {source} {which}")
     about = {
+        "imported_as": source,
         "imported_from": CONVENTIONS[source].repository,
         "imported_file": checkpoint.name,
         "imported_sha256": sha256,

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from dynamics.store import encode_attr, provenance
+from dynamics.store import encode_attr, origin, provenance
 
-module = import_module("dynamics.store.provenance")  # the room's name for it is the function
 UNKNOWN = {"git_sha": "unknown", "dirty": 0, "diff_hash": ""}
 
 
@@ -49,28 +47,28 @@ def test_all_fields_can_be_stored() -> None:
 
 def test_clean_and_dirty_trees(package: Path) -> None:
     sha = git(package, "rev-parse", "HEAD")
-    assert module._source_state(package) == {"git_sha": sha, "dirty": 0, "diff_hash": ""}
+    assert origin._source_state(package) == {"git_sha": sha, "dirty": 0, "diff_hash": ""}
     hashes = set()
     for change in ("a = 2\n", "a = 3\n"):
         (package / "a.py").write_text(change)
-        state = module._source_state(package)
+        state = origin._source_state(package)
         assert (state["git_sha"], state["dirty"]) == (sha, 1)
         hashes.add(state["diff_hash"])
     git(package, "add", "a.py")  # staged or not: the same difference
-    hashes.add(module._source_state(package)["diff_hash"])
+    hashes.add(origin._source_state(package)["diff_hash"])
     (package / "new.py").touch()
-    hashes.add(module._source_state(package)["diff_hash"])
+    hashes.add(origin._source_state(package)["diff_hash"])
     git(package, "checkout", "-q", "HEAD", "--", "a.py")
-    hashes.add(module._source_state(package)["diff_hash"])
+    hashes.add(origin._source_state(package)["diff_hash"])
     assert len(hashes) == 4
     assert all(len(digest) == 64 for digest in hashes)
 
 
 def test_changes_elsewhere_in_the_tree_count(package: Path) -> None:
     (package.parent / "notes.txt").touch()
-    assert module._source_state(package)["dirty"] == 0
+    assert origin._source_state(package)["dirty"] == 0
     (package.parent / "study.py").write_text("b = 2\n")
-    assert module._source_state(package)["dirty"] == 1
+    assert origin._source_state(package)["dirty"] == 1
 
 
 def test_a_package_that_git_does_not_track_is_unknown(package: Path, tmp_path: Path) -> None:
@@ -79,8 +77,8 @@ def test_a_package_that_git_does_not_track_is_unknown(package: Path, tmp_path: P
     (installed / "a.py").touch()
     outside = tmp_path / "outside"
     outside.mkdir()
-    assert module._source_state(installed) == UNKNOWN
-    assert module._source_state(outside) == UNKNOWN
+    assert origin._source_state(installed) == UNKNOWN
+    assert origin._source_state(outside) == UNKNOWN
 
 
 def test_never_the_current_folders_repository(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +87,7 @@ def test_never_the_current_folders_repository(package: Path, tmp_path: Path, mon
     monkeypatch.chdir(package)
     monkeypatch.setenv("GIT_DIR", str(package.parent / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(package.parent))
-    assert module._source_state(outside) == UNKNOWN
+    assert origin._source_state(outside) == UNKNOWN
     before = provenance("{}", "a", 0)["git_sha"]
     monkeypatch.chdir(tmp_path)
     assert provenance("{}", "a", 0)["git_sha"] == before != git(package, "rev-parse", "HEAD")
@@ -97,4 +95,4 @@ def test_never_the_current_folders_repository(package: Path, tmp_path: Path, mon
 
 def test_without_git_it_is_unknown(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert module._source_state(package) == UNKNOWN
+    assert origin._source_state(package) == UNKNOWN

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from dynamics.planning.resources import Resources, device_hours
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import Collected
-from dynamics.sweep.folder import SweepFolder
 from dynamics.sweep.grid import Experiment, Planned
-from dynamics.sweep.resources import Resources, device_hours
-from dynamics.sweep.state import Status, advance
+from dynamics.sweep.status import Status, advance
+from dynamics.sweep.sweep_folder import SweepFolder
 
 WIDTH = 160
 """Columns where the output is no terminal."""

@@ -18,8 +18,8 @@ from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid
 from dynamics.evaluation.inception import load_inception
 from dynamics.evaluation.moments import load_statistics
 from dynamics.options import invalid
-from dynamics.runner.evaluate import load_network
-from dynamics.runner.folder import RunFolder, differences
+from dynamics.runner.measure.quality import load_network
+from dynamics.runner.run_folder import RunFolder, differences
 from dynamics.store import read_run, update_run
 from dynamics.training import device_for, joined, on_all, on_first
 

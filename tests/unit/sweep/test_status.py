@@ -9,7 +9,7 @@ from sweeps._sweep import Small
 from dynamics.sweep import slurm
 from dynamics.sweep.events import record
 from dynamics.sweep.grid import with_values
-from dynamics.sweep.state import Status, advance, evaluations_json, stale, statuses
+from dynamics.sweep.status import Status, advance, evaluations_json, stale, statuses
 
 Queue = Mapping[tuple[str, int], slurm.Job]
 

@@ -25,8 +25,8 @@ def presets(args: PresetsArgs) -> None:
 
     from dynamics.config import PRESETS
     from dynamics.data import dimensions
-    from dynamics.estimate import memory
-    from dynamics.models.cost import cost
+    from dynamics.planning.cost import cost
+    from dynamics.planning.estimate import memory
 
     table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
     for name, config in PRESETS.items():
@@ -74,7 +74,7 @@ def plan(args: PlanArgs) -> None:
     from rich.table import Table
 
     from dynamics.data import latents_bytes
-    from dynamics.estimate import DEVICES, estimate
+    from dynamics.planning.estimate import DEVICES, estimate
 
     config = named_config(args.preset)
     changes: dict[str, str | int] = {"parallel": args.parallel} if args.parallel != "config" else {}
@@ -178,7 +178,7 @@ class DemoArgs:
 
 def run_demo(args: DemoArgs) -> None:
     """Run the demo and name its report."""
-    from dynamics.demo import demo
+    from dynamics.cli.demo import demo
 
     print(f"report: {demo(args.out, args.num_steps)}")
 
@@ -197,7 +197,7 @@ def doctor(args: DoctorArgs) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from dynamics.doctor import examine
+    from dynamics.cli.doctor import examine
 
     table = Table("check", "status", "detail")
     findings = examine(args.compile)

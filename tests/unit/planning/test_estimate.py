@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from dynamics.config import preset
-from dynamics.estimate import estimate, forwards_per_row, memory
 from dynamics.models import DiTOptions, build
-from dynamics.models.cost import saved
 from dynamics.objectives import FlowMatching
+from dynamics.planning.cost import saved
+from dynamics.planning.estimate import estimate, forwards_per_row, memory
 from dynamics.sweep.grid import with_values
 
 SMALL = DiTOptions(patch_size=2, dim=64, depth=2, heads=4)

@@ -1,0 +1,1 @@
+"""Public weights come in as runs, and runs go out as public weights."""
