@@ -95,8 +95,8 @@ class Job(Checkpointable):
         except Interrupted as stop:
             if stop.signal != signal.SIGUSR2:
                 raise
-        # submitit's own handler is back in place: it queues the run again and ends this process. Once: where another rank
-        # had Slurm's signal first, this one's own is still to come, and would find a job that is queued already
+        # submitit's own handler is back in place: it queues the run again and ends this process. Once: where another
+        # rank had Slurm's signal first, this one's is still to come, and would find a job that is queued already
         handler = signal.getsignal(signal.SIGUSR2)
         if callable(handler):
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -6,61 +6,53 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forks import ended, forked
-from sweeps._sweep import Small, same_results, small
+from sweeps._sweep import same_results, small
 
 from dynamics.store import open_results
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import events
-from dynamics.sweep.grid import plan
+from dynamics.sweep.grid import Planned, plan
 from dynamics.sweep.status import statuses
 from dynamics.sweep.submit import job_of
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Do one run here, so that forked processes find everything imported and in memory."""
-    sweep = small("tiny", tmp_path_factory.mktemp("warm"))
-    sweep.do(sweep.runs[2])
+@pytest.fixture
+def whole(undisturbed: Callable[[str, Planned], Path], tmp_path: Path) -> Path:
+    """The folder of the third tiny run, undisturbed; so forked processes find everything imported and in memory."""
+    return undisturbed("tiny", small("tiny", tmp_path).runs[2])
 
 
 @pytest.fixture(autouse=True)
-def _a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_job(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the environment of a job of no cluster."""
     for name, value in (("EXECUTOR", "local"), ("LOCAL_JOB_ID", "1"), ("LOCAL_GLOBALID", "0")):
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
 
 
-@contextmanager
-def dying_before_write(number: int) -> Iterator[list[int]]:
-    """Kill this process right before its `number`-th call that changes the disk."""
-    calls = [0]
-    originals = {name: getattr(os, name) for name in ("write", "fsync", "replace", "unlink", "mkdir", "rmdir")}
+def dying(work: Callable[[], None], number: int) -> None:
+    """Work in a process that is killed right before its `number`-th call that changes the disk."""
+    calls = count(1)
 
     def counting(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == number:
+            if next(calls) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
         return call
 
-    for name, original in originals.items():
-        setattr(os, name, counting(original))
-    try:
-        yield calls
-    finally:
-        for name, original in originals.items():
-            setattr(os, name, original)
+    for name in ("write", "fsync", "replace", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, counting(getattr(os, name)))
+    work()
 
 
 def four_writers(tmp_path: Path, each: int, kill: Callable[[Callable[[], None], int], None]) -> list[list[str]]:
@@ -93,11 +85,7 @@ def test_four_writers_of_two_runs_each_killed_once(tmp_path: Path) -> None:
     """kill -9 between writes of each of eight runs, four at a time; all of them are collected."""
 
     def kill(job: Callable[[], None], index: int) -> None:
-        def work() -> None:
-            with dying_before_write(8 + 5 * index):
-                job()
-
-        assert ended(forked(work)) == -signal.SIGKILL
+        assert ended(forked(partial(dying, job, 8 + 5 * index))) == -signal.SIGKILL
 
     kinds = four_writers(tmp_path, 2, kill)
     assert kinds == [["started", "started", "finished"]] * 8
@@ -121,21 +109,15 @@ def test_four_writers_of_25_runs_each_killed_once(tmp_path: Path) -> None:
     assert sum(kinds == ["started", "started", "finished"] for kinds in found) > 20, "most kills hit a run at work"
 
 
-def killed_before_write(tmp_path: Path, numbers: Iterable[int]) -> int:
+def killed_before_write(tmp_path: Path, expected: Path, numbers: Iterable[int]) -> int:
     """Kill a run before its n-th call that changes the disk, and do it again; return the n that it never reached."""
-    undisturbed = small("tiny", tmp_path / "undisturbed")
-    run = undisturbed.runs[2]
-    undisturbed.do(run)
-    expected = undisturbed.folder.run(run.run_id).path
     for number in numbers:
         sweep = small("tiny", tmp_path / str(number))
+        run = sweep.runs[2]
 
-        def work(sweep: Small = sweep, number: int = number) -> None:
-            with dying_before_write(number):
-                job_of(sweep.folder, run)()
-
-        survived = ended(forked(work)) == 0
-        assert ended(forked(job_of(sweep.folder, run))) == 0, f"killed before write {number}"
+        job = job_of(sweep.folder, run)
+        survived = ended(forked(partial(dying, job, number))) == 0
+        assert ended(forked(job)) == 0, f"killed before write {number}"
         same_results(sweep.folder.run(run.run_id).path, expected)
         assert statuses(sweep.folder, [run])[0].state == "done"
         if survived:
@@ -143,21 +125,22 @@ def killed_before_write(tmp_path: Path, numbers: Iterable[int]) -> int:
     raise AssertionError("so few numbers")
 
 
-def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path) -> None:
+def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path, whole: Path) -> None:
     """Before each of the first ones, and one in nine of the others."""
-    assert killed_before_write(tmp_path, chain(range(1, 13), count(20, 9))) > 60, "so many writes there are in a run"
+    assert killed_before_write(tmp_path, whole, chain(range(1, 13), count(20, 9))) > 60, (
+        "so many writes there are in a run"
+    )
 
 
 @pytest.mark.soak
-def test_a_kill_between_any_two_writes_loses_nothing(tmp_path: Path) -> None:
-    killed_before_write(tmp_path, count(1))
+def test_a_kill_between_any_two_writes_loses_nothing(tmp_path: Path, whole: Path) -> None:
+    killed_before_write(tmp_path, whole, count(1))
 
 
-def test_a_full_disk_fails_the_run_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_fails_the_run_and_loses_nothing(tmp_path: Path, whole: Path) -> None:
     """A limit on the size of files stands for a quota: the same error at the same calls."""
-    undisturbed, sweep = small("tiny", tmp_path / "undisturbed"), small("tiny", tmp_path / "full")
+    sweep = small("tiny", tmp_path)
     run = sweep.runs[2]
-    undisturbed.do(run)
     folder = sweep.folder.run(run.run_id).path
     for limit in (200, 2_000, 8_000, 30_000):
 
@@ -172,4 +155,4 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(tmp_path: Path) -> None:
     assert any(os.strerror(errno.EFBIG) in error for error in told)
     assert set_aside(sweep.folder, run) == [], "nothing is damaged"
     sweep.do(run)
-    same_results(folder, undisturbed.folder.run(run.run_id).path)
+    same_results(folder, whole)

@@ -17,6 +17,8 @@ from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Planned
 from dynamics.sweep.status import statuses
 
+Undisturbed = Callable[[str, Planned], Path]
+
 
 def command(sweep: Small, *words: str) -> Command:
     """Start the command in a forked process."""
@@ -58,8 +60,8 @@ def num_records(sweep: Small, run: Planned) -> int:
     return log.read_text().count("raw_v") if log.exists() else 0
 
 
-def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path) -> None:
-    sweep, undisturbed = small("slow", tmp_path / "a"), small("slow", tmp_path / "b")
+def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    sweep = small("slow", tmp_path)
     first, second = sweep.runs[:2]
     only = ("--only", first.run_id, second.run_id, "--parallelism", "2")
     process = start(sweep, tmp_path / "hold", "submit", *only)
@@ -78,8 +80,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path
     said, code = command(sweep, "submit", *only).communicate()
     assert code == 0, said
     assert "2 done" in said
-    undisturbed.do(first)
-    same_results(sweep.folder.run(first.run_id).path, undisturbed.folder.run(first.run_id).path)
+    same_results(sweep.folder.run(first.run_id).path, undisturbed("slow", first))
 
 
 def test_two_people_submit_and_the_submitter_dies(tmp_path: Path) -> None:
