@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 from builders import LABELS, NOW, SHAPE, Counting, Pieces, batch, gradients, network
-from torch import Tensor
 
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import expand
