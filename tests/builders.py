@@ -17,7 +17,7 @@ from dynamics.flow.condition import ClassLabels, Condition
 from dynamics.flow.path import Shape, Velocity
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import LogitNormalPair, TimeLaw, TimesOptions
-from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network, build
+from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network, build, dit, mlp
 from dynamics.models.linear import Linear
 from dynamics.objectives import MeanFlow, Objective
 from dynamics.rng import generator
@@ -118,12 +118,17 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Replace our linear layer and attention by the textbook ones."""
+    """Replace our linear layer, norm and attention by the textbook ones."""
 
     def textbook(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
 
+    def norm(x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+
     with pytest.MonkeyPatch.context() as patch:
+        for model in (dit, mlp):
+            patch.setattr(model, "standardise", norm)
         patch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight, self.bias))
         patch.setattr(attention, "attend", textbook)
         yield
