@@ -98,8 +98,14 @@ class Job(Checkpointable):
         except Interrupted as stop:
             if stop.signal != signal.SIGUSR2:
                 raise
-        # submitit's own handler is back in place: it queues the run again and ends this process
-        os.kill(os.getpid(), signal.SIGUSR2)
+        # submitit's own handler is back in place: it queues the run again and ends this process. Once: where another
+        # rank had Slurm's signal first, this one's is still to come, and would find a job that is queued already
+        handler = signal.getsignal(signal.SIGUSR2)
+        if callable(handler):
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            handler(signal.SIGUSR2, None)
+        else:
+            os.kill(os.getpid(), signal.SIGUSR2)
         # another rank has the word: wait for the end it brings
         time.sleep(WAIT_FOR_END)
         raise RuntimeError(f"the job was to be queued again, and still runs after {WAIT_FOR_END} s")
