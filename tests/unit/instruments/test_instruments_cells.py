@@ -5,6 +5,7 @@ import torch
 from dynamics.training.cells import QUANTITIES
 
 from dynamics.config import RunConfig
+from dynamics.data import load
 from dynamics.instruments import CellsOptions, CellsProbe
 from dynamics.models import build
 from dynamics.store.schema import check
@@ -12,7 +13,8 @@ from dynamics.training import start
 
 
 def test_the_record_is_the_state_labelled(tiny: RunConfig) -> None:
-    state = start(build(tiny.model, *tiny.data.dimensions(), 0), tiny.training, ())
+    data = load(tiny.data)
+    state = start(build(tiny.model, data.shape, data.num_classes, 0), tiny.training, ())
     probe = CellsProbe(CellsOptions())
     state.cells += torch.arange(state.cells.numel(), dtype=torch.float64).view_as(state.cells)
     record = probe.measure(state)
