@@ -1,7 +1,6 @@
 """Objectives that ask the network about as many rows as the data say, none included: two ranks are like one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch

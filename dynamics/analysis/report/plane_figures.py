@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
-from dynamics.analysis.figure_style import WIDTH, new_figure, styled
+from dynamics.analysis.figure_style import PAGE_WIDTH, new_figure, styled
 from dynamics.analysis.run_groups import group
 from dynamics.options import invalid
 
@@ -42,7 +42,7 @@ def points_by_nfe(tree: xr.DataTree, nfe: Sequence[int] | None = None) -> Figure
         if there.sel(field=field, nfe=n) and (nfe is None or n in nfe)
     ]
     columns = len(settings) + 1
-    side = WIDTH / max(columns, 3)
+    side = PAGE_WIDTH / max(columns, 3)
     figure = new_figure("Do the samples look like the data?", side * columns, 0.6 + ds.sizes["run"] * (side + GAP))
     grid = figure.subplots(ds.sizes["run"], columns, squeeze=False, sharex=True, sharey=True)
     for i, row in enumerate(grid):
@@ -79,8 +79,8 @@ def vector_fields(tree: xr.DataTree) -> Figure:
         if exact is not None and not (i + 1 < ds.sizes["run"] and exact.equals(ds.velocity_exact.isel(run=i + 1))):
             rows.append(("exact", exact, None))
     count = ds.sizes["times"]
-    side = WIDTH / count
-    figure = new_figure("Do the velocities point where they should?", WIDTH, 0.7 + len(rows) * (side + GAP / 2))
+    side = PAGE_WIDTH / count
+    figure = new_figure("Do the velocities point where they should?", PAGE_WIDTH, 0.7 + len(rows) * (side + GAP / 2))
     grid = figure.subplots(len(rows), count, squeeze=False, sharex=True, sharey=True)
     largest = _distance(ds.velocity, ds.velocity_exact).quantile(0.98).item() if "velocity_exact" in ds else 1.0
     longest = np.sqrt((ds.velocity**2).sum("axis")).quantile(0.9, [d for d in ds.velocity.dims[:-1] if d != "times"])
@@ -115,7 +115,8 @@ def _distance(one: xr.DataArray, two: xr.DataArray) -> xr.DataArray:
 def _scatter(ax: Axes, points: xr.DataArray, classes: xr.DataArray | None) -> None:
     palette, there = np.array(sns.color_palette("colorblind", 10)), points.notnull().all("axis").values
     of = np.zeros(len(there), dtype=int) if classes is None else classes.fillna(0).values.astype(int)
-    ax.scatter(*points.values[there].T, s=1.5, c=palette[of[there] % len(palette)], linewidths=0)
+    x, y = points.values[there].T
+    ax.scatter(x, y, s=1.5, c=palette[of[there] % len(palette)], linewidths=0)
     _bare(ax)
 
 
