@@ -7,7 +7,7 @@ gaps.
 
 from itertools import product
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import DTD, Beta, Constant, GapLaw, MinSNR
 from dynamics.evaluation import EvaluationOptions

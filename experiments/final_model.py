@@ -8,7 +8,7 @@ report, in a few minutes, with an autoencoder and an Inception of random weights
 
 from pathlib import Path
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, preset
 from dynamics.data import Latents
 from dynamics.evaluation import EvaluationOptions

@@ -7,7 +7,7 @@ Gaps of a bin come with their own law of t (large gaps never visit small t); the
 
 from collections.abc import Mapping
 
-from dynamics.analysis.claims import Claim, Direction
+from dynamics.analysis import Claim, Direction
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap, UniformGapFromTime

@@ -4,7 +4,7 @@ Guidance inside the target (Mean Flows, 2505.13447, section 4.2): w v + (1 - w -
 w / (1 - k). Exact errors are those against the guided velocity that each setting converges to.
 """
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
 from dynamics.evaluation import EvaluationOptions

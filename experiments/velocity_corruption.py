@@ -8,7 +8,7 @@ needs images that come back: those arms, and their own clean one, train on the 1
 
 from itertools import product
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions

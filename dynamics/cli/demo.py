@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynamics.analysis.report import write_report
+from dynamics.analysis import write_report
 from dynamics.config import RunConfig, preset
 from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from dynamics.analysis.findings import findings_table, write_between
+from dynamics.analysis import findings_page, findings_table
+from dynamics.atomic import replacing
 from dynamics.cli.exits import explained
 from dynamics.cli.sweep_commands import PROGRAM, VERBS, Sweep, WithFiles
 from dynamics.options import invalid
@@ -27,7 +28,7 @@ class FindingsArgs:
     results: Path = Path("results")
     """Folder of all results."""
     write: Path | None = None
-    """Also put the table into this file, between its lines `<!-- findings -->` and `<!-- end of findings -->`."""
+    """Write a page into this file instead, with how to read it; what is there is replaced."""
 
 
 def main(package: str, argv: Sequence[str] | None = None) -> None:
@@ -68,17 +69,20 @@ def _dispatch(package: str, argv: list[str]) -> None:
 
 
 def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
-    """Judge every claim, print the table, and put it into a file if asked to."""
+    """Judge every claim, and print the table or write the page."""
     scales = list(RESOURCES) if args.scale is None else [args.scale]
     paths = [SweepFolder(args.results, name, scale).merged for name in names for scale in scales]
     there = [path for path in paths if path.is_file()]
     if not there:
         remedy = f"{PROGRAM} EXPERIMENT submit, then collect; or make findings"
         raise invalid("results", str(args.results), f"collected files of scale {', '.join(scales)}", remedy)
-    text = findings_table(open_results(path) for path in there)
-    print(text)
-    if args.write is not None:
-        write_between(args.write, "findings", text)
+    trees = [open_results(path) for path in there]
+    if args.write is None:
+        print(findings_table(trees))
+        return
+    with replacing(args.write) as temporary:
+        temporary.write_text(findings_page(trees), encoding="utf-8")
+    print(args.write)
 
 
 def show_list(package: str) -> None:

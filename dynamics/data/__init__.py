@@ -1,11 +1,13 @@
 """The data room: one protocol, and a file for each kind of data that answers it."""
 
-from dynamics.data.image_files import Folder, Idx, Npz
 from dynamics.data.digits import Digits
+from dynamics.data.digits_mixture import DigitsMixture
+from dynamics.data.image_files import Folder, FromFiles, Idx, Npz
 from dynamics.data.imageset import ImageSet
-from dynamics.data.latents import IMAGENET_IMAGES, LatentSet, Latents
-from dynamics.data.mixture import DigitsMixture, GaussianMixtureSet
+from dynamics.data.latents import IMAGENET_IMAGES, Latents, LatentSet
 from dynamics.data.mnist import Mnist5k
+from dynamics.data.plane import Checkerboard, EightGaussians, Spiral, TwoMoons
+from dynamics.data.population import GaussianMixtureSet, Population, UniformBoxesSet
 from dynamics.data.source import DataOptions, DataSource
 from dynamics.flow.path import Shape
 from dynamics.options import import_all
@@ -15,11 +17,14 @@ import_all(__name__, __path__)
 
 __all__ = [
     "IMAGENET_IMAGES",
+    "Checkerboard",
     "DataOptions",
     "DataSource",
     "Digits",
     "DigitsMixture",
+    "EightGaussians",
     "Folder",
+    "FromFiles",
     "GaussianMixtureSet",
     "Idx",
     "ImageSet",
@@ -27,18 +32,10 @@ __all__ = [
     "Latents",
     "Mnist5k",
     "Npz",
+    "Population",
     "Shape",
+    "Spiral",
+    "TwoMoons",
+    "UniformBoxesSet",
     "batch_indices",
-    "dimensions",
-    "load",
 ]
-
-
-def load(options: DataOptions) -> DataSource:
-    return options.load()
-
-
-def dimensions(options: DataOptions) -> tuple[Shape, int]:
-    shape, condition = options.dimensions()
-    return shape, condition.num_classes
-

@@ -1,12 +1,17 @@
 """The 8x8 digits inside scikit-learn: the data set that needs no download."""
 
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from dynamics.data.imageset import ImageSet
 from dynamics.data.source import Embedded
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
 
 
 class Digits(Embedded):
@@ -23,9 +28,11 @@ class Digits(Embedded):
     def load(self) -> ImageSet:
         return load_digits()
 
+    def dimensions(self) -> tuple[Shape, ClassLabels]:
+        return (1, 8, 8), ClassLabels(10)
+
 
 @lru_cache(maxsize=1)
-
 def load_digits() -> ImageSet:
     """Return the 1797 handwritten digits of scikit-learn: 1x8x8, levels 0..16, 10 classes.
 
@@ -34,12 +41,15 @@ def load_digits() -> ImageSet:
         >>> len(data.pixels), data.shape, data.num_classes
         (1797, (1, 8, 8), 10)
     """
-    from sklearn import datasets  # takes over a second, which commands that train nothing need not wait for
-
-    bunch = datasets.load_digits()
+    # the file that sklearn.datasets.load_digits reads; to import that would add over a second to the start of every run
+    package = find_spec("sklearn")
+    assert package is not None, "a dependency"
+    assert package.origin is not None, "it has a file"
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
     return ImageSet(
-        pixels=torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1),
-        labels=torch.from_numpy(bunch.target).long(),
+        pixels=table[:, :-1].reshape(-1, 1, 8, 8).contiguous(),
+        labels=table[:, -1].long(),
         levels=16,
         num_classes=10,
         name="digits",

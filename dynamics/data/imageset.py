@@ -17,6 +17,7 @@ from dynamics.options import invalid
 from dynamics.oracles import EmpiricalOracle
 from dynamics.rng import batch_indices
 
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """A finite set of labelled images, x = 2 pixels / levels - 1.

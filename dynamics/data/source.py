@@ -105,7 +105,7 @@ class DataOptions(Family):
 
 
 class Embedded(DataOptions):
-    """Data that come from a package; the fields of data that lie in files are empty, and in the JSON of earlier runs."""
+    """Data that come from a package; the fields of files are empty, and in the JSON of earlier runs."""
 
     path: Path | None = None
     """None: these data lie in no file of yours."""

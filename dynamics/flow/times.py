@@ -8,7 +8,6 @@ the larger of two draws, not one draw.
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import torch
@@ -286,10 +285,3 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
         return UniformGap(low=max(law.low, low), high=min(law.high, high))
     allowed = "logit_normal, uniform_pair or uniform_gap"
     raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")
-
-
-def check_edges(name: str, edges: tuple[float, ...]) -> None:
-    """Refuse bin edges that are not at least two increasing numbers in [0, 1]."""
-    increasing = all(lo < hi for lo, hi in pairwise(edges))
-    if len(edges) < 2 or not increasing or edges[0] < 0 or edges[-1] > 1:
-        raise invalid(name, edges, "at least two increasing numbers in [0, 1]", "for example 0 0.1 0.3 0.5 0.7 0.9 1")

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynamics.flow.integrator import follow, runge_kutta
 from dynamics.flow.path import Velocity
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
-from dynamics.instruments.gram import GradientOptions, TaskInstrument, TaskProbe, task_gram
+from dynamics.instruments.gram import TaskInstrument, TaskProbe, task_gram
+from dynamics.instruments.group_gradients import GradientOptions
 from dynamics.instruments.instrument import said
 from dynamics.instruments.tasks import Task, gap_tasks
 from dynamics.models import Network

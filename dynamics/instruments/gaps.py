@@ -16,12 +16,11 @@ from torch import Tensor
 from dynamics.data import DataSource
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformGap, check_edges
+from dynamics.flow.times import UniformGap
 from dynamics.instruments.instrument import InstrumentOptions, Probe, asking, said
 from dynamics.models import Network
 from dynamics.objectives import Objective
-from dynamics.options import Options
-from dynamics.oracles import GuidedOracle, Oracle
+from dynamics.options import Options, check_edges
 from dynamics.rng import generator
 from dynamics.training import Recipe, TrainState
 

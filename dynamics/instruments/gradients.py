@@ -2,18 +2,15 @@
 
 Rows never meet inside the network, so the gradient of a layer's weight over any group of rows is a product of that
 group's inputs and output gradients. One forward and one backward pass of all rows give these; the gradient of each
-group is then one small product per layer, where a loop over groups would run a whole pass for each. An objective that
-asks for some rows now and for others later leaves no trace of whose they are: there the loop remains.
+group is then one small product per layer, where a loop over groups would run a whole pass for each.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,68 +21,63 @@ MAX_ELEMENTS = 1 << 22
 """Gradients of several groups are formed together up to so many numbers: small layers in one product, large ones
 group by group, so that no more than one large gradient is in memory at a time."""
 
-Take = Callable[[str, Tensor, Tensor, bool], None]
-"""(layer name, its input [B, tokens, in], gradient of its output [B, tokens, out], whether its bias is in that output)"""
+Take = Callable[[str, Tensor, Tensor], None]
+"""(layer name, its input [B, tokens, in], gradient of its output [B, tokens, out])"""
 
 
 @contextmanager
-def tapped(model: nn.Module, take: Take) -> Iterator[list[int]]:
+def tapped(model: nn.Module, take: Take, num_rows: int) -> Iterator[None]:
     """Hand the input and the output gradient of every layer with weights to `take` during backward passes.
 
-    Passes without gradient, such as those of the derivative du/dt, are not tapped. Of a derivative that is gone back
-    through, both parts are: the tangent of a layer's output is its weight times the tangent of its input. An embedding
-    counts as a linear layer on one-hot rows.
+    Passes without gradient, such as those of the derivative du/dt, are not tapped. An embedding counts as a linear
+    layer on one-hot rows.
 
-    Yields:
-        The number of rows of each pass with gradient, as these are made.
+    Args:
+        model: A model without `untapped` weights.
+        take: What takes them.
+        num_rows: Rows of every pass with gradient.
 
     Raises:
-        ValueError: The model has weights outside linear and embedding layers.
+        ValueError: A pass with gradient has another number of rows.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    covered = {f"{name}.{p}" for name, module in layers.items() for p, _ in module.named_parameters(recurse=False)}
-    others = sorted({name for name, _ in model.named_parameters()} - covered)
-    if others:
-        remedy = "express them through models.linear.Linear"
-        raise invalid("model", others, "weights of linear and embedding layers only", remedy)
-    passes: list[int] = []
+    layers = _layers(model)
 
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():
-            passes.append(len(inputs[0]))
-
-    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        def watch(module: nn.Module, given: Tensor, output: Tensor, bias: bool) -> None:
+    def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not torch.is_grad_enabled():
+                return
             if not output.requires_grad:  # the first layers: neither images nor weights ask for a gradient
                 output.requires_grad_()
+            if len(output) != num_rows:
+                allowed = f"passes with gradient of all {num_rows} rows, as an objective with ONE_PASS makes them"
+                raise invalid("pass", f"{len(output)} rows", allowed, "leave ONE_PASS of the objective False")
+            given = inputs[0].detach()
             if isinstance(module, nn.Embedding):
                 given = F.one_hot(given, module.num_embeddings).to(output.dtype)
             # [B, in] and [B, tokens, in] alike
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda g: take(name, *(x.reshape(len(x), -1, x.shape[-1]) for x in (given, g)), bias)
+                lambda g: take(name, given.reshape(len(given), -1, given.shape[-1]), g.reshape(len(g), -1, g.shape[-1]))
             )
-
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not torch.is_grad_enabled():
-                return None
-            given, out = (forward_ad.unpack_dual(x) for x in (inputs[0], output))  # type: ignore[no-untyped-call]
-            if given.tangent is None or out.tangent is None:
-                watch(module, given.primal.detach(), output, bias=True)
-                return None
-            watch(module, given.primal.detach(), out.primal, bias=True)
-            watch(module, given.tangent.detach(), out.tangent, bias=False)
-            dual: Tensor = forward_ad.make_dual(out.primal, out.tangent)  # type: ignore[no-untyped-call]
-            return dual
 
         return hook
 
     handles = [module.register_forward_hook(tap(name)) for name, module in layers.items()]
-    handles.append(model.register_forward_pre_hook(note))
     try:
-        yield passes
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+
+
+def untapped(model: nn.Module) -> list[str]:
+    """Return the names of the weights outside linear and embedding layers, which `tapped` does not reach."""
+    layers = _layers(model).items()
+    covered = {f"{name}.{p}" for name, module in layers for p, _ in module.named_parameters(recurse=False)}
+    return sorted({name for name, _ in model.named_parameters()} - covered)
 
 
 @dataclass
@@ -112,9 +104,7 @@ class Gradients:
         self.tensors[name][groups] += kept
 
 
-def add_layer(
-    into: Gradients, module: nn.Module, name: str, groups: slice, inputs: Tensor, outputs: Tensor, bias: bool = True
-) -> None:
+def add_layer(into: Gradients, module: nn.Module, name: str, groups: slice, inputs: Tensor, outputs: Tensor) -> None:
     """Form a layer's gradients of consecutive groups with equally many rows each and add them.
 
     Args:
@@ -124,11 +114,10 @@ def add_layer(
         groups: Which groups the rows are, in order.
         inputs: [B, tokens, in] of all their rows.
         outputs: Gradient of the layer's output, [B, tokens, out].
-        bias: Whether the layer's bias is part of that output.
     """
     count = groups.stop - groups.start
     a, d = (x.reshape(count, -1, x.shape[-1]) for x in (inputs, outputs))
-    if bias and isinstance(module, nn.Linear) and module.bias is not None:
+    if isinstance(module, nn.Linear) and module.bias is not None:
         into.add(f"{name}.bias", groups, d.sum(1))
     together = max(1, MAX_ELEMENTS // (a.shape[-1] * d.shape[-1]))
     for start in range(0, count, together):

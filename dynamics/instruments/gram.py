@@ -4,60 +4,23 @@ Everything that is said about how tasks get along (cosines and their intervals, 
 this array afterwards, in `dynamics.analysis`, so that a new estimator needs no new run.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import xarray as xr
 from pydantic import Field
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from dynamics.flow.progress import Progress
-from dynamics.flow.rows import Rows, chained
-from dynamics.instruments.gradients import Gradients, Sketch, add_layer, tapped
+from dynamics.instruments.gradients import Gradients
+from dynamics.instruments.group_gradients import Array, GradientOptions, Group, check_memory, collect
 from dynamics.instruments.instrument import InstrumentOptions, Probe, said
-from dynamics.instruments.tasks import (
-    WHOLE,
-    LossOptions,
-    Task,
-    TaskOptions,
-    gap_tasks,
-    task_coordinates,
-    task_loss,
-    task_rows,
-    velocity_task,
-)
-from dynamics.models import Network
+from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
 from dynamics.objectives import Objective
-from dynamics.options import invalid
 from dynamics.training import Recipe, TrainState
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class GradientOptions(LossOptions):
-    """How gradients are taken and what is kept of them."""
-
-    precondition: Literal["none", "adam"] = "none"
-    """Plain inner products, or <g_i, P g_j> with P = 1 / (sqrt(v_hat) + eps) of the run's optimiser."""
-    groups: Literal["model", "block", "tensor"] = "block"
-    """Inner products of the whole model; also of each block and kind of layer; also of each tensor."""
-    backend: Literal["exact", "sketch"] = "exact"
-    """Keep whole gradients, or a seeded sketch of each for models whose gradients do not fit into memory."""
-    sketch_size: int = Field(default=4096, gt=0)
-    """Numbers kept of each tensor by the sketch; smaller tensors are kept whole."""
-    rows_per_pass: int = Field(default=128, gt=0)
-    """Rows that go through the network at once; bounds the memory of activations."""
-
-    @property
-    def needs_moments(self) -> bool:
-        """Whether the optimiser's moments are read."""
-        return self.precondition == "adam"
 
 
 class TaskInstrument(TaskOptions, InstrumentOptions):
@@ -76,13 +39,6 @@ class GramOptions(GradientOptions, TaskInstrument):
 
     def observer(self, recipe: Recipe, progress: bool = False) -> "GramProbe":
         return GramProbe(recipe, self, progress)
-
-
-class Group(NamedTuple):
-    """Rows whose mean loss is differentiated, and which loss that is."""
-
-    rows: Rows
-    loss: str = WHOLE
 
 
 @dataclass(frozen=True)
@@ -173,98 +129,6 @@ def task_gram(
     return xr.Dataset(content, coords, attrs=said(gradients) | said(options))
 
 
-def collect(
-    state: TrainState,
-    groups: Sequence[Group],
-    recipe: Recipe,
-    options: GradientOptions,
-    progress: bool = False,
-) -> tuple[Gradients, Array]:
-    """Take the gradient of every group's mean loss; all groups have equally many rows, those with r = t first.
-
-    Returns:
-        The gradients (or their sketches) and each group's mean raw loss, [num_groups].
-    """
-    model, n = state.model, len(groups[0].rows)
-    weights = state.weights(options.weights)
-    sketch = Sketch(recipe.seed, options.sketch_size) if options.backend == "sketch" else None
-    scale = adam_scale(state) if options.precondition == "adam" else {}
-    into = Gradients(len(groups), sketch, scale)
-    objective, now, losses = options.objective(recipe.objective), recipe.progress(state.step), np.zeros(len(groups))
-    # bound, also to the raw weights: gradients of the model's own parameters are training's
-    net = state.network(options.weights, bind=True)
-    modules, any_weight = dict(model.named_modules()), next(iter(weights.values()))
-    per_pass = max(1, options.rows_per_pass // n)
-    bar = tqdm(total=len(groups) * n, desc="gradients", unit="row", disable=not progress, leave=False)
-
-    def add(chosen: slice, start: int, stop: int) -> None:
-        parts = [
-            Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
-        ]
-
-        def take(name: str, a: Tensor, d: Tensor, bias: bool) -> None:
-            add_layer(into, modules[name], name, chosen, a, d, bias)
-
-        with tapped(model, take) as passes:
-            value = _backward(net, objective, now, parts, n, options.loss, passes)
-        if value is None:
-            for i in range(chosen.start, chosen.stop):
-                add(slice(i, i + 1), start, stop)
-            return
-        losses[chosen] += value / n
-        bar.update((stop - start) * len(parts))
-
-    for first in range(0, len(groups), per_pass):
-        for start in range(0, n, options.rows_per_pass):
-            add(slice(first, min(first + per_pass, len(groups))), start, min(start + options.rows_per_pass, n))
-    bar.close()
-    order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
-    into.tensors = {name: into.tensors[name] for name in order}
-    return into, losses
-
-
-def _backward(
-    net: Network, objective: Objective, now: Progress, parts: Sequence[Group], n: int, loss: str, passes: Sequence[int]
-) -> Array | None:
-    """Run the passes of some groups' rows; return the sum of each group's raw losses.
-
-    Return None, and take no gradient, where there are several groups and the objective does not ask for all rows at
-    once, as the numbers of rows in its `passes` tell: whose gradient is whose cannot be known.
-    """
-    rows = chained([part.rows for part in parts])
-    with torch.enable_grad():
-        terms = objective.loss(net, rows, now)
-        if len(parts) > 1 and list(passes) != [len(rows)]:
-            return None
-        weight = terms.adaptive if loss == "adaptive" else torch.ones_like(terms.raw)
-        each = len(parts[0].rows)
-        owner = torch.arange(len(parts), device=weight.device).repeat_interleave(each)
-        values = torch.zeros_like(terms.raw)
-        for name in dict.fromkeys(part.loss for part in parts):
-            mine = torch.tensor([part.loss == name for part in parts], device=weight.device)[owner]
-            values = torch.where(mine, task_loss(objective, name, terms, rows), values)
-        (weight * values / n).sum().backward()  # type: ignore[no-untyped-call]
-    return np.asarray(values.detach().double().view(len(parts), each).sum(1).cpu())
-
-
-def adam_scale(state: TrainState) -> dict[str, Tensor]:
-    """Return sqrt(P) by tensor name, P = 1 / (sqrt(v_hat) + eps): <sqrt(P) g_i, sqrt(P) g_j> = <g_i, P g_j>.
-
-    Raises:
-        ValueError: The optimiser has not made a step yet.
-    """
-    out = {}
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            memory = state.optimizer.state.get(parameter)
-            if not memory:
-                remedy = "measure a later checkpoint, or use precondition 'none'"
-                raise invalid("precondition", f"adam at step {state.step}", "a state after the first step", remedy)
-            v_hat = memory["exp_avg_sq"] / (1 - group["betas"][1] ** float(memory["step"]))
-            out[parameter] = (v_hat.sqrt() + group["eps"]).rsqrt()
-    return {name: out[parameter] for name, parameter in state.model.named_parameters()}
-
-
 def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str], Array, Array]:
     """Return labels, inner products and the sketch's error for each part of the model.
 
@@ -331,18 +195,3 @@ def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:
     if level == "tensor":
         parts.update({name: [name] for name in names})
     return parts
-
-
-def check_memory(num_groups: int, model: nn.Module, options: GradientOptions) -> None:
-    """Refuse exact gradients that would take more than half of this machine's memory.
-
-    Raises:
-        ValueError: with the size.
-    """
-    if options.backend == "sketch":
-        return
-    needed = num_groups * sum(p.numel() * p.element_size() for p in model.parameters())
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there / 2:
-        received = f"exact, {needed / 1e9:.1f} GB for {num_groups} gradients"
-        raise invalid("backend", received, f"at most half of the {there / 1e9:.0f} GB of memory", "use backend sketch")

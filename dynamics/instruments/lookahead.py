@@ -14,7 +14,8 @@ from torch import Tensor
 from dynamics.flow.path import Velocity
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, chained
-from dynamics.instruments.gram import Array, GradientOptions, Group, TaskInstrument, TaskProbe, collect
+from dynamics.instruments.gram import TaskInstrument, TaskProbe
+from dynamics.instruments.group_gradients import Array, GradientOptions, Group, collect
 from dynamics.instruments.instrument import said
 from dynamics.instruments.tasks import Task, task_coordinates, task_rows
 from dynamics.models import Network, bound

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynamics.flow.condition import ClassLabels, concatenated
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformGap
-from dynamics.instruments.gram import Array, GradientOptions, Group, check_memory, collect, products
+from dynamics.instruments.gram import products
+from dynamics.instruments.group_gradients import Array, GradientOptions, Group, check_memory, collect
 from dynamics.instruments.instrument import InstrumentOptions, Probe, asking, said
 from dynamics.rng import generator
 from dynamics.training import Recipe, TrainState

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
 from dynamics.instruments.instrument import asking
 from dynamics.objectives import LossTerms, Objective
-from dynamics.options import Options, invalid
+from dynamics.options import Options, check_edges, invalid
 from dynamics.rng import generator
 from dynamics.training import Recipe
 
@@ -32,15 +32,17 @@ class LossOptions(Options):
     """Which weights are measured: the raw ones, which training moves, or the first average."""
 
     def objective(self, trained: Objective) -> Objective:
-        """Return the objective whose gradients are measured: the one that was trained.
+        """Return the objective whose gradients are measured: what the one that was trained names.
 
         Raises:
             ValueError: It has no loss for r < t rows, whose gradients are asked for.
         """
-        if not trained.TAKES_GAPS:
+        measured = trained.measured(self.guidance)
+        if not measured.TAKES_GAPS:
+            allowed = "an objective with a loss for r < t rows, or whose `measured` names one"
             remedy = "measure its exact errors by gaps, or the gradients of a run that starts from it (start.run)"
-            raise invalid("instrument of gradients", trained.kind, "an objective that trains r < t rows", remedy)
-        return trained.measured(self.guidance)
+            raise invalid("instrument of gradients", trained.kind, allowed, remedy)
+        return measured
 
 
 class TaskOptions(LossOptions):

@@ -1,6 +1,6 @@
 """The MeanFlow objective (Mean Flows for One-step Generative Modeling, 2505.13447)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from dynamics.oracles import Oracle
 
 class MeanFlow(Objective):
     """u is regressed on u_tgt = sg(v_g - (t - r) du/dt)."""
+
+    ONE_PASS: ClassVar[bool] = True
 
     kind: Literal["meanflow"] = "meanflow"
     adaptive: Adaptive = Adaptive()

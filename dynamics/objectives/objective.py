@@ -26,6 +26,9 @@ class Objective(Family):
     """Unit and text, by name, of what `LossTerms.extras` hold: their means over the rows are recorded at every step."""
     TAKES_GAPS: ClassVar[bool] = True
     """Whether r < t rows have a loss; else all rows must have r = t."""
+    ONE_PASS: ClassVar[bool] = False
+    """Whether the loss calls the network with gradient exactly once, on all rows in their order: instruments then take
+    the gradients of many groups of rows from one pass."""
 
     kind: str
 
@@ -74,7 +77,9 @@ class Objective(Family):
 
     @abstractmethod
     def measured(self, guidance: Literal["run", "off"]) -> "Objective":
-        """Return the objective whose gradients instruments measure on rows of their own.
+        """Return the objective that instruments measure on rows of their own: this one, or the one that it stands for.
+
+        Results say its kind. Where it has no loss for r < t rows (TAKES_GAPS), gradients by gap are refused.
 
         Args:
             guidance: As in training, or none.

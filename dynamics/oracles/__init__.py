@@ -5,5 +5,14 @@ from dynamics.oracles.gaussian import GaussianOracle
 from dynamics.oracles.gaussian_mixture import MixtureOracle
 from dynamics.oracles.guided import GuidedOracle
 from dynamics.oracles.posterior import Oracle, PosteriorOracle
+from dynamics.oracles.uniform_boxes import UniformBoxesOracle
 
-__all__ = ["EmpiricalOracle", "GaussianOracle", "GuidedOracle", "MixtureOracle", "Oracle", "PosteriorOracle"]
+__all__ = [
+    "EmpiricalOracle",
+    "GaussianOracle",
+    "GuidedOracle",
+    "MixtureOracle",
+    "Oracle",
+    "PosteriorOracle",
+    "UniformBoxesOracle",
+]

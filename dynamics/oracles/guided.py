@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamics.flow.condition import each
 from dynamics.flow.path import expand
 from dynamics.oracles.posterior import Oracle, PosteriorOracle
 
@@ -56,7 +55,7 @@ class GuidedOracle:
             a, b = t.clamp(max=high), r.clamp(min=low)
             rows = (a > b).nonzero()[:, 0]
             if len(rows):
-                some = None if c is None else each(c, lambda column, rows=rows: column[rows])
+                some = None if c is None else c[rows]
                 u = field.u((z - moved)[rows], a[rows], b[rows], some)
                 moved = moved.index_add(0, rows, expand((a - b)[rows], z) * u)
         instant = self.v(z, t, c)

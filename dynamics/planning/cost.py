@@ -16,7 +16,7 @@ from dynamics.options import Options
 
 
 def _attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
-    return int(sdpa_flop_count(q, k, v))
+    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
 
 _FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -9,14 +9,15 @@ from signal import Signals
 
 import torch
 
-from dynamics.atomic import locked, replacing
+from dynamics.atomic import replacing
 from dynamics.config import RunConfig
 from dynamics.models import build
 from dynamics.options import invalid
 from dynamics.record import GAP_BINS, peak_memory_mb
 from dynamics.runner import tensorboard as board
+from dynamics.runner.agreement import agree, differences
 from dynamics.runner.recorder import recording
-from dynamics.runner.run_folder import RunFolder, differences
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
 from dynamics.training import (
     Checkpoints,
@@ -42,10 +43,6 @@ from dynamics.training import (
 )
 
 GAP_COORDINATE = {"gap_count": ("gap_bin", [(i + 0.5) / GAP_BINS for i in range(GAP_BINS)])}
-
-
-class RunInUseError(ValueError):
-    """Another process trains this run."""
 
 
 def run(
@@ -83,18 +80,15 @@ def run(
     if tensorboard:
         board.check_installed()
     with joined(device_for(config.training)) as here, ExitStack() as until_the_end:
-        of_first = on_first(lambda: config.run_id)
-        on_all(lambda: _check_ranks(config, here, of_first))
+        agree("config", config.model_dump(mode="json"))
+        on_all(lambda: _check_batch(config, here))
         if not on_first(lambda: _claim(folder, config, until_the_end)):
             _train(folder, config, progress, going_on, limit, tensorboard)
     return folder.path
 
 
-def _check_ranks(config: RunConfig, here: World, of_first: str) -> None:
-    """Refuse ranks that cannot train together, before anything is computed."""
-    if config.run_id != of_first:
-        remedy = "start every rank with the same command and the same version of this package"
-        raise invalid(f"config of rank {here.rank}", config.run_id, f"that of rank 0, run {of_first}", remedy)
+def _check_batch(config: RunConfig, here: World) -> None:
+    """Refuse a batch that so many ranks cannot share, before anything is computed."""
     options = config.training
     if options.batch_size % (here.size * options.accumulation):
         allowed = f"a multiple of {here.size} ranks x accumulation={options.accumulation}"
@@ -104,12 +98,7 @@ def _check_ranks(config: RunConfig, here: World, of_first: str) -> None:
 def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     """Take the run's folder and hold it; return whether the run is finished."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        until.enter_context(locked(folder.log, wait=False))
-    except BlockingIOError:
-        allowed = "a run that no other process is training"
-        error = invalid("out", str(folder.path), allowed, "wait for it, or choose another --out")
-        raise RunInUseError(str(error)) from None
+    until.enter_context(folder.held(folder.log.name, "training"))
     folder.claim(config)
     return folder.result.exists()
 

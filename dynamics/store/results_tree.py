@@ -12,7 +12,7 @@ SHOWN = 6
 """How many values or names a line shows before it says how many more there are."""
 
 
-class Results(xr.DataTree):
+class Results(xr.DataTree):  # type: ignore[no-untyped-call]
     """The labelled tree of `open_results`: an xarray DataTree that prints what it holds in a few lines."""
 
     __slots__ = ()
@@ -23,7 +23,7 @@ class Results(xr.DataTree):
         groups = {name: child.to_dataset() for name, child in tree.children.items()}
         return cls(dataset=tree.to_dataset(), children={name: xr.DataTree(group) for name, group in groups.items()})
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return "\n".join(_lines(self))
 
     def _repr_html_(self) -> str:

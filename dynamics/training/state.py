@@ -10,7 +10,7 @@ from dynamics.models import Network, bound
 from dynamics.options import invalid
 from dynamics.record import no_rows
 from dynamics.training.distributed import local
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 
 Weights = dict[str, Tensor]
 
@@ -46,16 +46,17 @@ class TrainState:
             return self.average(which)
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
-    def network(self, which: str, bind: bool = False) -> Network:
+    def network(self, which: str, weights: Weights | None = None) -> Network:
         """Return what an instrument may do with some weights; the averages are its teachers.
 
         Args:
             which: "model" for the raw weights, "ema" for the first average, or a decay such as "0.999".
-            bind: Whether a backward pass leaves the gradients of the model's parameters alone, also with raw weights.
+            weights: Those weights by name, if a backward pass is not to reach the model's own parameters.
         """
         averages = {decay: bound(self.model, weights) for decay, weights in self.emas.items()}
-        own = which == "model" and not bind
-        return Network(self.model if own else bound(self.model, self.weights(which)), averages)
+        if weights is None and which == "model":
+            return Network(self.model, averages)
+        return Network(bound(self.model, weights or self.weights(which)), averages)
 
 
 def start(model: nn.Module, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:

@@ -2,18 +2,58 @@
 
 import ast
 import importlib.util
-import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jupytext
 import nbformat
 import pytest
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "analysis_notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
 PAIRS = pytest.mark.parametrize("name", NAMES)
+
+
+class Displayed(DisplayHook):
+    """Shows the value of a cell's last line the way display() does, as a notebook would."""
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        self.shell.display_pub.publish(format_dict, md_dict)
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[InteractiveShell]:
+    """Yield the interpreter of a notebook, in this process: seven kernels would import everything seven times."""
+    config = Config({"HistoryManager": {"enabled": False}})
+    yield InteractiveShell.instance(config=config, displayhook_class=Displayed)
+    InteractiveShell.clear_instance()
+
+
+def executed(script: Path, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Run the cells of a script in its folder and return what they display; an error or a warning is raised."""
+    monkeypatch.chdir(script.parent)
+    shell.reset()
+    shown: list[Any] = []
+    for cell in jupytext.read(script).cells:
+        if cell.cell_type != "code":
+            continue
+        with warnings.catch_warnings(), capture_output() as captured:
+            warnings.simplefilter("error")
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", hidden)
+            result = shell.run_cell(cell.source)
+        result.raise_error()
+        assert captured.stderr == ""
+        shown += captured.outputs
+    return shown
 
 
 def runner() -> ModuleType:
@@ -33,12 +73,13 @@ def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def figures(notebook: nbformat.NotebookNode) -> int:
-    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+def kinds(shown: list[Any]) -> list[list[str]]:
+    """Return the formats in which each thing was displayed."""
+    return [sorted(data) for data in shown]
 
 
 def check_outputs(notebook: nbformat.NotebookNode) -> None:
-    assert figures(notebook) > 0
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
     assert [output for output in outputs(notebook) if output.output_type == "error"] == []
     assert [output.text for output in outputs(notebook) if output.get("name") == "stderr"] == []
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
@@ -51,14 +92,17 @@ def test_there_are_seven_pairs_and_nothing_else() -> None:
 
 
 @PAIRS
-def test_it_runs_on_the_committed_results(name: str, tmp_path: Path) -> None:
+def test_it_runs_on_the_committed_results(
+    name: str, shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = tmp_path / FOLDER.name
     work.mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")
-    shutil.copy(FOLDER / f"{name}.py", work)
-    notebook = runner().executed(work / f"{name}.py")
-    check_outputs(notebook)
-    assert figures(notebook) == figures(committed(name))
+    script = work / f"{name}.py"
+    script.write_bytes((FOLDER / script.name).read_bytes())
+    shown = executed(script, shell, monkeypatch)
+    there = [output.data for output in outputs(committed(name)) if "data" in output]
+    assert kinds([output.data for output in shown]) == kinds(there), "as in the committed notebook"
     assert [path.name for path in work.iterdir()] == [f"{name}.py"], "a notebook writes nothing"
 
 
@@ -86,10 +130,36 @@ def test_it_imports_the_package_and_computes_nothing_itself(name: str) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Try)], "a missing file must fail"
 
 
-def test_a_missing_results_file_fails(tmp_path: Path) -> None:
-    work = tmp_path / FOLDER.name
-    work.mkdir()
-    script = work / "00_quickstart.py"
-    shutil.copy(FOLDER / script.name, script)
+def test_a_missing_results_file_fails(shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "00_quickstart.py"
+    script.write_bytes((FOLDER / script.name).read_bytes())
     with pytest.raises(Exception, match=r"merged\.nc"):
+        executed(script, shell, monkeypatch)
+
+
+CELLS = """\
+# %%
+from pathlib import Path
+
+class Picture:
+    def _repr_png_(self):
+        return b"a picture"
+
+Picture()
+
+# %%
+Path("a").read_text()
+"""
+
+
+def test_the_command_fills_a_notebook_through_a_kernel_and_passes_errors_on(tmp_path: Path) -> None:
+    header = (FOLDER / "00_quickstart.py").read_text().split("# %%")[0]
+    script = tmp_path / "00_any.py"
+    script.write_text(header + CELLS)
+    with pytest.raises(Exception, match="FileNotFoundError"):
         runner().executed(script)
+    (tmp_path / "a").write_text("content")
+    notebook = runner().executed(script)
+    check_outputs(notebook)
+    assert [cell.id for cell in notebook.cells] == ["cell-0", "cell-1"]
+    assert "content" in outputs(notebook)[-1].data["text/plain"]

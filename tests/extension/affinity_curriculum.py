@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import xarray as xr
-from dynamics.estimators import cosines, split_products
 from pydantic import Field
 from torch import Tensor
 
 from dynamics.curricula import Curriculum, Plan, Progress, State
 from dynamics.curricula.plan import record, weigh_u
+from dynamics.estimators import split_products
+from dynamics.estimators.cosine import cosines
 
 
 class AffinityGate(Curriculum):

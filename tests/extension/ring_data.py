@@ -11,15 +11,15 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from dynamics.data.source import WHOLE
-from dynamics.oracles import GaussianOracle, MixtureOracle
 from pydantic import Field
 from torch import Tensor, nn
 
 from dynamics.data import DataOptions, DataSource
+from dynamics.data.source import WHOLE
 from dynamics.flow.condition import Condition
 from dynamics.flow.path import Shape, expand
 from dynamics.models.linear import Linear
+from dynamics.oracles import GaussianOracle, MixtureOracle
 from dynamics.rng import generator
 
 NUM_ANGLES = 12

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from dynamics.oracles import Oracle
 from pydantic import Field
 
 from dynamics.flow.path import expand
@@ -17,6 +16,7 @@ from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
 from dynamics.objectives import Adaptive, LossTerms, Objective, squared_error
+from dynamics.oracles import Oracle
 
 
 class Terminal(Objective):

@@ -1,10 +1,14 @@
 """A real Slurm for the tests that ask for one: fixtures slurm and slurm_with_accounting."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from slurm_cluster import PREFIXES, Slurm, cluster, missing
+from sweeps._sweep import small
+
+from dynamics.sweep.grid import Planned
 
 REQUIRED = "DYNAMICS_REQUIRE_SLURM"
 """Where this variable is set, tests without a Slurm fail; elsewhere they are skipped."""
@@ -66,3 +70,16 @@ def slurm(slurm_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
 def slurm_with_accounting(slurm_accounting_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """Yield a Slurm whose sacct answers; otherwise like slurm."""
     yield from use(slurm_accounting_session, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Planned], Path]:
+    """Return the folder of a run of the tests' sweeps, by the sweep's name, that nobody disturbed; made once."""
+    results = tmp_path_factory.mktemp("undisturbed")
+
+    def folder(name: str, run: Planned) -> Path:
+        sweep = small(name, results)
+        sweep.do(run)  # which does nothing where it is done
+        return sweep.folder.run(run.run_id).path
+
+    return folder

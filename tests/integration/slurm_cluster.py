@@ -43,10 +43,11 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a user of this cluster, whose jobs can import the modules beside this file."""
+        """The environment of a user of this cluster, whose jobs can import the modules beside this file and above."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
-        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(HERE))]
-        path = os.pathsep.join([str(HERE), *others])
+        mine = [str(HERE), str(HERE.parent)]
+        others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *mine)]
+        path = os.pathsep.join([*mine, *others])
         return ours | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PYTHONPATH": path}
 
     def ask(self, *command: str, seconds: float = 20) -> str:
@@ -72,7 +73,7 @@ class Slurm:
             if time.monotonic() > end:
                 queue = self.states() if self.answers() else "unknown, slurmctld does not answer"
                 raise TimeoutError(f"after {seconds} s: {what} has not come; the queue is {queue}")
-            time.sleep(0.1)
+            time.sleep(0.2)  # asking takes CPU time, which the jobs need
         return value
 
     def signal(self, job_id: str, name: str) -> None:

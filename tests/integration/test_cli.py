@@ -15,10 +15,9 @@ from dynamics import cli
 from dynamics.cli.demo import DEMO_PRESETS, demo
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
-from dynamics.instruments import CellsOptions, GapsOptions
-from dynamics.instruments.parse import KINDS
+from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.objectives import FlowMatching
 
 SMALL = [
@@ -115,7 +114,7 @@ def test_observers_by_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 
 def test_train_help_lists_what_observe_takes(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "train", "digits-meanflow", "--help")
-    for kind in KINDS:
+    for kind in InstrumentOptions.members():
         assert re.search(rf"^ *{kind}: .*\bevery\b", out, flags=re.MULTILINE), kind
 
 
@@ -158,8 +157,8 @@ def test_doctor_finds_this_installation_well(capsys: pytest.CaptureFixture[str])
 def test_doctor_notices_a_wrong_derivative(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from dynamics.cli import doctor
 
-    right = doctor.total_derivative
-    monkeypatch.setattr(doctor, "total_derivative", lambda *a: tuple(1.001 * x for x in right(*a)))
+    right = doctor.Network.jvp
+    monkeypatch.setattr(doctor.Network, "jvp", lambda *a, **dz: tuple(1.001 * x for x in right(*a, **dz)))
     code, out, _ = call(capsys, "doctor", "--no-compile")
     assert code == 1
     assert "FAILED" in out

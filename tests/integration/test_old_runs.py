@@ -67,5 +67,5 @@ def test_an_old_run_is_measured_and_reported(folders: Path, tmp_path: Path) -> N
     assert dict(tree["gram_rows"].sizes)["row"] == 8
     main(["report", str(run_dir), "--out", str(tmp_path / "report")])
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "fd_digits" in text
+    assert "Frechet" in text
     assert len(list((tmp_path / "report").rglob("*.png"))) > 5

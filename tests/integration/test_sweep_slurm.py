@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import on_ranks
 from slurm_cluster import Slurm
+from sweeps._held import held
 from sweeps._sweep import Small, same_results, small
 
 from dynamics.cli.experiments import main
@@ -19,13 +21,13 @@ from dynamics.store import open_results
 from dynamics.sweep import slurm as queries
 from dynamics.sweep.events import events
 from dynamics.sweep.grid import Planned, experiment, plan
-from dynamics.sweep.local import run_here
 from dynamics.sweep.machine_files import remembered
 from dynamics.sweep.status import Status, statuses
 from dynamics.sweep.submit import ClusterOptions, submit_slurm
 from dynamics.sweep.sweep_folder import SweepFolder
 
 DIGITS = RESOURCES["digits"]
+Undisturbed = Callable[[str, Planned], Path]
 
 
 class Watched(Small):
@@ -37,9 +39,11 @@ class Watched(Small):
     def states(self, *runs: Planned) -> list[str]:
         return [status.state for status in statuses(self.folder, runs or self.runs)]
 
-    def submit(self, *runs: Planned, **options: object) -> list[str]:
+    def submit(self, *runs: Planned, hold: Path | None = None, **options: object) -> list[str]:
+        """Submit runs, which last until `hold` is removed; return the numbers of the jobs."""
         chosen = ClusterOptions.model_validate({"cluster": "slurm", **options})
-        return submit_slurm(self.folder, runs or self.runs, chosen, DIGITS)
+        with held(hold) if hold else contextlib.nullcontext():
+            return submit_slurm(self.folder, runs or self.runs, chosen, DIGITS)
 
     def records(self, run: Planned) -> int:
         log = self.folder.run(run.run_id).log
@@ -61,20 +65,10 @@ def until(slurm: Slurm, condition: Callable[[], bool], what: str, seconds: float
     slurm.wait_until(condition, seconds, what)
 
 
-def at_work(slurm: Slurm, sweep: Watched, run: Planned, more: int = 5) -> None:
+def at_work(slurm: Slurm, sweep: Watched, run: Planned, more: int = 2) -> None:
     """Wait until a run has gone some steps further."""
     least = sweep.records(run) + more
     until(slurm, lambda: sweep.records(run) >= least, f"{least} records of {run.knobs}")
-
-
-def signalled(process: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a process that is held; or the process has ended, as Slurm may have woken it."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except FileNotFoundError:
-        return True
-    mask = next(line.split()[1] for line in lines if line.startswith("ShdPnd"))
-    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def interrupt(slurm: Slurm, job_id: str) -> None:
@@ -84,29 +78,22 @@ def interrupt(slurm: Slurm, job_id: str) -> None:
     slurm.signal(job_id, "USR2")
 
 
-def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
-    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
+    slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, local = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "local")
-    most = sweep.runs[:7]  # the last one is long, for other tests
-    raises, killed, preempted, cancelled, timed_out, *_ = most
+    sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
+    most = sweep.runs[:6]  # the others are for other tests
+    raises, killed, preempted, cancelled, timed_out, _ = most
     sweep.path(raises).mkdir(parents=True)
     (sweep.path(raises) / "log.jsonl").write_text("half a line of another program\n")
-    # Slurm signals 17 s after the start; until then it is held, so that it cannot end before. It goes first, alone: a
-    # signal that comes while Python still starts ends the process, as it would with any program. Where a busy machine
-    # takes that long to start, it gets another minute
+    # Slurm signals 30 s after the start. It goes first, alone: a signal that comes while Python still starts ends the
+    # process, as it would with any program. Where a busy machine takes that long to start, it gets another minute
     for minutes in (1, 2, 3):
-        sweep.submit(timed_out, timeout=minutes, signal_delay=43)
-        until(slurm, lambda: sweep.records(timed_out) >= 5 or not slurm.states(), "a start or an early end")
+        sweep.submit(timed_out, hold=hold, timeout=minutes, signal_delay=30)
+        until(slurm, lambda: sweep.records(timed_out) >= 2 or not slurm.states(), "a start or an early end")
         if slurm.states():
             break
-    process = events(sweep.path(timed_out))[-1]["pid"]
-    os.kill(process, signal.SIGSTOP)
-    until(slurm, lambda: signalled(process, signal.SIGUSR2), "the signal of the time limit")
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGCONT)
-    until(slurm, lambda: not slurm.states(), "the end of the run that met its time limit")
-    sweep.submit(*most, timeout=10)
+    sweep.submit(*most, hold=hold, timeout=10)
     assert sweep.submit(*most) == [], "what is queued or runs is not submitted twice"
 
     at_work(slurm, sweep, killed)
@@ -119,51 +106,54 @@ def test_every_fault_at_once_and_all_runs_come_out_as_on_this_machine(
     until(slurm, lambda: sweep.kinds(preempted).count("started") == 2, "the first return")
     at_work(slurm, sweep, preempted)
     interrupt(slurm, job)
+    until(slurm, lambda: "stopped" in sweep.kinds(timed_out), "the signal of the time limit")
+    until(slurm, lambda: sweep.kinds(preempted).count("stopped") == 2, "the second stop")
+    hold.unlink()
     until(slurm, lambda: not slurm.states(), "the end of all jobs")
 
-    # the runs in their order: raises, killed, preempted, cancelled, timed out, two undisturbed ones
-    assert sweep.states(*most) == ["failed", "died", "done", "cancelled", "done", "done", "done"]
+    # the runs in their order: raises, killed, preempted, cancelled, timed out, an undisturbed one
+    assert sweep.states(*most) == ["failed", "died", "done", "cancelled", "done", "done"]
     assert sweep.status(preempted).preempted == 2
     assert sweep.status(preempted).job_id == job
     assert sweep.status(timed_out).preempted >= 1
     capsys.readouterr()
     main("sweeps", ["slow", "status", "--results", str(sweep.folder.results)])
     shown = capsys.readouterr().out
-    for text in ("4 done", "1 failed", "1 died", "1 cancelled", "ended without a word: Slurm says FAILED", "log of"):
+    for text in ("3 done", "1 failed", "1 died", "1 cancelled", "ended without a word: Slurm says FAILED", "log of"):
         assert text in shown, shown
 
     main("sweeps", ["slow", "retry", "--cluster", "slurm", "--results", str(sweep.folder.results)])
     until(slurm, lambda: not slurm.states(), "the end of what was retried")
     main("sweeps", ["slow", "collect", "--results", str(sweep.folder.results)])
-    assert "7 of 8 runs" in capsys.readouterr().out
-    assert open_results(sweep.folder.merged)["training"].sizes["run"] == 7
-
-    compared = sweep.runs[:6]  # five that were disturbed, and one that was not
-    run_here(local.folder, compared, ClusterOptions(), DIGITS)
-    for run in compared:
-        same_results(sweep.path(run), local.path(run))
+    assert "6 of 8 runs" in capsys.readouterr().out
+    assert open_results(sweep.folder.merged)["training"].sizes["run"] == 6
+    for run in most:
+        same_results(sweep.path(run), undisturbed("slow", run))
 
 
-def test_a_genuine_preemption_by_a_job_of_higher_priority(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_genuine_preemption_by_a_job_of_higher_priority(
+    slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again."""
-    sweep, undisturbed = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "undisturbed")
-    run = sweep.runs[7]
-    sweep.submit(run, partition="low")
+    sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
+    run = sweep.runs[6]
+    sweep.submit(run, hold=hold, partition="low")
     at_work(slurm, sweep, run)
-    slurm.ask("sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 3")
+    slurm.ask("sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     until(slurm, lambda: sweep.status(run).state == "queued", "the preemption")
+    hold.unlink()
     before = sweep.records(run)
-    undisturbed.do(run)
     until(slurm, lambda: sweep.status(run).state == "done", "the end")
     assert sweep.status(run).preempted == 1
     assert sweep.kinds(run) == ["submitted", "started", "started", "finished"]
     assert events(sweep.path(run))[2]["step"] > 0, f"resumed from a checkpoint, not from the start, of {before} steps"
-    same_results(sweep.path(run), undisturbed.path(run))
+    same_results(sweep.path(run), undisturbed("slow", run))
 
 
-def test_a_run_waits_for_the_one_it_starts_from(slurm_with_accounting: Slurm, tmp_path: Path) -> None:
-    slurm = slurm_with_accounting
-    sweep, undisturbed = watched("tiny", tmp_path / "slurm"), watched("tiny", tmp_path / "undisturbed")
+def test_a_run_waits_for_the_one_it_starts_from(
+    slurm_with_accounting: Slurm, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    slurm, sweep = slurm_with_accounting, watched("tiny", tmp_path)
     first = next(run for run in sweep.runs if run.role == "before")
     children = [run for run in sweep.runs if run.first is first]
     # the first run fails: those that wait for it do not wait for ever
@@ -182,26 +172,29 @@ def test_a_run_waits_for_the_one_it_starts_from(slurm_with_accounting: Slurm, tm
     sweep.submit(*children)
     until(slurm, lambda: not slurm.states(), "the end of the second try")
     assert sweep.states(first, *children) == ["done", "done", "done"]
-    undisturbed.do(first, *children)
     for run in (first, *children):
-        same_results(sweep.path(run), undisturbed.path(run))
+        same_results(sweep.path(run), undisturbed("tiny", run))
 
 
-def test_two_processes_train_one_run_and_are_preempted_together(slurm: Slurm, tmp_path: Path) -> None:
-    two, disturbed, one = (watched("slow", tmp_path / name) for name in ("two", "disturbed", "one"))
-    run = two.runs[0]
-    two.submit(run, tasks=2)
-    disturbed.submit(run, tasks=2)
-    at_work(slurm, disturbed, run)
-    interrupt(slurm, disturbed.status(run).job_id)
-    one.do(run)
-    until(slurm, lambda: not slurm.states(), "the end of both")
-    assert two.states(run) == disturbed.states(run) == ["done"]
-    assert disturbed.kinds(run) == ["submitted", "started", "stopped", "started", "finished"]
-    same_results(disturbed.path(run), two.path(run))
-    assert open_results(two.path(run)).attrs["world_size"] == 2
-    mine, other = (open_results(sweep.path(run))["training"].raw_u.values for sweep in (two, one))
-    assert torch.from_numpy(mine[:20]).allclose(torch.from_numpy(other[:20]), rtol=1e-4)
+def test_two_processes_train_one_run_and_are_preempted_together(
+    slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    sweep, twin, hold = watched("slow", tmp_path / "slurm"), watched("slow", tmp_path / "twin"), tmp_path / "hold"
+    run = sweep.runs[0]
+    sweep.submit(run, hold=hold, tasks=2)
+    at_work(slurm, sweep, run)
+    interrupt(slurm, sweep.status(run).job_id)
+    hold.unlink()
+    # the twin: two forked processes, which no cluster ever stops
+    on_ranks(run.config, twin.path(run))
+    twin.do(run)  # it is trained, and is evaluated
+    until(slurm, lambda: not slurm.states(), "the end")
+    assert sweep.states(run) == ["done"]
+    assert sweep.kinds(run) == ["submitted", "started", "stopped", "started", "finished"]
+    same_results(sweep.path(run), twin.path(run))
+    assert open_results(sweep.path(run)).attrs["world_size"] == 2
+    both, one = (open_results(path)["training"].raw_u.values for path in (sweep.path(run), undisturbed("slow", run)))
+    assert torch.from_numpy(both[:20]).allclose(torch.from_numpy(one[:20]), rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*not 6726825d")
@@ -236,15 +229,16 @@ def test_the_final_model_from_images_to_the_report(
 
 
 def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = watched("slow", tmp_path)
-    run = sweep.runs[7]  # the long one: it must still run when the controller has been asked twice
-    sweep.submit(run)
+    sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
+    run = sweep.runs[7]
+    sweep.submit(run, hold=hold)
     at_work(slurm, sweep, run)
     monkeypatch.setattr(queries, "SECONDS", 3)
     with slurm.without_controller():
         assert sweep.states(run, sweep.runs[0]) == ["unknown", "new"]
         with pytest.raises(queries.SlurmError, match=r"unknown what runs|did not answer"):
             sweep.submit()
+    hold.unlink()
     until(slurm, lambda: sweep.states(run) == ["done"], "the end of the run, which noticed nothing")
 
 

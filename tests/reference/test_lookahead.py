@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders import LAW, NOW, Pieces, state_of
-from test_gram import DIT, GUIDED, RECIPE, SMALL, double
+from test_gram import DIT, RECIPE, SMALL, double
 from torch import Tensor, nn
 
 from dynamics.flow.rows import Rows

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from dynamics.config import RunConfig
 from dynamics.instruments import InstrumentOptions, said
-from dynamics.models import build
 from dynamics.options import invalid
+from dynamics.runner.measure.finished_run import restored
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import add_step, read_run
-from dynamics.training import TrainState, device_for, start
 
 
 def probe(
@@ -38,28 +36,29 @@ def probe(
 
     Raises:
         ValueError: Before anything is computed: no finished run, no such checkpoint or one of another model, gap bins
-            that the run's law of times never draws, or a group measured with other settings.
+            that the run's law of times never draws, a group measured with other settings, or another process measures.
     """
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     kinds = [options.kind for options in instruments]
     if not kinds or len(set(kinds)) < len(kinds) or any(options.WHILE_TRAINING for options in instruments):
         later = [kind for kind, options in InstrumentOptions.members().items() if not options.WHILE_TRAINING]
-        remedy = "what training sums up (cells) exists only while it trains"
+        remedy = "sums over training rows (cells) exist only while training"
         raise invalid("instruments", kinds, f"any of {', '.join(later)}, each once", remedy)
     torch.set_num_threads(config.training.num_threads)
     recipe = config.recipe()
     observers = {o.kind: o.observer(recipe, progress) for o in instruments}
-    there = {name: child.attrs for name, child in read_run(folder.result).children.items()}
-    other = {o.kind: text for o in instruments if (text := _differences(there.get(o.kind, {}), o))}
-    if other and not replace:
-        remedy = "measure as before, or --replace, which drops those (log.jsonl keeps a training series)"
-        raise invalid("settings", other, f"those of the earlier measurements in {folder.result}", remedy)
-    state = restored(config, folder, checkpoint)
     measured: dict[str, xr.Dataset] = {}
-    for group, instrument in observers.items():
-        measured[group] = instrument.measure(state)
-        add_step(folder.result, group, measured[group], state.step, replace_group=group in other)
+    with folder.held("probe", "measuring"):
+        there = {name: child.attrs for name, child in read_run(folder.result).children.items()}
+        other = {o.kind: text for o in instruments if (text := _differences(there.get(o.kind, {}), o))}
+        if other and not replace:
+            remedy = "measure as before, or --replace, which drops those (log.jsonl keeps a training series)"
+            raise invalid("settings", other, f"those of the earlier measurements in {folder.result}", remedy)
+        state = restored(config, folder, checkpoint)
+        for group, instrument in observers.items():
+            measured[group] = instrument.measure(state)
+            add_step(folder.result, group, measured[group], state.step, replace_group=group in other)
     return measured
 
 
@@ -76,7 +75,7 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
         ValueError: An unknown kind, an option that none of the kinds has, or a value it does not take.
     """
     config = RunFolder(Path(run_dir)).read_config()
-    members = {kind: InstrumentOptions.member(kind) for kind in kinds}
+    members = {kind: InstrumentOptions.member(kind, "instruments") for kind in kinds}
     unused = [name for name in changes if not any(name in member.model_fields for member in members.values())]
     if unused:
         raise invalid("options", unused, f"options of {', '.join(kinds)}", "leave them out, or add their instrument")
@@ -88,21 +87,6 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
             values["gap_edges"] = tuple(sorted({0.0, *values["gap_edges"], 1.0}))
         out.append(type(own).model_validate({**dict(own), **values}))
     return out
-
-
-def restored(config: RunConfig, folder: RunFolder, checkpoint: int | None = None) -> TrainState:
-    """Return the training state of a run's checkpoint.
-
-    Raises:
-        ValueError: There is no such checkpoint, or it belongs to another model.
-    """
-    shape, condition = config.data.dimensions()
-    model = build(config.model, shape, config.objective.condition(condition), config.seed)
-    model.to(device_for(config.training))
-    state = start(model, config.training, config.curricula)
-    if not folder.checkpoints().restore(state, checkpoint):
-        raise invalid("run", str(folder.path), "a run with an intact checkpoint", "train it first")
-    return state
 
 
 def _differences(there: Mapping[Any, Any], options: InstrumentOptions) -> str:
