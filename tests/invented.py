@@ -172,3 +172,21 @@ class Listening(Curriculum):
             return torch.full_like(t, factor)
 
         return record(weigh_u(plan, weight), heard=len(state["told"]))
+
+
+class Counting(Curriculum):
+    """Changes nothing, and counts the rows that the observer `cells` has seen."""
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"counted": ("rows", "rows that were heard of")}
+    READS: ClassVar[frozenset[str]] = frozenset({"cells"})
+
+    kind: Literal["counting"] = "counting"
+
+    def initial_state(self) -> State:
+        return {"told": [], "rows": 0}
+
+    def learn(self, state: State, measured: Mapping[str, xr.Dataset]) -> State:
+        return {"told": [*state["told"], sorted(measured)], "rows": int(measured["cells"]["count"].sum())}
+
+    def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
+        return record(plan, counted=state["rows"])

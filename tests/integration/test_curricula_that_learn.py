@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
-from invented import Listening, Remembering
+from invented import Counting, Listening, Remembering
 from ranks import launch, on_ranks, trained, twenty_steps
 from sweeps._sweep import same_results
 from test_resume import die_after_records
@@ -28,8 +28,11 @@ DUE = (0, 7, 14, 20)
 
 @pytest.fixture
 def learning(tiny: RunConfig) -> Configs:
-    """Twenty steps with both curricula; checkpoints at 8, 16 and 20."""
-    change = {"curricula": (Remembering(), Listening()), "observers": (GAPS, CellsOptions(every=5))}
+    """Twenty steps with all of them; checkpoints at 8, 16 and 20."""
+    change = {
+        "curricula": (Remembering(), Counting(), Listening()),
+        "observers": (GAPS, CellsOptions(every=5)),
+    }
     return partial(twenty_steps, tiny.model_copy(update=change))
 
 
@@ -46,14 +49,16 @@ def test_they_learn_what_they_read_at_due_steps_before_the_checkpoint(learning: 
     # the weights of step i + 1 come from what was heard up to step i
     assert training.heard.values.tolist() == [sum(due <= step for due in DUE) for step in range(20)]
     assert training.heard.attrs == {"units": "1", "long_name": "measurements that were heard of"}
-    own, told = remembered(out)
+    assert training.counted.values.tolist() == [16 * 5 * (step // 5) for step in range(20)]
+    own, counted, told = remembered(out)
     assert told == {"told": [["gaps"]] * len(DUE)}, "no measurement that it does not read"
+    assert counted == {"told": [["cells"]] * 5, "rows": 20 * 16}
     assert own["note"]["steps"] == 20
     assert own.keys() == {"note"}, "tensors are in a file of their own"
     measured = read_run(out / "run.nc")["gaps"].u_error.sel(step=20)
     assert RunFolder(out).checkpoints().last() == 20
     state = learned(learning(), out)
-    assert state[1]["errors"].tolist() == measured.values.tolist()
+    assert state[2]["errors"].tolist() == measured.values.tolist()
     assert int(state[0]["seen"].sum()) == 20 * 16
     assert state[0]["losses"][:, 0].tolist() == pytest.approx(training.raw_v.values.tolist())
     assert len(set(training.spread.values.tolist())) == 20
@@ -104,10 +109,11 @@ def stopped(config: RunConfig, out: Path, stop_at: int, rank: int) -> Any:
 
 
 def test_an_observer_that_nobody_reads_changes_nothing(learning: Configs, tmp_path: Path) -> None:
+    config = learning().model_copy(update={"curricula": (Remembering(), Listening())})
     gram = GramOptions(every=6, num_splits=2, rows_per_split=4, gap_edges=(0.1, 0.9), groups="model")
     trees = []
     for name, observers in (("few", (GAPS,)), ("many", (CellsOptions(every=3), gram, GAPS))):
-        run(learning().model_copy(update={"observers": observers}), tmp_path / name, progress=False)
+        run(config.model_copy(update={"observers": observers}), tmp_path / name, progress=False)
         trees.append(read_run(tmp_path / name / "run.nc"))
     contents = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoints" / "step_00000020").glob("*.s*")}
@@ -119,6 +125,6 @@ def test_an_observer_that_nobody_reads_changes_nothing(learning: Configs, tmp_pa
     a, b = (tree["training"].to_dataset().drop_vars("step_seconds") for tree in trees)
     assert a.identical(b)
     # one that is read does: else there was nothing to see
-    rare = learning().model_copy(update={"observers": (GAPS.model_copy(update={"every": 20}),)})
+    rare = config.model_copy(update={"observers": (GAPS.model_copy(update={"every": 20}),)})
     c = read_run(run(rare, tmp_path / "rare", progress=False) / "run.nc")["training"]
     assert not torch.equal(torch.tensor(c.loss.values), torch.tensor(a.loss.values))
