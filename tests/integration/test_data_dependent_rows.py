@@ -18,7 +18,7 @@ from dynamics.training.distributed import whole
 PASSES = ("ordinary", "derivative", "slope", "both")
 SHARED = ("ddp 1", "ddp 2", "fsdp 1", "fsdp 2")
 """Who holds the weights, and how many passes a step has."""
-STEPS, BATCH = 10, 16
+STEPS, BATCH = 6, 16
 
 
 @dataclass

@@ -4,34 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import LABELS, MODELS, NOW, SHAPE, Pieces, batch, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Plan, Progress, plan_for
-from dynamics.flow.rows import Rows, draw_rows
-from dynamics.flow.times import AnyLaw, LogitNormalPair, TimesOptions, UniformGap, UniformPair
-from dynamics.models import DiTOptions, MLPOptions, Model, build
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, LossTerms, MeanFlow, Objective, total_derivative
+from dynamics.flow.rows import Rows, chained, draw_rows
+from dynamics.flow.times import LogitNormalPair, TimeLaw, TimesOptions, UniformGap, UniformPair
+from dynamics.models import Network
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, LossTerms, MeanFlow, Objective
 from dynamics.rng import generator
 
 quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
-SHAPE, NUM_CLASSES = (1, 4, 4), 3
-
-
-def perturbed(options: DiTOptions | MLPOptions) -> Model:
-    model = build(options, SHAPE, NUM_CLASSES, seed=1).double()
-    stream = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.15 * torch.randn(p.shape, generator=stream, dtype=torch.float64))
-    return model
-
-
-NETWORKS = {
-    "dit": perturbed(DiTOptions(patch_size=2, dim=16, depth=1, heads=2)),
-    "mlp": perturbed(MLPOptions(dim=16, depth=1)),
-}
+NETWORKS = {name: network(name) for name in MODELS}
+MEMBERS = {kind: member for kind, member in Objective.members().items() if member.__module__.startswith("dynamics.")}
 networks = st.sampled_from(sorted(NETWORKS))
 guidances = st.builds(
     Guidance,
@@ -42,62 +29,73 @@ guidances = st.builds(
     label_drop_prob=st.sampled_from([0.0, 0.4]),
     label_drop=st.sampled_from(["independent", "first_rows"]),
 )
-base_laws: st.SearchStrategy[AnyLaw] = st.one_of(
+base_laws: st.SearchStrategy[TimeLaw] = st.one_of(
     st.builds(LogitNormalPair, mean=st.floats(-1, 1), std=st.floats(0.5, 1.5)),
     st.just(UniformPair()),
     st.builds(UniformGap, low=st.floats(0, 0.3), high=st.floats(0.4, 0.9)),
 )
 
 
-def batch(num_rows: int, num_gap: int, seed: int, guidance: Guidance = Guidance()) -> Rows:  # noqa: B008 - frozen
-    stream = generator(seed, "test")
-    x = torch.randn(num_rows, *SHAPE, generator=stream)
-    y = torch.randint(NUM_CLASSES, (num_rows,), generator=stream)
-    law = LogitNormalPair()
-    rows = draw_rows(x, y, equal_law=law, gap_law=law, num_gap=num_gap, seed=seed, tag=0)
-    rows = replace(rows, x=rows.x.double(), e=rows.e.double(), t=rows.t.double(), r=rows.r.double())
-    return guidance.drop_labels(rows, NUM_CLASSES, stream)
+def rows_of(num_rows: int, num_gap: int, seed: int, guidance: Guidance = Guidance()) -> Rows:  # noqa: B008 - frozen
+    return guidance.drop_conditions(batch(num_rows, num_gap, seed=seed), seed, step=0)
 
 
 def take(rows: Rows, index: Tensor) -> Rows:
-    names = ("x", "e", "t", "r", "y", "dropped")
+    names = ("x", "e", "t", "r", "c", "dropped")
     return replace(rows, **{name: getattr(rows, name)[index] for name in names})
 
 
-def terms(objective: Objective, net: Model, rows: Rows) -> LossTerms:
-    return objective.terms(net, lambda *a: total_derivative(net, *a), rows, NUM_CLASSES)
+def terms(objective: Objective, net: nn.Module, rows: Rows) -> LossTerms:
+    return objective.loss(Network(net), rows, NOW)
 
 
+@pytest.mark.parametrize("kind", MEMBERS)
 @quick
 @given(networks, st.integers(1, 8), st.integers(0, 8), st.integers(0, 99), st.sampled_from([0.0, 0.5, 1.0]))
-def test_at_r_equal_t_meanflow_is_flow_matching(name: str, num_rows: int, num_gap: int, seed: int, p: float) -> None:
+def test_at_r_equal_t_every_objective_is_flow_matching(
+    kind: str, name: str, num_rows: int, num_gap: int, seed: int, p: float
+) -> None:
     """Also for rows that stand in the r < t block: their gap is zero, whatever du/dt is."""
-    net, num_gap = NETWORKS[name], min(num_gap, num_rows)
-    rows = batch(num_rows, num_gap, seed)
-    rows = replace(rows, r=rows.t)
-    meanflow = terms(MeanFlow(adaptive=Adaptive(p=p)), net, rows)
+    net, num_gap, objective = NETWORKS[name], min(num_gap, num_rows), MEMBERS[kind].model_validate({"adaptive": {"p": p}})
+    rows = rows_of(num_rows, num_gap, seed)
+    rows = replace(rows, r=rows.t, num_equal=rows.num_equal if objective.TAKES_GAPS else num_rows)
+    found = terms(objective, net, rows)
     matching = terms(FlowMatching(adaptive=Adaptive(p=p)), net, replace(rows, num_equal=num_rows))
-    torch.testing.assert_close(meanflow.raw, matching.raw, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(meanflow.adaptive, matching.adaptive, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.raw, matching.raw, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.adaptive, matching.adaptive, rtol=1e-11, atol=1e-11)
 
 
 @quick
 @given(networks, st.integers(0, 5), st.integers(0, 5), st.integers(0, 99), guidances)
 def test_permuting_rows_permutes_losses(name: str, num_equal: int, num_gap: int, seed: int, g: Guidance) -> None:
     num_rows = max(num_equal + num_gap, 1)
-    rows = batch(num_rows, min(num_gap, num_rows), seed, g)
+    rows = rows_of(num_rows, min(num_gap, num_rows), seed, g)
     stream = torch.Generator().manual_seed(seed)
     n = rows.num_equal
     order = torch.cat([torch.randperm(n, generator=stream), n + torch.randperm(rows.num_gap, generator=stream)])
-    straight = terms(MeanFlow(guidance=g), NETWORKS[name], rows)
-    shuffled = terms(MeanFlow(guidance=g), NETWORKS[name], take(rows, order))
-    torch.testing.assert_close(shuffled.raw, straight.raw[order], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(shuffled.du_dt_norm, straight.du_dt_norm[order[n:] - n], rtol=1e-10, atol=1e-10)
+    for objective in (MeanFlow(guidance=g), Pieces()):
+        straight, shuffled = (terms(objective, NETWORKS[name], part) for part in (rows, take(rows, order)))
+        torch.testing.assert_close(shuffled.raw, straight.raw[order], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(shuffled.du_dt_norm, straight.du_dt_norm[order], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(shuffled.target_norm, straight.target_norm[order], rtol=1e-10, atol=1e-10)
+
+
+@quick
+@given(networks, st.integers(1, 4), st.integers(0, 8), st.integers(0, 99), guidances)
+def test_rows_do_not_know_each_other(name: str, count: int, num_gap: int, seed: int, g: Guidance) -> None:
+    """A shard's losses are those of its rows in the batch, also where it has no row of one kind."""
+    rows = rows_of(2 * count, min(num_gap, 2 * count), seed, g)
+    for objective in (MeanFlow(guidance=g), Pieces()):
+        whole = terms(objective, NETWORKS[name], rows)
+        for i in range(count):
+            shard = terms(objective, NETWORKS[name], rows.shard(i, count))
+            torch.testing.assert_close(shard.raw, whole.raw[i::count], rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(shard.du_dt_norm, whole.du_dt_norm[i::count], rtol=1e-10, atol=1e-10)
 
 
 @quick
 @given(base_laws, st.floats(0, 1, exclude_max=True), st.floats(0.2, 4), st.floats(0, 1))
-def test_mean_of_beta_is_one(law: AnyLaw, fraction: float, k: float, share: float) -> None:
+def test_mean_of_beta_is_one(law: TimeLaw, fraction: float, k: float, share: float) -> None:
     """For every s and every law in force, also one that another curriculum changes before or after beta."""
     step = int(fraction * 1000)
     chains: list[tuple[Curriculum, ...]] = [
@@ -122,7 +120,7 @@ def test_mean_of_beta_is_one_in_samples() -> None:
 
 @quick
 @given(st.sampled_from(["x0", "v", "eps"]), base_laws, st.booleans())
-def test_normalised_alpha_has_mean_one(form: str, law: AnyLaw, with_dtd: bool) -> None:
+def test_normalised_alpha_has_mean_one(form: str, law: TimeLaw, with_dtd: bool) -> None:
     chain: tuple[Curriculum, ...] = (MinSNR.model_validate({"form": form, "normalise": True}),)
     if with_dtd and not isinstance(law, UniformGap):
         chain = (*chain, DTD())
@@ -134,17 +132,37 @@ def test_normalised_alpha_has_mean_one(form: str, law: AnyLaw, with_dtd: bool) -
 @given(st.integers(1, 6), st.integers(1, 5), st.data())
 def test_shards_partition_the_batch_and_keep_the_layout(count: int, per_shard: int, data: st.DataObject) -> None:
     num_rows = count * per_shard
-    rows = batch(num_rows, data.draw(st.integers(0, num_rows)), seed=count, guidance=Guidance(label_drop_prob=0.5))
-    rows = replace(rows, y=torch.arange(num_rows))  # a name for every row
+    rows = rows_of(num_rows, data.draw(st.integers(0, num_rows)), seed=count, guidance=Guidance(label_drop_prob=0.5))
+    rows = replace(rows, c=torch.arange(num_rows))  # a name for every row
     shards = [rows.shard(i, count) for i in range(count)]
-    assert sorted(torch.cat([shard.y for shard in shards]).tolist()) == list(range(num_rows))
+    assert sorted(torch.cat([shard.c for shard in shards]).tolist()) == list(range(num_rows))
     for shard in shards:
         assert len(shard) == per_shard
-        assert shard.num_equal == int((shard.y < rows.num_equal).sum())
-        assert bool((shard.y[: shard.num_equal] < rows.num_equal).all())
+        assert shard.num_equal == int((shard.c < rows.num_equal).sum())
+        assert bool((shard.c[: shard.num_equal] < rows.num_equal).all())
         assert torch.equal(shard.r[: shard.num_equal], shard.t[: shard.num_equal])
         for name in ("x", "e", "t", "r", "dropped"):
-            assert torch.equal(getattr(shard, name), getattr(rows, name)[shard.y])
+            assert torch.equal(getattr(shard, name), getattr(rows, name)[shard.c])
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=5))
+def test_chained_rows_are_their_parts_one_after_another(parts: list[tuple[int, bool]]) -> None:
+    """Those with r = t first, as the layout wants."""
+    drawn = [
+        batch(num, num if is_gap else 0, seed=i)
+        for i, (num, is_gap) in enumerate(sorted(parts, key=lambda part: part[1]))
+    ]
+    rows = chained(drawn)
+    assert len(rows) == sum(map(len, drawn))
+    assert rows.num_equal == sum(part.num_equal for part in drawn)
+    start = 0
+    for part in drawn:
+        again = rows.part(start, start + len(part))
+        assert again.num_equal == part.num_equal
+        for name in ("x", "e", "t", "r", "c", "dropped"):
+            assert torch.equal(getattr(again, name), getattr(part, name))
+        start += len(part)
 
 
 tags = st.lists(st.one_of(st.integers(0, 10**9), st.text(max_size=8)), max_size=4)
@@ -173,10 +191,11 @@ def test_tags_do_not_run_together() -> None:
 @quick
 @given(st.integers(0, 99), st.integers(0, 8))
 def test_rows_depend_on_seed_and_tag_only(seed: int, num_gap: int) -> None:
-    x, y = torch.zeros(8, *SHAPE), torch.zeros(8, dtype=torch.long)
+    x, c = torch.zeros(8, *SHAPE), torch.zeros(8, dtype=torch.long)
 
     def draw(tag: int) -> Rows:
-        return draw_rows(x, y, equal_law=LogitNormalPair(), gap_law=UniformPair(), num_gap=num_gap, seed=seed, tag=tag)
+        laws = {"equal_law": LogitNormalPair(), "gap_law": UniformPair()}
+        return draw_rows(x, c, LABELS, **laws, num_gap=num_gap, seed=seed, tag=tag)
 
     first, again, other = draw(3), draw(3), draw(4)
     assert torch.equal(first.t, again.t)
@@ -187,16 +206,29 @@ def test_rows_depend_on_seed_and_tag_only(seed: int, num_gap: int) -> None:
 
 
 def test_label_drop_is_independent_of_the_layout_unless_asked() -> None:
-    rows = batch(4000, 1000, seed=0)
-    independent = Guidance(label_drop_prob=0.1).drop_labels(rows, NUM_CLASSES, generator(0, "drop"))
-    first = Guidance(label_drop_prob=0.1, label_drop="first_rows").drop_labels(rows, NUM_CLASSES, generator(0, "drop"))
+    rows = batch(4000, 1000)
+    independent = Guidance(label_drop_prob=0.1).drop_conditions(rows, seed=0, step=7)
+    first = Guidance(label_drop_prob=0.1, label_drop="first_rows").drop_conditions(rows, seed=0, step=7)
     for found in (independent, first):
         assert 320 < int(found.dropped.sum()) < 480
-        assert bool((found.y[found.dropped] == NUM_CLASSES).all())
-        assert torch.equal(found.y[~found.dropped], rows.y[~found.dropped])
+        assert bool((found.c[found.dropped] == LABELS.num_classes).all())
+        assert torch.equal(found.c[~found.dropped], rows.c[~found.dropped])
     assert 60 < int(independent.dropped[rows.num_equal :].sum()) < 140
     assert int(first.dropped[rows.num_equal :].sum()) == 0
     assert bool(first.dropped[: int(first.dropped.sum())].all())
+
+
+@quick
+@given(st.sampled_from(sorted(MEMBERS)), st.integers(0, 99), st.integers(0, 99))
+def test_preparing_rows_depends_on_seed_and_step_only(kind: str, seed: int, step: int) -> None:
+    objective, rows = MEMBERS[kind](), batch(64, 0, dtype=torch.float32)
+    first, again = objective.prepare(rows, seed, step), objective.prepare(rows, seed, step)
+    later, other = objective.prepare(rows, seed, step + 1), objective.prepare(rows, seed + 1, step)
+    for name in first._columns():
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+    assert not torch.equal(first.dropped, later.dropped)
+    assert not torch.equal(first.dropped, other.dropped)
+    assert not bool(rows.dropped.any()), "the rows that came in are left alone"
 
 
 def test_plan_without_curricula_weighs_every_row_by_one() -> None:
