@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dynamics.data import Checkerboard, Digits, DigitsMixture, TwoMoons
 from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
+from dynamics.evaluation.distances import energy_distance
 from dynamics.evaluation.sample_quality import draw_conditions
 from dynamics.evaluation.vector_field import EXTENT, NUM_SIDE, TIMES, vector_field
 from dynamics.flow.condition import ClassLabels, Joint
@@ -65,6 +66,9 @@ def test_points_are_compared_and_kept_as_they_are() -> None:
     assert measured.class_of_point.values.tolist() == expected.tolist()
     height = measured.points.sel(nfe=1).isel(field=0, axis=1).values
     assert height[expected == 0].mean() > 0.2 > -0.2 > height[expected == 1].mean()
+    kept = torch.from_numpy(measured.points.sel(nfe=2).values[0])
+    again = energy_distance(reference_for(data).points, kept)
+    assert float(distance[0, 1]) == pytest.approx(again.value, abs=1e-9)
     assert measured.reference_points.attrs["long_name"] == "points of the data"
     assert measured.attrs["num_reference"] == 10_000
     # the field is asked for without a class
