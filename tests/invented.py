@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+import xarray as xr
 from torch import Tensor
 
-from dynamics.curricula import Progress
+from dynamics.curricula import Curriculum, Plan, Progress, State, StepRecord
+from dynamics.curricula.plan import record, weigh_u, weigh_v
 from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
@@ -22,9 +24,7 @@ class Picky(Objective):
     slope alone, which does not depend on every weight; or an ordinary pass and a differentiable derivative together.
     """
 
-    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "picked": ("1", "share of rows that the network was asked about")
-    }
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"picked": ("1", "share of rows that the network was asked about")}
 
     kind: Literal["picky"] = "picky"
     passes: Literal["ordinary", "derivative", "slope", "both"] = "ordinary"

@@ -124,11 +124,16 @@ def bin_edges(ds: xr.Dataset, dim: str) -> list[tuple[float, float]]:
 def sampled_settings(ds: xr.Dataset) -> xr.DataArray:
     """Return which settings of the group evaluation or fid were sampled, bool [run, field, nfe].
 
-    Settings that only some runs have are there for all after merging, without pictures.
+    Settings that only some runs have are there for all after merging: black pictures, and numbers that are missing.
     """
     settings = ("run", "field", "nfe")
-    brightest: xr.DataArray = ds.samples.fillna(0).max([dim for dim in ds.samples.dims if dim not in settings])
-    return (brightest > 0).transpose(*settings)
+    none = np.zeros([ds.sizes[name] for name in settings], dtype=bool)
+    found = xr.DataArray(none, {name: ds[name] for name in settings}, settings)
+    for name, values in ds.data_vars.items():
+        if set(settings) <= set(values.dims):
+            there = values.fillna(0) > 0 if name == "samples" else values.notnull()
+            found = found | there.any([dim for dim in values.dims if dim not in settings])
+    return found.transpose(*settings)
 
 
 def _remedy(name: str) -> str:

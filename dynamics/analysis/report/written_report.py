@@ -18,9 +18,10 @@ from dynamics.analysis.report.comparison import differences
 from dynamics.analysis.report.curriculum_figures import schedule
 from dynamics.analysis.report.decomposition_figures import decomposition_stacks
 from dynamics.analysis.report.loss_maps import loss_map
+from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.repeating import how_to_repeat
 from dynamics.analysis.report.report_tables import difference_sentences, protocol_table, results_tables, run_tables
-from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
+from dynamics.analysis.report.sample_figures import distance_by_nfe, distances_of, fid_by_nfe, sample_grids
 from dynamics.analysis.report.summary_table import summary
 from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
 from dynamics.analysis.run_groups import REMEDIES, label_runs
@@ -37,6 +38,8 @@ class ReportPicture(NamedTuple):
     """What it shows."""
     draw: Callable[[xr.DataTree], Figure]
     caption: str
+    variable: str = ""
+    """What of the group it needs; where a group lacks it, the picture is left out without a word."""
 
 
 REPORT_PICTURES = (
@@ -46,6 +49,23 @@ REPORT_PICTURES = (
         sample_grids,
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
+        "samples",
+    ),
+    ReportPicture(
+        "points_by_nfe",
+        "evaluation",
+        points_by_nfe,
+        "Points of the data, and samples of the same noise by sampled field and number of network evaluations (NFE); "
+        "colours are classes.",
+        "points",
+    ),
+    ReportPicture(
+        "vector_fields",
+        "evaluation",
+        vector_fields,
+        "The network's v and u on a grid of z_t, coloured by their distance to the exact velocities in the row below; "
+        "only where z_t can be.",
+        "velocity",
     ),
     ReportPicture(
         "samples_decoded",
@@ -59,8 +79,8 @@ REPORT_PICTURES = (
         "distance_by_nfe",
         "evaluation",
         distance_by_nfe,
-        "Frechet distance to the reference images, and share of samples that a classifier puts into the class asked "
-        "for, by number of network evaluations.",
+        "Distance of samples to the data, and share of samples that a classifier puts into the class asked for, by "
+        "number of network evaluations.",
     ),
     ReportPicture(
         "error_by_gap",
@@ -68,6 +88,7 @@ REPORT_PICTURES = (
         error_by_gap,
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
+        "v_error",
     ),
     ReportPicture(
         "velocity_errors",
@@ -75,6 +96,7 @@ REPORT_PICTURES = (
         velocity_errors,
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
+        "v_error",
     ),
     ReportPicture(
         "losses",
@@ -128,6 +150,8 @@ REPORT_PICTURES = (
     ),
 )
 """The figures of a report, in its order; a new one is drawn by a function of this room and listed here."""
+PLANE = ("points", "velocity")
+"""What only runs on points of the plane have: others need not hear of these figures."""
 ADDED_LATER = ("fid", "gram", "decomposition", "lookahead")
 """Groups that `dynamics probe` and `evaluate --fid` add: their figures are left out without a word where they lack."""
 
@@ -209,13 +233,13 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     """Draw the figures that the groups allow, and link them; say what adds the others."""
     parts = []
     for picture in REPORT_PICTURES:
-        if _left_out(tree, picture.group):
+        if _left_out(tree, picture):
             continue
         if picture.group not in tree.children:
             name, command = picture.name.replace("_", " "), REMEDIES[picture.group]
             parts.append(f"No {name}: no run has the group {picture.group}. {command}")
             continue
-        if picture.name == "distance_by_nfe" and not _has_distances(tree):
+        if picture.name == "distance_by_nfe" and not distances_of(tree["evaluation"].to_dataset()):
             parts.append("No distances: the data have no labels to train a feature extractor with.")
             continue
         figure = picture.draw(tree)
@@ -224,12 +248,9 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _left_out(tree: xr.DataTree, group: str) -> bool:
-    """Whether the figures of a group are left out without a word."""
+def _left_out(tree: xr.DataTree, picture: ReportPicture) -> bool:
+    """Whether a figure is left out without a word."""
+    group = picture.group
     if group not in tree.children:  # those of FID take the place of the evaluation's, where it alone was measured
-        return group in ADDED_LATER or (group == "evaluation" and "fid" in tree.children)
-    return group == "gaps" and "v_error" not in tree["gaps"]  # latents have no exact errors
-
-
-def _has_distances(tree: xr.DataTree) -> bool:
-    return any(str(name).startswith("fd_") for name in tree["evaluation"].data_vars)
+        return group in ADDED_LATER or picture.variable in PLANE or (group == "evaluation" and "fid" in tree.children)
+    return picture.variable not in ("", *tree[group].data_vars)
