@@ -36,7 +36,7 @@ findings: $(VENV)/.installed
 		$(BIN)/python -m experiments $$study status --scale $(SCALE) --watch || exit 1; \
 		$(BIN)/python -m experiments $$study collect --scale $(SCALE) --small --replace || exit 1; \
 	done
-	$(BIN)/python -m experiments findings --write README.md
+	$(BIN)/python -m experiments findings --write results/FINDINGS.md
 	$(MAKE) notebooks
 
 notebooks: $(VENV)/.installed

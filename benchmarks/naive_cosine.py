@@ -23,7 +23,7 @@ from dynamics.config import preset
 from dynamics.data import load
 from dynamics.instruments.gram import GramOptions, GramProbe
 from dynamics.runner import RunFolder, run
-from dynamics.runner.measure.probe import restored
+from dynamics.runner.measure.finished_run import restored
 from dynamics.store import provenance, write_run
 
 PAIR = ("v", "u 0.1-0.3")

@@ -4,7 +4,7 @@
 
 Trains one preset with several seeds (everything differs: initialisation, data order, times, noise), evaluates each run
 with the same evaluation seed, and reports every metric's values and its spread (largest - smallest) / mean. The same
-command again resumes. `dynamics.analysis.metrics` takes its yardstick from here.
+command again resumes. `dynamics.analysis.metric` takes its yardstick from here.
 """
 
 import argparse
@@ -12,10 +12,9 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from dynamics.analysis import summary
-from dynamics.analysis.metrics import metric
+from dynamics.analysis import metric, metric_columns, summary
 from dynamics.config import preset
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run
 from dynamics.store import collect, provenance
 
@@ -42,8 +41,8 @@ def main() -> None:
         files = list(pool.map(train, [args.preset] * count, args.seeds, [args.runs] * count))
     table = summary(collect(files))
     metrics = {}
-    for name in table.columns:
-        if name == "protocol" or name.endswith(("_sem", "_low", "_high")) or not metric(name).measured:
+    for name in metric_columns(table):
+        if not metric(name).by_protocol:
             continue
         values = [float(v) for v in table[name]]
         metrics[name] = {"values": values, "spread": (max(values) - min(values)) / (sum(values) / count)}

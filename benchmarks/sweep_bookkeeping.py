@@ -31,7 +31,7 @@ from dynamics.training import TrainingOptions
 COMMAND = """
 import sys, time
 began = time.perf_counter()
-from dynamics.cli.sweep_commands import main
+from dynamics.cli.experiments import main
 from dynamics.training import peak_memory_mb
 imported = time.perf_counter()
 main("many", sys.argv[1:])

@@ -2,21 +2,26 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from pydantic import model_validator
 
-from dynamics.curricula import DTD, Beta, CurriculumOptions, GapLaw, MinSNR, Progress, plan_for
-from dynamics.data import IMAGENET_IMAGES, DataOptions
+from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
+from dynamics.data import IMAGENET_IMAGES, DataOptions, DataSource, Digits, DigitsMixture, Latents, Mnist5k
 from dynamics.flow.times import LogitNormalPair, TimesOptions
-from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
+from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, ObjectiveOptions
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.options import Options, invalid
-from dynamics.training import StartOptions, TrainingOptions
+from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
+
+Changes = Mapping[str, Any]
+"""Values by dotted name, such as {"training.learning_rate": 1e-3, "objective": FlowMatching()}."""
 
 
 class RunConfig(Options):
@@ -24,14 +29,14 @@ class RunConfig(Options):
 
     seed: int = 0
     """Seed of initialisation, data order, times, noise and label drop."""
-    data: DataOptions = DataOptions()
+    data: DataOptions = Digits()
     model: ModelOptions = DiTOptions()
-    objective: ObjectiveOptions = MeanFlow()
+    objective: Objective = MeanFlow()
     times: TimesOptions = TimesOptions()
-    curricula: tuple[CurriculumOptions, ...] = ()
+    curricula: tuple[Curriculum, ...] = ()
     training: TrainingOptions = TrainingOptions()
     start: StartOptions = StartOptions()
-    observers: tuple[ObserverOptions, ...] = (GapsOptions(), CellsOptions())
+    observers: tuple[InstrumentOptions, ...] = (GapsOptions(), CellsOptions())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -39,14 +44,24 @@ class RunConfig(Options):
         num_steps, states = self.training.num_steps, [c.initial_state() for c in self.curricula]
         for step in (0, num_steps - 1):
             plan = plan_for(self.times, self.curricula, Progress(step, num_steps), states)
-            if isinstance(self.objective, FlowMatching) and plan.gap_share:
-                allowed = "0 at every step with the flow_matching objective"
+            if plan.gap_share and not self.objective.TAKES_GAPS:
+                allowed = f"0 at every step with the {self.objective.kind} objective"
                 raise invalid("times.gap_share", plan.gap_share, allowed, "set it to 0, and leave gap_share_to out")
             plan.u_weight(torch.ones(1), torch.zeros(1))
         kinds = [o.kind for o in self.observers]
         if len(set(kinds)) < len(kinds):  # two would record into one group
             raise invalid("observers", kinds, "each kind once", "leave one of the two out")
+        for curriculum in self.curricula:
+            if missing := sorted(curriculum.READS - set(kinds)):
+                allowed = f"{', '.join(missing)} among them, which the curriculum {curriculum.kind} reads"
+                raise invalid("observers", kinds, allowed, "add it, or leave the curriculum out")
+        series_of(self.objective, self.curricula)
         return self
+
+    def recipe(self, data: DataSource | None = None) -> Recipe:
+        """Return what is trained and how; `data` are the config's, if they are loaded already."""
+        data = data or self.data.load()
+        return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed)
 
     def to_json(self) -> str:
         """Return the config as canonical JSON."""
@@ -61,6 +76,42 @@ class RunConfig(Options):
             (True, False)
         """
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> RunConfig:
+    """Return the config with other values, validated as a whole.
+
+    Args:
+        config: The config.
+        changes: Values by dotted name.
+        where: Where the changes come from, for the error's text.
+
+    Raises:
+        ValueError: Naming the value that does not exist or does not fit.
+
+    Example:
+        >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
+        10
+    """
+    try:
+        return RunConfig.model_validate(_changed(config, changes))
+    except ValueError as error:
+        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
+
+
+def _changed(value: Any, changes: Changes) -> Any:
+    """Replace values inside options; the rest is handed on as it is, so that it need not be validated again."""
+    here = dict(value) if isinstance(value, Options) else {}
+    for name in dict.fromkeys(key.split(".")[0] for key in changes):
+        if name in changes:
+            here[name] = changes[name]
+        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
+        if inner:
+            part = here.get(name)
+            if not isinstance(part, Options):
+                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
+            here[name] = type(part).model_validate(_changed(part, inner))
+    return here
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
@@ -92,7 +143,7 @@ _PAPER = {
     "xl2": _Paper("XL/2", 0.2, 0.92, 0.0, 0.75),
     "xl2plus": _Paper("XL/2", 0.2, 0.92, 0.3, 0.8, epochs=1000),
 }
-_SCHEDULES: dict[str, tuple[CurriculumOptions, ...]] = {
+_SCHEDULES: dict[str, tuple[Curriculum, ...]] = {
     "meanflow": (),
     # 2511.19065; where it leaves the form open, the defaults of the curricula say which one is taken
     "improved-minsnr": (MinSNR(form="v", gamma=5.0), Beta(k=1.0)),
@@ -100,7 +151,7 @@ _SCHEDULES: dict[str, tuple[CurriculumOptions, ...]] = {
 }
 
 
-def _at_paper_scale(row: _Paper, curricula: tuple[CurriculumOptions, ...]) -> RunConfig:
+def _at_paper_scale(row: _Paper, curricula: tuple[Curriculum, ...]) -> RunConfig:
     """Return a config of ImageNet 256 x 256 in latents; hyper-parameters of Mean Flows, table 4 and section 5."""
     training = TrainingOptions(
         num_steps=round(row.epochs * IMAGENET_IMAGES / 256),
@@ -115,7 +166,7 @@ def _at_paper_scale(row: _Paper, curricula: tuple[CurriculumOptions, ...]) -> Ru
         checkpoint_every=5000,
     )
     return RunConfig(
-        data=DataOptions(name="latents", image_size=256),
+        data=Latents(image_size=256),
         model=SIZES[row.size],
         objective=MeanFlow(
             adaptive=Adaptive(p=1.0, c=0.01),
@@ -138,11 +189,11 @@ PRESETS: dict[str, RunConfig] = {
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
     "mnist-meanflow": _BASELINE.model_copy(
-        update={"data": DataOptions(name="mnist5k"), "model": _DIT.model_copy(update={"patch_size": 7})}
+        update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),
     # as tuned in experiments/baseline_tuning.py
     "mixture-meanflow": RunConfig(
-        data=DataOptions(name="digits-mixture"),
+        data=DigitsMixture(),
         model=MLPOptions(),
         objective=MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(w=1.0, k=0.25)),
         training=TrainingOptions(
@@ -170,6 +221,16 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]
 
 
+def named_config(name: str) -> RunConfig:
+    """Return a preset, or the config of a JSON file.
+
+    Raises:
+        ValueError: There is no preset and no file of that name, or the file holds something else.
+    """
+    path = Path(name)
+    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
+
+
 _STUDIES = {
     "digits": PRESETS["mixture-meanflow"],
     "digits-dit": PRESETS["digits-meanflow"],
@@ -190,4 +251,4 @@ def baseline(scale: str) -> RunConfig:
     """
     config = _STUDIES.get(scale) or preset(f"{scale}-meanflow")
     training = config.training.model_copy(update=_SHORT) if scale in ("digits-dit", "mnist5k") else config.training
-    return config.model_copy(update={"objective": MeanFlow(adaptive=config.objective.adaptive), "training": training})
+    return config.model_copy(update={"objective": config.objective.measured("off"), "training": training})

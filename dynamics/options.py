@@ -1,11 +1,12 @@
 """The habits every room shares: frozen options, families of them, and errors that tell the reader what to do."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import isabstract
+from itertools import pairwise
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Self
 
@@ -82,7 +83,7 @@ class Family(Options):
         members = cls.members()
         if not isinstance(kind, str) or kind not in members:
             remedy = (
-                f"check its spelling; a member of another package is known once that is installed, or its module is "
+                "check its spelling; a member of another package is known once that is installed, or its module is "
             )
             raise invalid(
                 f"{cls._root.__name__}.{cls.TAG}", kind, ", ".join(members), f"{remedy}named in {EXTENSIONS_VARIABLE}"
@@ -151,3 +152,10 @@ def invalid(name: str, received: object, allowed: str, remedy: str) -> ValueErro
         ValueError: gap_share: received 1.5; allowed: 0 <= gap_share <= 1; remedy: pass the share of r < t rows
     """
     return ValueError(f"{name}: received {received!r}; allowed: {allowed}; remedy: {remedy}")
+
+
+def check_edges(name: str, edges: Sequence[float]) -> None:
+    """Refuse bin edges that are not at least two increasing numbers in [0, 1]."""
+    increasing = all(lo < hi for lo, hi in pairwise(edges))
+    if len(edges) < 2 or not increasing or edges[0] < 0 or edges[-1] > 1:
+        raise invalid(name, edges, "at least two increasing numbers in [0, 1]", "for example 0 0.1 0.3 0.5 0.7 0.9 1")

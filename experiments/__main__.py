@@ -1,4 +1,4 @@
-from dynamics.cli.sweep_commands import main
+from dynamics.cli.experiments import main
 
 if __name__ == "__main__":
     main("experiments")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dynamics.atomic import replacing
-from dynamics.data import DataOptions, load
+from dynamics.data import Digits
 from dynamics.data.encode import EncodeOptions, encode
 from dynamics.data.imageset import to_pixels
 from dynamics.data.vae import import_torchvision
@@ -39,7 +39,7 @@ def rehearsal(folder: Path) -> Files:
 
 def _pictures(folder: Path) -> None:
     """Write digits as PNG files, 20 of each class."""
-    x, y = load(DataOptions(name="digits")).reference()
+    x, y = Digits().load().reference()
     for label in range(10):
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
         for i, pixels in enumerate(to_pixels(x[y == label][:20])):

@@ -7,7 +7,7 @@ best of it once more and one change at a time.
 from itertools import product
 
 from dynamics.config import RunConfig, baseline
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, Changes, with_values
 

@@ -7,10 +7,10 @@ gaps.
 
 from itertools import product
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import DTD, Beta, Constant, GapLaw, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, Changes, with_values
 

@@ -5,10 +5,10 @@ that every length is a training of its own; the longest is four times that of th
 verdicts at a larger budget.
 """
 
-from dynamics.analysis.claims import Claim, SpeedUp
+from dynamics.analysis import Claim, SpeedUp
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, GapLaw, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
 

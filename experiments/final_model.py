@@ -8,10 +8,10 @@ report, in a few minutes, with an autoencoder and an Inception of random weights
 
 from pathlib import Path
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, preset
-from dynamics.data import DataOptions
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.data import Latents
+from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions
@@ -32,7 +32,7 @@ CLAIMS = (
 )
 
 SMALL = {
-    "data": DataOptions(name="latents", image_size=32, vae=VAE),
+    "data": Latents(image_size=32, vae=VAE),
     "model": DiTOptions(patch_size=1, dim=64, depth=2, heads=4),
     "training.num_steps": 200,
     "training.batch_size": 64,

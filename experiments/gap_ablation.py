@@ -7,9 +7,9 @@ Gaps of a bin come with their own law of t (large gaps never visit small t); the
 
 from collections.abc import Mapping
 
-from dynamics.analysis.claims import Claim, Direction
+from dynamics.analysis import Claim, Direction
 from dynamics.config import RunConfig, baseline
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap, UniformGapFromTime
 from dynamics.instruments import GapsOptions, GramOptions
 from dynamics.objectives import FlowMatching

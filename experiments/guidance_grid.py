@@ -4,10 +4,10 @@ Guidance inside the target (Mean Flows, 2505.13447, section 4.2): w v + (1 - w -
 w / (1 - k). Exact errors are those against the guided velocity that each setting converges to.
 """
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.objectives import Guidance
 from dynamics.sweep.grid import Axes, with_values

@@ -5,7 +5,7 @@ flow matching and trajectory consistency. AlphaFlow (2510.20771) reports a cosin
 than 95% of training; a cosine on one batch is itself negatively biased, since both sides share the noise of v.
 """
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
 from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions

@@ -4,10 +4,10 @@ s = 1 - (i/T)^k of "Understanding, Accelerating, and Improving MeanFlow Training
 for k = 0.5, 1, 2 (B/4, with DTD): 11.16, 10.20, 11.44.
 """
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import DTD, Beta, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
 

@@ -2,7 +2,7 @@
 
 from dynamics.config import RunConfig, preset
 from dynamics.curricula import Beta
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.sweep.grid import Axes, with_values
 

@@ -8,7 +8,7 @@ alike, hence a fourth start: twenty ordinary steps. All starts then train ordina
 
 from collections.abc import Mapping
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GapsOptions, GramOptions, LookaheadOptions

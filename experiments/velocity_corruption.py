@@ -8,9 +8,9 @@ needs images that come back: those arms, and their own clean one, train on the 1
 
 from itertools import product
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.objectives import CorruptedMeanFlow
 from dynamics.sweep.grid import Axes, Changes, with_values

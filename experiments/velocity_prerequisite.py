@@ -7,9 +7,9 @@ better u.
 
 from collections.abc import Mapping
 
-from dynamics.analysis.claims import Claim
+from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import GapsOptions
 from dynamics.objectives import FlowMatching

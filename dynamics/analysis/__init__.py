@@ -1,35 +1,49 @@
-"""Numbers and figures from stored results: pure functions of labelled data, no training, no torch."""
+"""Numbers and figures from stored results: pure functions of labelled data, no training, no torch.
+
+`gradients` says how tasks get along, `report` how runs compare, `studies` what experiments show; all their figures are
+in `plots`.
+"""
 
 from dynamics.analysis import plots
-from dynamics.analysis.affinity import affinity, update_cosine
-from dynamics.analysis.cells import loss_cells, loss_stages
-from dynamics.analysis.claims import Claim, Finding, SpeedUp, judge
-from dynamics.analysis.comparison import differences
-from dynamics.analysis.findings import axes_of, findings, findings_table
-from dynamics.analysis.lookahead import lookahead
-from dynamics.analysis.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric, metric_title
-from dynamics.analysis.noise import cosine_by_batch, noise_scale
-from dynamics.analysis.published import beside, published, sentence, sentences
-from dynamics.analysis.report import write_report
-from dynamics.analysis.rows import affinity_of_rows
-from dynamics.analysis.runs import bin_edges, group, label_runs, run_labels
-from dynamics.analysis.study import study
-from dynamics.analysis.summary import protocol, relative_error, summary
+from dynamics.analysis.gradients.affinity_by_rows import affinity_of_rows
+from dynamics.analysis.gradients.noise_scales import cosine_by_batch, noise_scale
+from dynamics.analysis.gradients.step_effects import lookahead
+from dynamics.analysis.gradients.task_affinity import affinity, affinity_table, update_cosine
+from dynamics.analysis.report.comparison import differences
+from dynamics.analysis.report.losses_by_cell import loss_cells, loss_stages
+from dynamics.analysis.report.metrics import (
+    SEED_SPREAD_EXACT,
+    SEED_SPREAD_FRECHET,
+    metric,
+    metric_columns,
+    metric_title,
+)
+from dynamics.analysis.report.summary_table import protocol, relative_error, summary
+from dynamics.analysis.report.written_report import write_report
+from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_labels
+from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
+from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
+from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
+from dynamics.analysis.studies.study_table import study
 
 __all__ = [
+    "CLAIMS",
     "SEED_SPREAD_EXACT",
     "SEED_SPREAD_FRECHET",
     "Claim",
+    "Direction",
     "Finding",
     "SpeedUp",
     "affinity",
     "affinity_of_rows",
+    "affinity_table",
     "axes_of",
     "beside",
     "bin_edges",
     "cosine_by_batch",
     "differences",
     "findings",
+    "findings_page",
     "findings_table",
     "group",
     "judge",
@@ -38,6 +52,7 @@ __all__ = [
     "loss_cells",
     "loss_stages",
     "metric",
+    "metric_columns",
     "metric_title",
     "noise_scale",
     "plots",

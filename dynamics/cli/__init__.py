@@ -6,15 +6,15 @@ from typing import Any
 
 import tyro
 
-from dynamics.cli import data_commands, exchange_commands, measure_commands, train_commands
+from dynamics.cli import data_commands, exchange_commands, measure_commands, plan_commands, train_commands
 from dynamics.cli.exits import BAD_INPUT, explained
 from dynamics.options import invalid
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "presets": (train_commands.PresetsArgs, train_commands.presets),
+    "presets": (plan_commands.PresetsArgs, plan_commands.presets),
     "train": (train_commands.TrainArgs, train_commands.train),
     "encode": (data_commands.EncodeArgs, data_commands.encode),
-    "plan": (train_commands.PlanArgs, train_commands.plan),
+    "plan": (plan_commands.PlanArgs, plan_commands.plan),
     "evaluate": (measure_commands.EvaluateArgs, measure_commands.evaluate),
     "statistics": (measure_commands.StatisticsArgs, measure_commands.statistics),
     "probe": (measure_commands.ProbeArgs, measure_commands.probe),

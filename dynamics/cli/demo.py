@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynamics.analysis.report import write_report
+from dynamics.analysis import write_report
 from dynamics.config import RunConfig, preset
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run
 
 DEMO_PRESETS = ("digits-meanflow", "digits-improved", "digits-gap-law")

@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dynamics.data import DataOptions, load
-from dynamics.evaluation.features import extractor_for
-from dynamics.models import DiTOptions, Model, build
+from dynamics.data import Digits
+from dynamics.flow.condition import ClassLabels
+from dynamics.models import DiTOptions, Network, build, directional_derivative
 from dynamics.models.attention import (
     DUAL_ATTENTIONS,
     MIN_TOKENS,
@@ -25,7 +25,6 @@ from dynamics.models.attention import (
     check_dual_attention,
     dual_attention_error,
 )
-from dynamics.objectives import total_derivative
 from dynamics.rng import generator
 
 Status = Literal["ok", "absent", "FAILED"]
@@ -67,9 +66,9 @@ def _judge(subject: str, error: float, allowed: float, what: str) -> Finding:
     return Finding(subject, "ok" if error <= allowed else "FAILED", f"{what}: {error:.1e} (allowed {allowed:.0e})")
 
 
-def _example() -> tuple[Model, tuple[Tensor, ...]]:
+def _example() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return a small network with no zero layers, and rows (z, t, r, y, v) in float64."""
-    model = build(DiTOptions(dim=16, depth=2, heads=2), (1, 8, 8), 10, seed=0).double()
+    model = build(DiTOptions(dim=16, depth=2, heads=2), (1, 8, 8), ClassLabels(10), seed=0).double()
     stream = generator(0, "doctor")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -82,12 +81,12 @@ def _example() -> tuple[Model, tuple[Tensor, ...]]:
 def derivative() -> Finding:
     """du/dt against central differences in float64, and float32 against float64."""
     model, (z, t, r, y, v) = _example()
-    _, exact = total_derivative(model, z, t, r, y, v)
+    _, exact = Network(model).jvp(z, t, r, y, dz=v)
     h = 1e-5
     with torch.no_grad():
         difference = (model(z + h * v, t + h, r, y) - model(z - h * v, t - h, r, y)) / (2 * h)
     single = copy.deepcopy(model).float()
-    _, rounded = total_derivative(single, z.float(), t.float(), r.float(), y, v.float())
+    _, rounded = Network(single).jvp(z.float(), t.float(), r.float(), y, dz=v.float())
     scale = exact.abs().max()
     errors = [float((other - exact).abs().max() / scale) for other in (difference, rounded.double())]
     if errors[1] > 1e-4:
@@ -116,9 +115,10 @@ def derived_attention(name: DualAttention) -> Finding:
 
 def data() -> Finding:
     """The embedded digits and their committed feature extractor."""
-    digits = load(DataOptions(name="digits"))
+    digits = Digits().load()
     images, labels = digits.reference()
-    extractor = extractor_for(digits)
+    extractor = digits.features()
+    assert extractor is not None, "comes with the package"
     accuracy = float((extractor.classify(images) == labels).double().mean())
     detail = f"{len(images)} digits {digits.sha256[:12]}, extractor {extractor.sha256[:12]}, accuracy {accuracy:.3f}"
     return Finding("data and extractor", "ok" if accuracy > 0.97 else "FAILED", detail)
@@ -152,10 +152,11 @@ def compiled() -> Finding:
     if shutil.which("c++") is None and shutil.which("g++") is None and not torch.cuda.is_available():
         return Finding("torch.compile", "absent", "no C++ compiler; leave training.compile off")
     model, (z, t, r, y, v) = _example()
-    rows = (z.float(), t.float(), r.float(), y, v.float())
-    model.float()
+    along = (v.float(), torch.ones(4), torch.zeros(4))
+    rows = (model.float(), z.float(), t.float(), r.float(), y, *along)
     began = time.perf_counter()
-    fast = torch.compile(partial(total_derivative, model))(*rows)[1]
-    _, eager = total_derivative(model, *rows)
+    with torch.no_grad():
+        fast = torch.compile(directional_derivative)(*rows)[1]
+        _, eager = directional_derivative(*rows)
     error = float((fast - eager).abs().max() / eager.abs().max())
     return _judge("torch.compile", error, 1e-4, f"du/dt against eager ({time.perf_counter() - began:.0f} s to compile)")

@@ -35,7 +35,7 @@ class ImportArgs:
 
 def import_(args: ImportArgs) -> None:
     """Import, and say what the network is good for."""
-    from dynamics.cli.train_commands import named_config
+    from dynamics.config import named_config
     from dynamics.exchange.import_export import import_run
 
     preset = None if args.preset is None else named_config(args.preset)

@@ -1,5 +1,7 @@
 """How a command ends: what it prints and which exit code it returns for each kind of error."""
 
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from dynamics.options import invalid
 BAD_INPUT = 2
 NOT_FINITE = 3
 INTERRUPTED = 130
+UNREAD = 141
+"""What shells say of a program that ends because nobody reads on."""
 
 
 @contextmanager
@@ -18,8 +22,30 @@ def explained() -> Iterator[None]:
     """Turn errors into one line and an exit code.
 
     Bad input is exit code 2, a stop that the same command continues 75, a non-finite loss 3, Ctrl-C 130, a known
-    trouble outside 1.
+    trouble outside 1. Where whoever reads the output has gone, as `head` does, the command ends in silence.
     """
+    try:
+        try:
+            with _errors_in_words():
+                yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say goes nowhere
+        raise SystemExit(UNREAD) from None
+
+
+def _unread(output: int) -> bool:
+    """Whether a file descriptor is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:

@@ -49,7 +49,7 @@ def evaluate(args: EvaluateArgs) -> None:
     """Measure a finished run and show the result."""
     if args.fid:
         return _evaluate_fid(args)
-    from dynamics.evaluation.evaluate import EvaluationOptions
+    from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 
     options = EvaluationOptions(**_sampling(args))
@@ -174,7 +174,7 @@ class ProbeArgs:
 
 def probe(args: ProbeArgs) -> None:
     """Measure, and show the affinities."""
-    from dynamics.analysis.text import affinity_table
+    from dynamics.analysis import affinity_table
     from dynamics.runner.measure.probe import chosen
     from dynamics.runner.measure.probe import probe as measure
 
@@ -205,6 +205,6 @@ class ReportArgs:
 
 def report(args: ReportArgs) -> None:
     """Write the report and name it."""
-    from dynamics.analysis.report import write_report
+    from dynamics.analysis import write_report
 
     print(write_report(args.dirs, args.out, title=args.title, baseline=args.baseline))

@@ -1,4 +1,4 @@
-"""The command `python -m experiments`."""
+"""What `python -m experiments EXPERIMENT VERB` does: one function a verb."""
 
 import sys
 import time
@@ -10,19 +10,16 @@ from typing import Annotated, Any
 import tyro
 from rich.live import Live
 
-from dynamics.analysis.findings import findings_table, write_between
-from dynamics.analysis.report import write_report
-from dynamics.cli.exits import explained
+from dynamics.analysis import write_report
 from dynamics.cli.sweep_tables import collected_text, console, duration, measured_hours, plan_table, status_table
 from dynamics.options import invalid
-from dynamics.planning.resources import RESOURCES, Resources, device_hours
-from dynamics.store import open_results
+from dynamics.planning.resources import Resources
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect, set_aside
 from dynamics.sweep.events import record
-from dynamics.sweep.grid import Experiment, Planned, check, experiment, experiments, plan, select
+from dynamics.sweep.grid import Experiment, Planned, check, select
 from dynamics.sweep.local import run_here, stop_here
-from dynamics.sweep.machine_files import Files, remembered, settled
+from dynamics.sweep.machine_files import Files
 from dynamics.sweep.status import ACTIVE, Status, stale, statuses
 from dynamics.sweep.submit import ClusterOptions, startable, submit_slurm
 from dynamics.sweep.sweep_folder import SweepFolder
@@ -49,7 +46,7 @@ class WithFiles(Where):
 
 
 @dataclass(frozen=True)
-class PlanArgs(WithFiles):
+class GridArgs(WithFiles):
     """Show the grid, run ids and device-hours; nothing is started."""
 
 
@@ -93,7 +90,7 @@ class CollectArgs(Where):
 
 
 @dataclass(frozen=True)
-class ReportArgs(Where):
+class SweepReportArgs(Where):
     """Write report.md, tables and figures of the finished runs, the first one of the grid as baseline."""
 
     out: Path | None = None
@@ -119,18 +116,6 @@ class LogsArgs(Where):
 
 
 @dataclass(frozen=True)
-class FindingsArgs:
-    """Print the table of findings: every claim of every experiment, judged from the collected files."""
-
-    scale: str | None = None
-    """Of one scale only; if left out, of every scale that there are collected files of."""
-    results: Path = Path("results")
-    """Folder of all results."""
-    write: Path | None = None
-    """Also put the table into this file, between its lines `<!-- findings -->` and `<!-- end of findings -->`."""
-
-
-@dataclass(frozen=True)
 class Sweep:
     """What every command works on."""
 
@@ -141,7 +126,7 @@ class Sweep:
     resources: Resources
 
 
-def show_plan(sweep: Sweep, args: PlanArgs) -> None:
+def show_plan(sweep: Sweep, args: GridArgs) -> None:
     """Print the grid."""
     check(sweep.runs)
     console().print(plan_table(sweep.experiment, sweep.scale, sweep.runs, sweep.resources))
@@ -217,7 +202,7 @@ def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     print(collected_text(found, sweep.runs))
 
 
-def report(sweep: Sweep, args: ReportArgs) -> None:
+def report_sweep(sweep: Sweep, args: SweepReportArgs) -> None:
     """Write the report of the grid's finished runs."""
     grid = [run for run in sweep.runs if run.role == "grid"]
     done = [status.run for status in statuses(sweep.folder, grid) if status.state == "done"]
@@ -268,83 +253,16 @@ def show_logs(sweep: Sweep, args: LogsArgs) -> None:
         print("\n".join(text.splitlines()[-args.lines :]))
 
 
-def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
-    """Judge every claim, print the table, and put it into a file if asked to."""
-    scales = list(RESOURCES) if args.scale is None else [args.scale]
-    paths = [SweepFolder(args.results, name, scale).merged for name in names for scale in scales]
-    there = [path for path in paths if path.is_file()]
-    if not there:
-        remedy = f"{PROGRAM} EXPERIMENT submit, then collect; or make findings"
-        raise invalid("results", str(args.results), f"collected files of scale {', '.join(scales)}", remedy)
-    text = findings_table(open_results(path) for path in there)
-    print(text)
-    if args.write is not None:
-        write_between(args.write, "findings", text)
-
-
-def show_list(package: str) -> None:
-    """Print every experiment: question, scales, runs, estimated cost."""
-    for name in experiments(package):
-        which = experiment(package, name)
-        print(f"{name}\n  {which.question}")
-        for scale, resources in RESOURCES.items():
-            try:
-                runs = plan(which, scale)
-            except ValueError as error:
-                print(f"  {scale:10} not yet ({str(error).split(';')[0]})")
-                continue
-            hours = sum(device_hours(run.config, resources) for run in runs)
-            device = "GPU" if resources.gpus else "core"
-            print(f"  {scale:10} {len(runs)} runs, about {hours:.2g} {device}-hours")
-
-
 VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
-    "plan": (PlanArgs, show_plan),
+    "plan": (GridArgs, show_plan),
     "submit": (SubmitArgs, submit),
     "status": (StatusArgs, show_status),
     "collect": (CollectArgs, show_collected),
-    "report": (ReportArgs, report),
+    "report": (SweepReportArgs, report_sweep),
     "cancel": (CancelArgs, cancel),
     "retry": (RetryArgs, retry),
     "logs": (LogsArgs, show_logs),
 }
-
-
-def main(package: str, argv: Sequence[str] | None = None) -> None:
-    """Run `python -m PACKAGE list`, `... findings [options]` or `... EXPERIMENT VERB [options]`.
-
-    Args:
-        package: The package with one experiment a file.
-        argv: Words of the command; None takes the program's.
-    """
-    with explained():
-        _dispatch(package, list(sys.argv[1:] if argv is None else argv))
-
-
-def _dispatch(package: str, argv: list[str]) -> None:
-    if argv == ["list"]:
-        return show_list(package)
-    if argv[:1] == ["findings"]:
-        asked = tyro.cli(FindingsArgs, prog=f"{PROGRAM} findings", args=argv[1:])
-        return show_findings(experiments(package), asked)
-    if len(argv) < 2 or argv[0].startswith("-"):
-        print(
-            f"usage: {PROGRAM} list\n       {PROGRAM} findings [options]\n       {PROGRAM} EXPERIMENT VERB [options]\n"
-        )
-        for verb, (arguments, _) in VERBS.items():
-            print(f"  {verb:8} {(arguments.__doc__ or '').splitlines()[0]}")
-        print(f"\nexperiments: {', '.join(experiments(package))}\n{PROGRAM} EXPERIMENT VERB --help explains a verb.")
-        raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else 2)
-    which = experiment(package, argv[0])
-    if argv[1] not in VERBS:
-        raise invalid("verb", argv[1], ", ".join(VERBS), f"{PROGRAM} --help")
-    arguments, command = VERBS[argv[1]]
-    args = tyro.cli(arguments, prog=f"{PROGRAM} {argv[0]} {argv[1]}", args=argv[2:])
-    if args.scale not in RESOURCES:
-        raise invalid("scale", args.scale, ", ".join(RESOURCES), "choose one of these")
-    folder = SweepFolder(args.results, which.name, args.scale)
-    files = settled(folder, args.files, which.prepare) if isinstance(args, WithFiles) else remembered(folder)
-    command(Sweep(which, args.scale, folder, plan(which, args.scale, files), RESOURCES[args.scale]), args)
 
 
 def _named(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:

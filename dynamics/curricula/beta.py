@@ -1,11 +1,13 @@
 """beta(dt, s): the weight of average velocities moves from small gaps to all gaps (2511.19065)."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record, weigh_u
+from dynamics.curricula.plan import Curriculum, Plan, State, record, weigh_u
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import mean_gap
 from dynamics.options import invalid
 
@@ -15,6 +17,8 @@ class Beta(Curriculum):
 
     lambda follows from the law of the gaps in force at the step, so that E[beta] = 1 for every s.
     """
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"beta_s": ("1", "progress s of beta(dt, s)")}
 
     kind: Literal["beta"] = "beta"
     k: float = Field(default=1.0, gt=0)

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, weigh_u, weigh_v
+from dynamics.curricula.plan import Curriculum, Plan, State, weigh_u, weigh_v
+from dynamics.flow.progress import Progress
 
 
 class Constant(Curriculum):

@@ -1,15 +1,18 @@
 """p_acc(t): learn v from the noisiest times downwards (Denoising Task Difficulty curriculum, 2403.10348)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
+from dynamics.curricula.plan import Curriculum, Plan, State, record
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import MaxMinLaw, TimeLaw, UniformWithinTimes, WithinTimes
 from dynamics.options import invalid
+from dynamics.record import StepRecord
 from dynamics.rng import generator
 
 
@@ -21,6 +24,10 @@ class DTD(Curriculum):
     construction and paces nothing), or after fixed lengths.
     That the paper means this curriculum is inferred; every open choice is a named option.
     """
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "dtd_stage": ("1", "stage of the denoising-difficulty curriculum")
+    }
 
     kind: Literal["dtd"] = "dtd"
     num_clusters: int = Field(default=20, gt=1)
@@ -45,7 +52,8 @@ class DTD(Curriculum):
     def initial_state(self) -> State:
         return {"stage": 0, "best": None, "waited": 0, "steps": 0}
 
-    def observe(self, state: State, raw_v: float) -> State:
+    def observe(self, state: State, record: StepRecord) -> State:
+        raw_v = record.raw_v
         stage, best, waited = state["stage"], state["best"], state["waited"]
         steps = state["steps"] + 1
         if stage >= self.num_clusters - 1:

@@ -1,11 +1,13 @@
 """Progressive gap law: the share of rows with uniform gaps moves while training proceeds."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dynamics.curricula.plan import Curriculum, Plan, Progress, State, record
+from dynamics.curricula.plan import Curriculum, Plan, State, record
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import Blend, UniformGap
 from dynamics.options import invalid
 
@@ -16,6 +18,10 @@ class GapLaw(Curriculum):
     One-step sampling uses (t, r) = (1, 0), which the base law hardly ever draws. Equal shares give a constant law, the
     opponent that a moving one must beat. The share of r < t rows may move over the same interval.
     """
+
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "uniform_gap_share": ("1", "share of r < t rows with uniform gaps")
+    }
 
     kind: Literal["gap_law"] = "gap_law"
     share_from: float = Field(default=0.0, ge=0, le=1)

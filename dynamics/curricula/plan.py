@@ -1,19 +1,24 @@
 """The one question that every curriculum answers: what law of times and what weights at this step?"""
 
-from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import xarray as xr
 from torch import Tensor
 
+from dynamics.flow.progress import Progress
 from dynamics.flow.times import TimeLaw, TimesOptions
-from dynamics.options import Options
+from dynamics.options import Family, invalid
+from dynamics.record import StepRecord
 
 Weight = Callable[["Plan", Tensor, Tensor], Tensor]
 """(plan, t [B], r [B]) -> weight [B]; the plan is the final one, so that a weight can depend on the law in force."""
 State = dict[str, Any]
-"""What a curriculum remembers between steps: JSON values only, since it lives in the checkpoint."""
+"""What a curriculum remembers between steps: JSON values and tensors by name, since it lives in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,19 @@ class Plan:
         return out
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands."""
+class Curriculum(Family):
+    """A change of the plan as training proceeds. Curricula form a chain: each takes the plan of the one before.
 
-    step: int
-    """Optimiser steps done so far, 0-based index of the coming one."""
-    num_steps: int
-    """Total planned steps T."""
+    A new one is one file: a subclass with a `kind` of its own. What it remembers is changed by `observe` and `learn`
+    alone, which return a new state; every rank calls them with equal arguments and must come to an equal state.
+    """
 
-    @property
-    def fraction(self) -> float:
-        """i / T in [0, 1)."""
-        return self.step / self.num_steps
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Unit and text, by name, of the numbers that it records at every step (see `record`)."""
+    READS: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of the observers whose measurements it learns from; a run must have them."""
 
-
-class Curriculum(Options):
-    """A change of the plan as training proceeds. Curricula form a chain: each takes the plan of the one before."""
+    kind: str
 
     @abstractmethod
     def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
@@ -74,8 +75,22 @@ class Curriculum(Options):
         """Return what the curriculum remembers at the start; most remember nothing."""
         return {}
 
-    def observe(self, state: State, raw_v: float) -> State:
-        """Return the state after a step whose r = t rows had mean raw loss raw_v (NaN if there were none)."""
+    def observe(self, state: State, record: StepRecord) -> State:
+        """Return the state after a step.
+
+        Args:
+            state: That before the step.
+            record: The step's losses and norms: their means, its rows one by one, and sums by time and gap.
+        """
+        return state
+
+    def learn(self, state: State, measured: Mapping[str, xr.Dataset]) -> State:
+        """Return the state after observers have measured, before the checkpoint of that step.
+
+        Args:
+            state: That before.
+            measured: The measurements of this step by kind, of the observers named in READS that were due.
+        """
         return state
 
 
@@ -83,7 +98,11 @@ def plan_for(times: TimesOptions, curricula: tuple[Curriculum, ...], progress: P
     """Build the plan of one step: the base law, changed by each curriculum in turn."""
     plan = Plan(times.law, times.law, times.gap_share)
     for curriculum, state in zip(curricula, states, strict=True):
-        plan = curriculum.apply(plan, progress, state)
+        before, plan = plan.series, curriculum.apply(plan, progress, state)
+        if undeclared := sorted(set(plan.series) - set(before) - set(curriculum.SERIES)):
+            allowed = ", ".join(curriculum.SERIES) or "none"
+            remedy = f"declare its unit and text in {type(curriculum).__name__}.SERIES"
+            raise invalid(f"series of {curriculum.kind}", undeclared, allowed, remedy)
     return plan
 
 

@@ -1,14 +1,33 @@
 """The 8x8 digits inside scikit-learn: the data set that needs no download."""
 
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from dynamics.data.imageset import ImageSet
+from dynamics.data.source import Embedded
 
 
+class Digits(Embedded):
+    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels.
+
+    Example:
+        >>> x, y = Digits().load().batch(seed=0, step=10, batch_size=4)
+        >>> x.shape, y.dtype
+        (torch.Size([4, 1, 8, 8]), torch.int64)
+    """
+
+    name: Literal["digits"] = "digits"
+
+    def load(self) -> ImageSet:
+        return load_digits()
+
+
+@lru_cache(maxsize=1)
 def load_digits() -> ImageSet:
     """Return the 1797 handwritten digits of scikit-learn: 1x8x8, levels 0..16, 10 classes.
 
@@ -32,4 +51,5 @@ def load_digits() -> ImageSet:
         source="scikit-learn load_digits: test part of the UCI Optical Recognition of Handwritten Digits "
         "(Alpaydin and Kaynak 1998, doi:10.24432/C50P49)",
         licence="CC BY 4.0",
+        classifier="digits",
     )

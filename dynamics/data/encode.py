@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynamics.atomic import locked, remove_leftovers, replacing
-from dynamics.data.files import IMAGE_SUFFIXES, class_folders
+from dynamics.data.image_files import IMAGE_SUFFIXES, class_folders
 from dynamics.data.latents import LABELS, RECORD, SD_SCALE, Record, Shard, check_files, shard_bytes, shard_path
 from dynamics.data.vae import Vae, load_vae
 from dynamics.options import Options, invalid

@@ -1,71 +1,21 @@
-"""What training sees of a data set, and the finite set of images that implements it."""
+"""A finite set of labelled images."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dynamics.data.loader import batch_indices
+from dynamics.data.cache import cache_folder
+from dynamics.data.source import WHOLE
+from dynamics.features import Extractor, packaged_extractor, trained_extractor
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
 from dynamics.options import invalid
-
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
-
-
-WHOLE = slice(None)
-"""All rows of a batch."""
-
-
-class DataSource(Protocol):
-    """Images by step: a pure function of (seed, step), whatever was asked before."""
-
-    def __hash__(self) -> int:
-        """By identity: what belongs to a data set is computed once."""
-
-    @property
-    def name(self) -> str:
-        """What results call the data."""
-
-    @property
-    def source(self) -> str:
-        """Where the data come from."""
-
-    @property
-    def licence(self) -> str:
-        """Under which terms they may be used."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of everything that decides the images and labels."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K; labels are 0..K-1 and K itself is the null class."""
-
-    @property
-    def shape(self) -> Shape:
-        """(C, H, W) of one image."""
-
-    @property
-    def is_latent(self) -> bool:
-        """Whether x are an autoencoder's latents, drawn anew at each step: they have no exact velocities to compare
-        with, and are no pictures until they are decoded."""
-
-    def batch(self, seed: int, step: int, batch_size: int, share: slice = WHOLE) -> tuple[Tensor, Tensor]:
-        """Return the global batch of a step: x [B, C, H, W] float32, [-1, 1] being the pixel range, and y [B] long.
-
-        Rows of x outside `share` may be left NaN: a rank that never looks at them need not wait for them.
-        """
-
-    def reference(self) -> tuple[Tensor, Tensor]:
-        """Return the images and labels that distances are measured against."""
-
-    def quantise(self, x: Tensor) -> Tensor:
-        """Round and clamp x [B, C, H, W] to the pixel levels that the data themselves can take."""
+from dynamics.oracles import EmpiricalOracle
+from dynamics.rng import batch_indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +30,7 @@ class ImageSet:
         name: What results call the data.
         source: Where the data come from.
         licence: Under which terms they may be used.
+        classifier: Classifier of the package whose features compare samples; None trains one on the images.
 
     Raises:
         ValueError: No images, another dtype or number of axes, pixels above `levels`, another number of labels than
@@ -99,8 +50,10 @@ class ImageSet:
     name: str
     source: str
     licence: str
+    classifier: str | None = None
 
-    is_latent = False
+    pictures = True
+    drawn_by_rank = False
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -144,6 +97,11 @@ class ImageSet:
         _, channels, height, width = self.pixels.shape
         return channels, height, width
 
+    @property
+    def condition(self) -> ClassLabels:
+        """Class labels 0..K-1; K itself is the null class."""
+        return ClassLabels(self.num_classes)
+
     @cached_property
     def sha256(self) -> str:
         """Hash of shape, levels, pixels and labels: the same on every machine, whatever file they came from."""
@@ -174,6 +132,16 @@ class ImageSet:
     def quantise(self, x: Tensor) -> Tensor:
         """Round x [B, C, H, W] to the nearest of the levels + 1 pixel levels, clamped to [-1, 1]."""
         return ((x + 1) * (self.levels / 2)).round().clamp(0, self.levels) * (2 / self.levels) - 1
+
+    def oracle(self) -> EmpiricalOracle:
+        """Return the exact velocities of this finite set."""
+        return EmpiricalOracle(*self.reference())
+
+    def features(self) -> Extractor | None:
+        """Return the features of a classifier; None of unlabelled images, which have nothing to teach it."""
+        if self.classifier is not None:
+            return packaged_extractor(self.classifier)
+        return trained_extractor(self, cache_folder()) if self.num_classes > 1 else None
 
     def _scale(self, pixels: Tensor) -> Tensor:
         return pixels.float() * (2 / self.levels) - 1

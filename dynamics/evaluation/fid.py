@@ -23,9 +23,9 @@ from dynamics.atomic import replacing
 from dynamics.data import Shape
 from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import frechet_from_moments, kernel_distance, precision_recall
-from dynamics.evaluation.evaluate import EvaluationOptions, check_settings, draw_labels, draw_samples
 from dynamics.evaluation.inception import SPLITS, Inception, inception_score
 from dynamics.evaluation.moments import Moments, Statistics
+from dynamics.evaluation.sample_quality import EvaluationOptions, check_settings, draw_labels, draw_samples
 from dynamics.flow.path import Velocity
 from dynamics.options import invalid
 from dynamics.rng import generator, normal_rows

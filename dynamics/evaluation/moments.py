@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynamics.atomic import replacing
-from dynamics.data.files import IMAGE_SUFFIXES, read_image
+from dynamics.data.image_files import IMAGE_SUFFIXES, read_image
 from dynamics.evaluation.inception import Inception
 from dynamics.options import invalid
 

@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dynamics.flow.condition import ClassLabels
 from dynamics.models.dit import SIZES, DiT, DiTOptions
 from dynamics.models.embeddings import position_table, sinusoid
 from dynamics.options import invalid
@@ -251,7 +252,7 @@ def _shapes(names: Mapping[str, str], sizes: _Sizes) -> dict[str, torch.Size]:
     """Return the shape of each public tensor."""
     options, shape, num_classes, out_channels = sizes
     with torch.device("meta"):
-        ours = dict(DiT(options, shape, num_classes).named_parameters())
+        ours = dict(DiT(options, shape, ClassLabels(num_classes)).named_parameters())
     shapes = {name: ours[own].shape for name, own in names.items()}
     patch = options.patch_size
     rows = out_channels * patch**2

@@ -19,14 +19,16 @@ from torch import Tensor
 
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions, dimensions, load
+from dynamics.data import DataOptions, Latents
 from dynamics.data.latents import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
-from dynamics.objectives import FlowMatching
+from dynamics.objectives import FlowMatching, MeanFlow
 from dynamics.options import invalid
-from dynamics.runner.run_folder import RunFolder, differences
+from dynamics.runner.agreement import differences
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import provenance, read_run, write_run
 from dynamics.training import StartOptions, TrainState, check_room, room_for, start
 from dynamics.training.shards import write
@@ -146,7 +148,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
     _, tensors = folder.checkpoints().weights(checkpoint, weights)
-    public = to_public(tensors, config.model, dimensions(config.data)[0], target)
+    public = to_public(tensors, config.model, config.data.dimensions()[0], target)
     path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
@@ -246,19 +248,23 @@ def config_for(
         "seed": int(hashlib.sha256(origin.encode()).hexdigest()[:8], 16),
     }
     if CONVENTIONS[source].meaning == "v":
+        if not isinstance(base.objective, MeanFlow | FlowMatching):
+            remedy = "pass a preset of one of these"
+            raise invalid("preset", base.objective.kind, "meanflow or flow_matching", remedy)
         label_drop_prob = base.objective.guidance.label_drop_prob
         objective = FlowMatching()
         guidance = objective.guidance.model_copy(update={"label_drop_prob": label_drop_prob})
         changes["objective"] = objective.model_copy(update={"guidance": guidance})
         changes["times"] = base.times.model_copy(update={"gap_share": 0.0})
     config = RunConfig.model_validate({**dict(base), **changes})
-    found, expected = dimensions(config.data), (imported.shape, imported.num_classes)
+    (shape, condition), expected = config.data.dimensions(), (imported.shape, imported.num_classes)
+    found = (shape, condition.num_classes)
     if found != expected:
         allowed = f"shape {expected[0]} and {expected[1]} classes, which the checkpoint is for"
         remedy = "pass --data with such latents, or --preset with a config on such data"
         raise invalid("data", f"shape {found[0]} and {found[1]} classes", allowed, remedy)
     if data is not None:
-        load(config.data)  # latents that are not there, or not whole, are better found now
+        config.data.load()  # latents that are not there, or not whole, are better found now
     return config
 
 
@@ -275,7 +281,7 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
     """Return the data with the user's latents."""
     if path is None and latent_scale is None:
         return options
-    if options.name != "latents":
+    if not isinstance(options, Latents):
         received = f"{path or latent_scale} with a preset on {options.name}"
         raise invalid("data", received, "latents for a preset on latents", "leave --data and --latent-scale out")
     changes: dict[str, Any] = {} if latent_scale is None else {"latent_scale": latent_scale}
@@ -285,12 +291,12 @@ def _data(options: DataOptions, path: Path | None, latent_scale: float | None) -
             remedy = f"encode with --scale {scale}, or accept the difference with --latent-scale {record.scale}"
             raise invalid("latent_scale", scale, f"{record.scale}, which is that of the latents in {path}", remedy)
         changes |= {"path": path, "vae": record.vae}
-    return DataOptions.model_validate({**dict(options), **changes})
+    return Latents.model_validate({**dict(options), **changes})
 
 
 def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict[str, str]) -> None:
     """Write a run folder, run.nc last."""
-    model = build(config.model, imported.shape, imported.num_classes, seed=0)
+    model = build(config.model, imported.shape, ClassLabels(imported.num_classes), seed=0)
     assert isinstance(model, DiT)
     imported.fill(model)
     shared = {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -1,15 +1,18 @@
 """THE convention: t = 1 is noise, t = 0 is data, and the path between them is a straight line.
 
-Every velocity in this toolkit, network or oracle, is called as `u(z, t, r, y)`, the average velocity from t down to r;
-`u(z, t, t, y)` is the instantaneous velocity v.
+Every velocity in this toolkit, network or oracle, is called as `u(z, t, r, c)`, the average velocity from t down to r
+under a condition c (see `condition`); `u(z, t, t, c)` is the instantaneous velocity v.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""u(z [B,...], t [B], r [B], y [B] long) -> [B,...]"""
+Shape = tuple[int, int, int]
+"""(C, H, W) of one row."""
+Velocity = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+"""u(z [B,...], t [B], r [B], c with B rows) -> [B,...]"""
 
 
 def expand(a: Tensor, like: Tensor) -> Tensor:

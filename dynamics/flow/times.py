@@ -8,18 +8,17 @@ the larger of two draws, not one draw.
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.options import Options, invalid
+from dynamics.options import Family, Options, invalid
 
 
-class TimeLaw(Options):
-    """A joint law of (t, r) with 0 <= r <= t <= 1."""
+class TimeLaw(Family):
+    """A joint law of (t, r) with 0 <= r <= t <= 1; one that a config can name has a `kind`."""
 
     @abstractmethod
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,11 +249,6 @@ class Blend(TimeLaw):
         return self.share * self.other.expect(f, num_points) + (1 - self.share) * self.base.expect(f, num_points)
 
 
-AnyLaw = Annotated[
-    LogitNormalPair | UniformPair | UniformGap | GapBin | UniformGapFromTime, Field(discriminator="kind")
-]
-
-
 @lru_cache(maxsize=4096)
 def mean_gap(law: TimeLaw) -> float:
     """Return E[t - r] of a law.
@@ -271,7 +265,7 @@ def mean_gap(law: TimeLaw) -> float:
 class TimesOptions(Options):
     """How the rows' times are drawn before any curriculum changes them."""
 
-    law: AnyLaw = LogitNormalPair()
+    law: TimeLaw = LogitNormalPair()
     """Law of (t, r); rows with r = t take its t."""
     gap_share: float = Field(default=0.25, ge=0, le=1)
     """Share of rows with r < t, P(r != t); the others have r = t."""
@@ -291,10 +285,3 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
         return UniformGap(low=max(law.low, low), high=min(law.high, high))
     allowed = "logit_normal, uniform_pair or uniform_gap"
     raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")
-
-
-def check_edges(name: str, edges: tuple[float, ...]) -> None:
-    """Refuse bin edges that are not at least two increasing numbers in [0, 1]."""
-    increasing = all(lo < hi for lo, hi in pairwise(edges))
-    if len(edges) < 2 or not increasing or edges[0] < 0 or edges[-1] > 1:
-        raise invalid(name, edges, "at least two increasing numbers in [0, 1]", "for example 0 0.1 0.3 0.5 0.7 0.9 1")

@@ -1,15 +1,15 @@
 """Sums of losses over every training row so far, by time and by gap."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import xarray as xr
 from pydantic import Field
 
 from dynamics.instruments.gaps import bin_coordinates
-from dynamics.options import Options
-from dynamics.training import TrainState
-from dynamics.training.cells import GAP_EDGES, QUANTITIES, T_EDGES
+from dynamics.instruments.instrument import InstrumentOptions, Probe
+from dynamics.record import GAP_EDGES, QUANTITIES, T_EDGES
+from dynamics.training import Recipe, TrainState
 
 _TEXTS = {
     "count": ("rows", "number of training rows"),
@@ -20,25 +20,22 @@ _TEXTS = {
 }
 
 
-class CellsOptions(Options):
+class CellsOptions(InstrumentOptions):
     """Losses of all training rows by time and gap bin."""
+
+    WHILE_TRAINING: ClassVar[bool] = True
 
     kind: Literal["cells"] = "cells"
     every: int = Field(default=50, gt=0)
     """Steps between records; the first and the last step are always recorded."""
 
+    def observer(self, recipe: Recipe, progress: bool = False) -> "CellsProbe":
+        return CellsProbe(recipe, self, progress)
+
 
 @dataclass(frozen=True)
-class CellsProbe:
-    """Records what training itself has summed up (see `training.Observer`)."""
-
-    options: CellsOptions
-
-    group = "cells"
-
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to record after `step` steps."""
-        return step % self.options.every == 0 or step == num_steps
+class CellsProbe(Probe[CellsOptions]):
+    """Records what training itself has summed up."""
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Return sums over all rows of all steps so far; two records differ by the rows between them.

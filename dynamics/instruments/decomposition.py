@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.data import DataSource
-from dynamics.flow.path import Velocity, expand
-from dynamics.flow.times import TimeLaw
+from dynamics.flow.integrator import follow, runge_kutta
+from dynamics.flow.path import Velocity
 from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, squared_norm
-from dynamics.instruments.gram import GradientOptions, task_gram
-from dynamics.instruments.settings import settings
-from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks
-from dynamics.objectives import Objective
-from dynamics.training import TrainState, network
+from dynamics.instruments.gram import TaskInstrument, TaskProbe, task_gram
+from dynamics.instruments.group_gradients import GradientOptions
+from dynamics.instruments.instrument import said
+from dynamics.instruments.tasks import Task, gap_tasks
+from dynamics.models import Network
+from dynamics.training import Recipe, TrainState
 
 
-class DecompositionOptions(BinOptions, TaskOptions, GradientOptions):
+class DecompositionOptions(BinOptions, GradientOptions, TaskInstrument):
     """The parts of the loss of v, of the error of u, and of the MeanFlow gradient, by time and gap."""
 
     kind: Literal["decomposition"] = "decomposition"
@@ -31,46 +31,29 @@ class DecompositionOptions(BinOptions, TaskOptions, GradientOptions):
     ode_steps: int = Field(default=16, ge=2, multiple_of=2)
     """Runge-Kutta steps along the path of the network's own v."""
 
+    def observer(self, recipe: Recipe, progress: bool = False) -> "DecompositionProbe":
+        return DecompositionProbe(recipe, self, progress)
+
 
 @dataclass(frozen=True)
-class DecompositionProbe:
-    """Measures the decompositions (see `training.Observer`)."""
-
-    data: DataSource
-    objective: Objective
-    law: TimeLaw
-    """The training law of (t, r)."""
-    options: DecompositionOptions
-    seed: int
-    progress: bool = False
-    """Show a bar while gradients are taken."""
-
-    group = "decomposition"
+class DecompositionProbe(TaskProbe[DecompositionOptions]):
+    """Measures the decompositions."""
 
     @cached_property
     def tasks(self) -> list[Task]:
         """Trajectory flow matching in each gap bin, then trajectory consistency."""
-        o = self.options
+        o, law = self.options, self.recipe.times.law
         return [
-            *gap_tasks(o, self.law, "flow_matching", "matching"),
-            *gap_tasks(o, self.law, "consistency", "consistency"),
+            *gap_tasks(o, law, "flow_matching", "matching"),
+            *gap_tasks(o, law, "consistency", "consistency"),
         ]
-
-    def __post_init__(self) -> None:
-        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
-
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
-        if step == 0 and self.options.precondition == "adam":
-            return False
-        return step % self.options.every == 0 or step == num_steps
 
     @cached_property
     def gaps(self) -> GapProbe:
         """The rows on which errors are taken apart, with their exact velocities."""
         o = self.options
         bins = GapsOptions(rows_per_bin=o.rows_per_bin, gap_edges=o.gap_edges, t_edges=o.t_edges)
-        return GapProbe(self.data, self.objective, bins, self.seed)
+        return GapProbe(self.recipe, bins)
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Return the decompositions of a state.
@@ -83,14 +66,14 @@ class DecompositionProbe:
               consistency, grad 2 (t - r) <u, sg du/dt>).
         """
         o, device = self.options, next(state.model.parameters()).device
-        u = network(state, o.weights)
-        by_time = self.gaps.errors(u, device)
+        net = state.network(o.weights)
+        by_time = self.gaps.errors(net, self.recipe.progress(state.step), device)
         kept = [name for name in by_time.data_vars if str(name).startswith("v_")]
-        forces = task_gram(state, self.tasks, self.data, self.objective, o, o, self.seed, self.progress)
-        parts = [forces, by_time[kept], self.errors_of_u(u, device)]
-        return xr.merge(parts, compat="equals", join="exact", combine_attrs="override").assign_attrs(settings(o))
+        forces = task_gram(state, self.tasks, self.recipe, o, o, self.progress)
+        parts = [forces, by_time[kept], self.errors_of_u(net, device)]
+        return xr.merge(parts, compat="equals", join="exact", combine_attrs="override").assign_attrs(said(o))
 
-    def errors_of_u(self, u: Velocity, device: torch.device) -> xr.Dataset:
+    def errors_of_u(self, net: Network, device: torch.device) -> xr.Dataset:
         """Split the error of u into what contradicts the network's own v, and what that v itself has wrong.
 
         With ubar the average of the network's own v = u(z, t, t) along its path from t to r,
@@ -105,12 +88,11 @@ class DecompositionProbe:
         probe, n = self.gaps, self.gaps.rows.num_equal
         rows, exact = probe.rows.part(n, len(probe.rows)).to(device), probe.exact
         z, _ = rows.path()
-        with torch.no_grad():
-            prediction = u(z, rows.t, rows.r, rows.y)
-            own, coarse = (
-                own_average(u, z, rows.t, rows.r, rows.y, steps)
-                for steps in (self.options.ode_steps, self.options.ode_steps // 2)
-            )
+        prediction = net.frozen(z, rows.t, rows.r, rows.c)
+        own, coarse = (
+            own_average(net.frozen, z, rows.t, rows.r, rows.c, steps)
+            for steps in (self.options.ode_steps, self.options.ode_steps // 2)
+        )
         columns = {
             "inconsistency": squared_norm(prediction - own),
             "ode_error": squared_norm(own - coarse),
@@ -128,7 +110,7 @@ class DecompositionProbe:
         return table.dataset({})
 
 
-def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_steps: int) -> Tensor:
+def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, c: Any, num_steps: int) -> Tensor:
     """Average the network's instantaneous velocity along its own path from t down to r, by classical Runge-Kutta.
 
     ubar = (z_t - z_r) / (t - r) with dz/ds = u(z, s, s): what u(z, t, r) would be if it agreed with its r = t values.
@@ -138,28 +120,18 @@ def own_average(u: Velocity, z: Tensor, t: Tensor, r: Tensor, y: Tensor, num_ste
         z: z_t, [B, ...].
         t: [B].
         r: [B], r < t.
-        y: [B] long.
+        c: Condition of B rows.
         num_steps: Steps of (t - r) / num_steps each.
 
     Returns:
         ubar [B, ...].
 
     Example:
-        >>> from dynamics.flow.oracle import GaussianOracle
+        >>> from dynamics.oracles import GaussianOracle
         >>> oracle, z = GaussianOracle(0.5), torch.ones(1, 3, dtype=torch.float64)
         >>> t, r = torch.tensor([0.9]).double(), torch.tensor([0.2]).double()
         >>> bool((own_average(oracle.u, z, t, r, None, 32) - oracle.u(z, t, r)).abs().max() < 1e-5)
         True
     """
-    h, total = (t - r) / num_steps, torch.zeros_like(z)
-    step = expand(h, z)
-    for i in range(num_steps):
-        start = t - i * h
-        middle, end = start - h / 2, start - h
-        here = z - step * total
-        k1 = u(here, start, start, y)
-        k2 = u(here - step / 2 * k1, middle, middle, y)
-        k3 = u(here - step / 2 * k2, middle, middle, y)
-        k4 = u(here - step * k3, end, end, y)
-        total = total + (k1 + 2 * k2 + 2 * k3 + k4) / 6
-    return total / num_steps
+    k = torch.arange(num_steps + 1, dtype=t.dtype, device=t.device)[:, None]
+    return follow(runge_kutta(lambda z, s: u(z, s, s, c)), z, t - (t - r) * k / num_steps)[0]

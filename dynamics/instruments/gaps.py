@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, Self
 
@@ -14,15 +14,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.data import DataSource
-from dynamics.flow.oracle import GuidedOracle, Oracle, oracle_for
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformGap, check_edges
-from dynamics.instruments.settings import settings
-from dynamics.objectives import MeanFlow, Objective, total_derivative
-from dynamics.options import Options
+from dynamics.flow.times import UniformGap
+from dynamics.instruments.instrument import InstrumentOptions, Probe, asking, said
+from dynamics.models import Network
+from dynamics.objectives import Objective
+from dynamics.options import Options, check_edges
 from dynamics.rng import generator
-from dynamics.training import TrainState, network
+from dynamics.training import Recipe, TrainState
 
 CPU = torch.device("cpu")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -45,7 +45,7 @@ class BinOptions(Options):
         return self
 
 
-class GapsOptions(BinOptions):
+class GapsOptions(BinOptions, InstrumentOptions):
     """Losses and exact errors per time and gap bin."""
 
     kind: Literal["gaps"] = "gaps"
@@ -56,79 +56,39 @@ class GapsOptions(BinOptions):
     weights: Literal["ema", "model"] = "ema"
     """Which weights are measured: the first average, or the raw ones."""
 
+    def observer(self, recipe: Recipe, progress: bool = False) -> "GapProbe":
+        return GapProbe(recipe, self, progress)
 
-def exact_velocities(data: DataSource, objective: Objective) -> Oracle:
-    """Return the oracle of what the objective converges to: guided if the objective guides."""
-    oracle = oracle_for(data)
-    guidance = objective.guidance
-    if isinstance(objective, MeanFlow) and guidance.active:
-        return GuidedOracle(oracle, guidance.w / (1 - guidance.k), guidance.t_start, guidance.t_end)
-    return oracle
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Indices (t bin, gap bin) of the cells that hold any gap <= t; none unless `by_time` asks for them."""
+        pairs = [(i, j) for i in range(len(self.t_edges) - 1) for j in range(len(self.gap_edges) - 1)]
+        return [(i, j) for i, j in pairs if self.t_edges[i + 1] > self.gap_edges[j]] if self.by_time else []
 
 
 @dataclass(frozen=True)
-class GapProbe:
+class GapProbe(Probe[GapsOptions]):
     """Measures one network after another on the same rows; their exact velocities are solved for once."""
 
-    data: DataSource
-    objective: Objective
-    options: GapsOptions
-    seed: int
-
-    group = "gaps"
-
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to measure after `step` steps."""
-        return step % self.options.every == 0 or step == num_steps
-
     def measure(self, state: TrainState) -> xr.Dataset:
-        """Measure a run while it trains (see `training.Observer`)."""
-        device = next(state.model.parameters()).device
-        return self.errors(network(state, self.options.weights), device)
+        """Measure a run while it trains; see `errors`."""
+        device, now = next(state.model.parameters()).device, self.recipe.progress(state.step)
+        return self.errors(state.network(self.options.weights), now, device)
 
-    @cached_property
-    def cells(self) -> list[tuple[int, int]]:
-        """Indices (t bin, gap bin) of the cells that hold any gap <= t; none unless `by_time` asks for them."""
-        o = self.options
-        pairs = [(i, j) for i in range(len(o.t_edges) - 1) for j in range(len(o.gap_edges) - 1)]
-        return [(i, j) for i, j in pairs if o.t_edges[i + 1] > o.gap_edges[j]] if o.by_time else []
-
-    @cached_property
+    @property
     def rows(self) -> Rows:
         """Rows in the layout [t bins | gap bins | cells | one-step rows at (1, 0)], `rows_per_bin` each."""
-        n, o = self.options.rows_per_bin, self.options
-        times = generator(self.seed, "gap probe", "times")
-        t, r = [], []
-        for low, high in pairwise(o.t_edges):
-            t.append(low + (high - low) * torch.rand(n, generator=times))
-            r.append(t[-1])
-        for low, high in pairwise(o.gap_edges):
-            drawn = UniformGap(low=low, high=high).sample(n, times)
-            t.append(drawn[0])
-            r.append(drawn[1])
-        for i, j in self.cells:
-            low, a, b = max(o.t_edges[i], o.gap_edges[j]), *torch.rand(2, n, generator=times)
-            t.append(low + (o.t_edges[i + 1] - low) * a)
-            gap = o.gap_edges[j] + (t[-1].clamp(max=o.gap_edges[j + 1]) - o.gap_edges[j]) * b
-            r.append((t[-1] - gap).clamp(min=0))
-        t.append(torch.ones(n))
-        r.append(torch.zeros(n))
-        total, num_equal = n * len(t), n * (len(o.t_edges) - 1)
-        own_seed = generator(self.seed, "gap probe", "images").initial_seed()
-        x, y = self.data.batch(own_seed, 0, total)
-        e = torch.randn(x.shape, generator=generator(self.seed, "gap probe", "noise"))
-        return Rows(x, e, torch.cat(t), torch.cat(r), y, torch.zeros(total, dtype=torch.bool), num_equal)
+        return asking(_bin_rows(self.recipe.data, self.options, self.recipe.seed), self.recipe.objective)
 
     @property
     def exact(self) -> Tensor | None:
-        """u* of the rows (v* of the r = t rows), [B, C, H, W]; None of latents."""
-        return None if self.data.is_latent else _exact(self)
+        """u* of the rows (v* of the r = t rows), [B, C, H, W]; None where nobody knows the exact velocities."""
+        return _truth(self.recipe.data, self.recipe.objective, self.options, self.recipe.seed)[0]
 
     @property
     def noise(self) -> Tensor | None:
-        """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]: w (v - v*) where guided; None
-        of latents."""
-        return None if self.data.is_latent else _noise(self)
+        """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]; None as for `exact`."""
+        return _truth(self.recipe.data, self.recipe.objective, self.options, self.recipe.seed)[1]
 
     @property
     def parts(self) -> dict[str, tuple[slice, tuple[str, ...]]]:
@@ -140,15 +100,16 @@ class GapProbe:
             "u": (slice(n, n + m), ("gap_bin",)),
             "one_step": (slice(-k, None), ()),
         }
-        if self.cells:
+        if o.cells:
             parts["cell"] = (slice(n + m, -k), ("t_bin", "gap_bin"))
         return parts
 
-    def errors(self, u: Velocity, device: torch.device = CPU) -> xr.Dataset:
+    def errors(self, net: Network, now: Progress, device: torch.device = CPU) -> xr.Dataset:
         """Return losses and exact squared errors of a network, mean and standard error per bin.
 
         Args:
-            u: The network.
+            net: The network.
+            now: Where its training stands.
             device: Where it computes.
 
         Returns:
@@ -157,25 +118,28 @@ class GapProbe:
             velocity, and its squared norm), target_norm, du_dt_norm (not for v), in pixels summed over C, H, W;
             `*_sem` are standard errors over rows. v_loss = v_irreducible + v_excess + v_cross: the variance of the
             target given z_t, which no network can learn; the squared distance to the target's mean given z_t, which is
-            v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows. Of
-            latents there is nothing that needs exact velocities: no error, scale, irreducible, excess and cross.
+            v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows.
+            Where nobody knows the exact velocities there is no error, scale, irreducible, excess and cross; of r < t
+            rows that the objective does not train (flow matching) there is the error alone.
         """
-        objective = self.objective if isinstance(self.objective, MeanFlow) else MeanFlow()
         rows, exact, noise = self.rows.to(device), self.exact, self.noise
+        n, objective = rows.num_equal, self.recipe.objective.measured("run")
+        trained = rows if objective.TAKES_GAPS else rows.part(0, n)
         with torch.no_grad():
-            terms = objective.terms(u, partial(total_derivative, u), rows, self.data.num_classes)
-        n = rows.num_equal
+            terms = objective.loss(net, trained, now)
+            u = _velocities(net, rows, terms.u)
         columns = {"loss": terms.raw, "weighted": terms.raw * terms.adaptive}
         if exact is not None:
-            columns["error"] = squared_norm(terms.prediction - exact.to(device))
+            columns["error"] = squared_norm(u - exact.to(device))
             columns["scale"] = squared_norm(exact.to(device))
         columns["target_norm"] = terms.target_norm
-        columns["du_dt_norm"] = torch.cat([torch.zeros_like(terms.raw[:n]), terms.du_dt_norm])
+        columns["du_dt_norm"] = terms.du_dt_norm
         table = Table(self.options)
         for part, (where, dims) in self.parts.items():
             for name, values in columns.items():
-                if (part, name) != ("v", "du_dt_norm"):
-                    table.add(part, name, dims, values[where], self.cells)
+                known = part == "v" or len(values) == len(rows)
+                if known and (part, name) != ("v", "du_dt_norm"):
+                    table.add(part, name, dims, values[where], self.options.cells)
             if part != "cell" and exact is not None:
                 table.add_covariance(part, dims, columns["error"][where], columns["scale"][where])
         if noise is not None:
@@ -184,31 +148,58 @@ class GapProbe:
             table.add("v", "irreducible", ("t_bin",), irreducible)
             table.add("v", "excess", ("t_bin",), excess)
             table.add("v", "cross", ("t_bin",), terms.raw[:n] - irreducible - excess)
-        return table.dataset(settings(self.options))
+        return table.dataset(said(self.options))
 
 
-@lru_cache(maxsize=32)
-def _exact(probe: GapProbe) -> Tensor:
-    """Solve for a probe's exact velocities; runs of one study ask for the same ones."""
-    rows = probe.rows
+def _velocities(net: Network, rows: Rows, known: Tensor | None) -> Tensor:
+    """Return u of all rows, [B, C, H, W]; `known` are those of the first ones, if the loss has computed them."""
     z, _ = rows.path()
-    oracle, n = exact_velocities(probe.data, probe.objective), rows.num_equal
-    u = oracle.u(z[n:], rows.t[n:], rows.r[n:], rows.y[n:])
-    return torch.cat([oracle.v(z[:n], rows.t[:n], rows.y[:n]), u])
+    done = 0 if known is None else len(known)
+    rest = net.frozen(z[done:], rows.t[done:], rows.r[done:], rows.c[done:]).to(z.dtype)
+    return rest if known is None else torch.cat([known, rest])
 
 
 @lru_cache(maxsize=32)
-def _noise(probe: GapProbe) -> Tensor:
-    n = probe.rows.num_equal
-    rows = probe.rows.part(0, n)
-    z, v = rows.path()
-    guidance = probe.objective.guidance
-    if not (isinstance(probe.objective, MeanFlow) and guidance.active):
-        return v - _exact(probe)[:n]
-    noise = v - oracle_for(probe.data).v(z, rows.t, rows.y)
-    # the network's own terms of a guided target are functions of z_t: they have no variance given it
-    guided = (rows.t >= guidance.t_start) & (rows.t <= guidance.t_end)
-    return torch.where(expand(guided, noise), guidance.w * noise, noise)
+def _bin_rows(data: DataSource, o: GapsOptions, seed: int) -> Rows:
+    """Draw the rows; runs of one study ask for the same ones."""
+    n = o.rows_per_bin
+    times = generator(seed, "gap probe", "times")
+    t, r = [], []
+    for low, high in pairwise(o.t_edges):
+        t.append(low + (high - low) * torch.rand(n, generator=times))
+        r.append(t[-1])
+    for low, high in pairwise(o.gap_edges):
+        drawn = UniformGap(low=low, high=high).sample(n, times)
+        t.append(drawn[0])
+        r.append(drawn[1])
+    for i, j in o.cells:
+        low, a, b = max(o.t_edges[i], o.gap_edges[j]), *torch.rand(2, n, generator=times)
+        t.append(low + (o.t_edges[i + 1] - low) * a)
+        gap = o.gap_edges[j] + (t[-1].clamp(max=o.gap_edges[j + 1]) - o.gap_edges[j]) * b
+        r.append((t[-1] - gap).clamp(min=0))
+    t.append(torch.ones(n))
+    r.append(torch.zeros(n))
+    total, num_equal = n * len(t), n * (len(o.t_edges) - 1)
+    own_seed = generator(seed, "gap probe", "images").initial_seed()
+    x, c = data.batch(own_seed, 0, total)
+    e = torch.randn(x.shape, generator=generator(seed, "gap probe", "noise"))
+    dropped = torch.zeros(total, dtype=torch.bool)
+    return Rows(x, e, torch.cat(t), torch.cat(r), c, dropped, num_equal, data.condition)
+
+
+@lru_cache(maxsize=32)
+def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """Solve for what the objective converges to on the rows, and say what noise their targets have."""
+    oracle = data.oracle()
+    if oracle is None:
+        return None, None
+    rows = _bin_rows(data, o, seed)
+    n, (z, v) = rows.num_equal, rows.path()
+    truth, c = objective.truth(oracle), objective.ask(rows.c)
+    equal = truth.v(z[:n], rows.t[:n], c[:n])
+    exact = torch.cat([equal, truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:])])
+    sample_noise = v[:n] - (equal if truth is oracle else oracle.v(z[:n], rows.t[:n], rows.c[:n]))
+    return exact, objective.target_noise(sample_noise, rows.part(0, n))
 
 
 def squared_norm(a: Tensor) -> Tensor:

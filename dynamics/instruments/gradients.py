@@ -26,21 +26,21 @@ Take = Callable[[str, Tensor, Tensor], None]
 
 
 @contextmanager
-def tapped(model: nn.Module, take: Take) -> Iterator[None]:
+def tapped(model: nn.Module, take: Take, num_rows: int) -> Iterator[None]:
     """Hand the input and the output gradient of every layer with weights to `take` during backward passes.
 
     Passes without gradient, such as those of the derivative du/dt, are not tapped. An embedding counts as a linear
     layer on one-hot rows.
 
+    Args:
+        model: A model without `untapped` weights.
+        take: What takes them.
+        num_rows: Rows of every pass with gradient.
+
     Raises:
-        ValueError: The model has weights outside linear and embedding layers.
+        ValueError: A pass with gradient has another number of rows.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    covered = {f"{name}.{p}" for name, module in layers.items() for p, _ in module.named_parameters(recurse=False)}
-    others = sorted({name for name, _ in model.named_parameters()} - covered)
-    if others:
-        remedy = "express them through models.linear.Linear"
-        raise invalid("model", others, "weights of linear and embedding layers only", remedy)
+    layers = _layers(model)
 
     def tap(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -48,6 +48,9 @@ def tapped(model: nn.Module, take: Take) -> Iterator[None]:
                 return
             if not output.requires_grad:  # the first layers: neither images nor weights ask for a gradient
                 output.requires_grad_()
+            if len(output) != num_rows:
+                allowed = f"passes with gradient of all {num_rows} rows, as an objective with ONE_PASS makes them"
+                raise invalid("pass", f"{len(output)} rows", allowed, "leave ONE_PASS of the objective False")
             given = inputs[0].detach()
             if isinstance(module, nn.Embedding):
                 given = F.one_hot(given, module.num_embeddings).to(output.dtype)
@@ -64,6 +67,17 @@ def tapped(model: nn.Module, take: Take) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+
+
+def untapped(model: nn.Module) -> list[str]:
+    """Return the names of the weights outside linear and embedding layers, which `tapped` does not reach."""
+    layers = _layers(model).items()
+    covered = {f"{name}.{p}" for name, module in layers for p, _ in module.named_parameters(recurse=False)}
+    return sorted({name for name, _ in model.named_parameters()} - covered)
 
 
 @dataclass

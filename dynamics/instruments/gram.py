@@ -4,117 +4,77 @@ Everything that is said about how tasks get along (cosines and their intervals, 
 this array afterwards, in `dynamics.analysis`, so that a new estimator needs no new run.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import xarray as xr
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
-from dynamics.data import DataSource
-from dynamics.flow.rows import Rows, concatenate
-from dynamics.flow.times import TimeLaw
-from dynamics.instruments.gradients import Gradients, Sketch, add_layer, tapped
-from dynamics.instruments.settings import settings
-from dynamics.instruments.tasks import (
-    Loss,
-    LossOptions,
-    Task,
-    TaskOptions,
-    gap_tasks,
-    task_coordinates,
-    task_loss,
-    task_rows,
-    velocity_task,
-)
-from dynamics.models import Model
-from dynamics.objectives import MeanFlow, Objective, total_derivative
-from dynamics.options import invalid
-from dynamics.training import TrainState, Weights, bound
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from dynamics.instruments.gradients import Gradients
+from dynamics.instruments.group_gradients import Array, GradientOptions, Group, check_memory, collect
+from dynamics.instruments.instrument import InstrumentOptions, Probe, said
+from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
+from dynamics.objectives import Objective
+from dynamics.training import Recipe, TrainState
 
 
-class GradientOptions(LossOptions):
-    """How gradients are taken and what is kept of them."""
-
-    precondition: Literal["none", "adam"] = "none"
-    """Plain inner products, or <g_i, P g_j> with P = 1 / (sqrt(v_hat) + eps) of the run's optimiser."""
-    groups: Literal["model", "block", "tensor"] = "block"
-    """Inner products of the whole model; also of each block and kind of layer; also of each tensor."""
-    backend: Literal["exact", "sketch"] = "exact"
-    """Keep whole gradients, or a seeded sketch of each for models whose gradients do not fit into memory."""
-    sketch_size: int = Field(default=4096, gt=0)
-    """Numbers kept of each tensor by the sketch; smaller tensors are kept whole."""
-    rows_per_pass: int = Field(default=128, gt=0)
-    """Rows that go through the network at once; bounds the memory of activations."""
+class TaskInstrument(TaskOptions, InstrumentOptions):
+    """An instrument whose tasks are v and u by gap."""
 
 
-class GramOptions(TaskOptions, GradientOptions):
+T = TypeVar("T", bound=TaskInstrument)
+
+
+class GramOptions(GradientOptions, TaskInstrument):
     """Inner products between the gradients of v and of u in each gap bin."""
 
     kind: Literal["gram"] = "gram"
     every: int = Field(default=500, gt=0)
     """Steps between measurements; the last step is always measured."""
 
-
-class Group(NamedTuple):
-    """Rows whose mean loss is differentiated, and which loss that is."""
-
-    rows: Rows
-    loss: Loss
+    def observer(self, recipe: Recipe, progress: bool = False) -> "GramProbe":
+        return GramProbe(recipe, self, progress)
 
 
 @dataclass(frozen=True)
-class GramProbe:
-    """Measures the Gram of v and each gap bin (see `training.Observer`)."""
-
-    data: DataSource
-    objective: Objective
-    law: TimeLaw
-    """The training law of (t, r)."""
-    options: GramOptions
-    seed: int
-    progress: bool = False
-    """Show a bar while gradients are taken."""
-
-    group = "gram"
+class TaskProbe(Probe[T]):
+    """An observer of tasks: v, and u in each gap bin, unless a subclass has others."""
 
     @cached_property
     def tasks(self) -> list[Task]:
         """v, then u in each gap bin."""
-        return [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
+        o, law = self.options, self.recipe.times.law
+        return [velocity_task(o, law), *gap_tasks(o, law)]
+
+    @property
+    def objective(self) -> Objective:
+        """The objective whose gradients are measured."""
+        return self.options.objective(self.recipe.objective)
 
     def __post_init__(self) -> None:
-        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
+        _ = self.tasks, self.objective  # what cannot be measured fails here, before any work
 
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to measure after `step` steps; Adam's preconditioner exists from the first step on."""
-        if step == 0 and self.options.precondition == "adam":
-            return False
-        return step % self.options.every == 0 or step == num_steps
+
+@dataclass(frozen=True)
+class GramProbe(TaskProbe[GramOptions]):
+    """Measures the Gram of v and each gap bin."""
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Return `gram` [group, task, split, task2, split2] of a state; see `task_gram`."""
-        return task_gram(
-            state, self.tasks, self.data, self.objective, self.options, self.options, self.seed, self.progress
-        )
+        return task_gram(state, self.tasks, self.recipe, self.options, self.options, self.progress)
 
 
 def task_gram(
     state: TrainState,
     tasks: Sequence[Task],
-    data: DataSource,
-    objective: Objective,
+    recipe: Recipe,
     options: TaskOptions,
     gradients: GradientOptions,
-    seed: int,
     progress: bool = False,
 ) -> xr.Dataset:
     """Measure the Gram of any list of tasks.
@@ -122,11 +82,9 @@ def task_gram(
     Args:
         state: The run's state; read only.
         tasks: Named laws of (t, r) and losses, those with r = t first.
-        data: Where the rows come from.
-        objective: The run's objective.
+        recipe: That of the run. Its seed is that of the rows: every measurement of a run sees the same ones.
         options: Splits and rows.
         gradients: How gradients are taken.
-        seed: Seed of the rows and of the sketch: every measurement of a run sees the same rows.
         progress: Show a bar.
 
     Returns:
@@ -139,8 +97,8 @@ def task_gram(
     """
     k, names = options.num_splits, [task.name for task in tasks]
     check_memory(len(tasks) * k, state.model, gradients)
-    groups = [Group(task_rows(task, s, options, data, seed), task.loss) for task in tasks for s in range(k)]
-    collected, losses = collect(state, groups, data, objective, gradients, seed, progress)
+    groups = [Group(task_rows(task, s, options, recipe), task.loss) for task in tasks for s in range(k)]
+    collected, losses = collect(state, groups, recipe, gradients, progress)
     labels, gram, errors = products(collected, gradients.groups, num_tasks=len(tasks))
     shape = (len(labels), len(tasks), k, len(tasks), k)
     unit = {"units": "squared gradient norm"}
@@ -164,95 +122,11 @@ def task_gram(
     split = {"units": "1", "long_name": "independent split of rows"}
     coords = {
         "group": ("group", labels, {"long_name": "part of the model"}),
-        **task_coordinates(list(tasks)),
+        **task_coordinates(list(tasks), gradients.objective(recipe.objective)),
         **{"task2": ("task2", names, {"long_name": "task"})},
         **{dim: (dim, np.arange(k), split) for dim in ("split", "split2")},
     }
-    return xr.Dataset(content, coords, attrs=settings(gradients) | settings(options))
-
-
-def collect(
-    state: TrainState,
-    groups: Sequence[Group],
-    data: DataSource,
-    objective: Objective,
-    options: GradientOptions,
-    seed: int,
-    progress: bool = False,
-) -> tuple[Gradients, Array]:
-    """Take the gradient of every group's mean loss; all groups have equally many rows, those with r = t first.
-
-    Returns:
-        The gradients (or their sketches) and each group's mean raw loss, [num_groups].
-    """
-    model, n = state.model, len(groups[0].rows)
-    weights = measured_weights(state, options.weights)
-    sketch = Sketch(seed, options.sketch_size) if options.backend == "sketch" else None
-    scale = adam_scale(state) if options.precondition == "adam" else {}
-    into = Gradients(len(groups), sketch, scale)
-    u, measured, losses = bound(model, weights), options.objective(objective), np.zeros(len(groups))
-    modules, any_weight = dict(model.named_modules()), next(iter(weights.values()))
-    per_pass = max(1, options.rows_per_pass // n)
-    bar = tqdm(total=len(groups) * n, desc="gradients", unit="row", disable=not progress, leave=False)
-    for first in range(0, len(groups), per_pass):
-        chosen = slice(first, min(first + per_pass, len(groups)))
-        for start in range(0, n, options.rows_per_pass):
-            stop = min(start + options.rows_per_pass, n)
-            parts = [
-                Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
-            ]
-
-            def take(name: str, a: Tensor, d: Tensor, chosen: slice = chosen) -> None:
-                add_layer(into, modules[name], name, chosen, a, d)
-
-            with tapped(model, take):
-                value = _backward(u, measured, parts, n, options.loss, data.num_classes)
-            losses[chosen] += value / n
-            bar.update((stop - start) * len(parts))
-    bar.close()
-    order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
-    into.tensors = {name: into.tensors[name] for name in order}
-    return into, losses
-
-
-def measured_weights(state: TrainState, which: str) -> Weights:
-    """Return the raw weights ("model") or their first average ("ema") by name, without gradient and without copying."""
-    named = state.model.named_parameters() if which == "model" else next(iter(state.emas.values())).items()
-    return {name: weight.detach() for name, weight in named}
-
-
-def _backward(u: Any, objective: MeanFlow, parts: Sequence[Group], n: int, weighting: str, num_classes: int) -> Array:
-    """Run the passes of some groups' rows; return the sum of each group's raw losses."""
-    rows = concatenate([part.rows for part in parts])
-    with torch.enable_grad():
-        terms = objective.terms(u, partial(total_derivative, u), rows, num_classes)
-        weight = terms.adaptive if weighting == "adaptive" else torch.ones_like(terms.raw)
-        each = len(parts[0].rows)
-        owner = torch.arange(len(parts), device=weight.device).repeat_interleave(each)
-        values = torch.zeros_like(terms.raw)
-        for loss in dict.fromkeys(part.loss for part in parts):
-            mine = torch.tensor([part.loss == loss for part in parts], device=weight.device)[owner]
-            values = torch.where(mine, task_loss(loss, terms, rows), values)
-        (weight * values / n).sum().backward()  # type: ignore[no-untyped-call]
-    return np.asarray(values.detach().double().view(len(parts), each).sum(1).cpu())
-
-
-def adam_scale(state: TrainState) -> dict[str, Tensor]:
-    """Return sqrt(P) by tensor name, P = 1 / (sqrt(v_hat) + eps): <sqrt(P) g_i, sqrt(P) g_j> = <g_i, P g_j>.
-
-    Raises:
-        ValueError: The optimiser has not made a step yet.
-    """
-    out = {}
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            memory = state.optimizer.state.get(parameter)
-            if not memory:
-                remedy = "measure a later checkpoint, or use precondition 'none'"
-                raise invalid("precondition", f"adam at step {state.step}", "a state after the first step", remedy)
-            v_hat = memory["exp_avg_sq"] / (1 - group["betas"][1] ** float(memory["step"]))
-            out[parameter] = (v_hat.sqrt() + group["eps"]).rsqrt()
-    return {name: out[parameter] for name, parameter in state.model.named_parameters()}
+    return xr.Dataset(content, coords, attrs=said(gradients) | said(options))
 
 
 def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str], Array, Array]:
@@ -321,18 +195,3 @@ def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:
     if level == "tensor":
         parts.update({name: [name] for name in names})
     return parts
-
-
-def check_memory(num_groups: int, model: Model, options: GradientOptions) -> None:
-    """Refuse exact gradients that would take more than half of this machine's memory.
-
-    Raises:
-        ValueError: with the size.
-    """
-    if options.backend == "sketch":
-        return
-    needed = num_groups * sum(p.numel() * p.element_size() for p in model.parameters())
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there / 2:
-        received = f"exact, {needed / 1e9:.1f} GB for {num_groups} gradients"
-        raise invalid("backend", received, f"at most half of the {there / 1e9:.0f} GB of memory", "use backend sketch")

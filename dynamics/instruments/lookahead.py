@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -12,19 +11,20 @@ import xarray as xr
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.data import DataSource
 from dynamics.flow.path import Velocity
-from dynamics.flow.rows import Rows, concatenate
-from dynamics.flow.times import TimeLaw
-from dynamics.instruments.gram import Array, GradientOptions, Group, collect, measured_weights
-from dynamics.instruments.settings import settings
-from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
-from dynamics.objectives import MeanFlow, Objective, total_derivative
-from dynamics.objectives.terms import squared_error
-from dynamics.training import TrainState, Weights, bound
+from dynamics.flow.progress import Progress
+from dynamics.flow.rows import Rows, chained
+from dynamics.instruments.gram import TaskInstrument, TaskProbe
+from dynamics.instruments.group_gradients import Array, GradientOptions, Group, collect
+from dynamics.instruments.instrument import said
+from dynamics.instruments.tasks import Task, task_coordinates, task_rows
+from dynamics.models import Network, bound
+from dynamics.objectives import Objective, squared_error
+from dynamics.options import invalid
+from dynamics.training import Recipe, TrainState, Weights
 
 
-class LookaheadOptions(TaskOptions):
+class LookaheadOptions(TaskInstrument):
     """How much a step on each task lowers the loss of each other task."""
 
     kind: Literal["lookahead"] = "lookahead"
@@ -37,33 +37,13 @@ class LookaheadOptions(TaskOptions):
     evaluate_on: Literal["other_split", "same_split"] = "other_split"
     """Where losses are compared: rows the step has not seen, or the step's own rows as TAG does, biased upwards."""
 
+    def observer(self, recipe: Recipe, progress: bool = False) -> "LookaheadProbe":
+        return LookaheadProbe(recipe, self, progress)
+
 
 @dataclass(frozen=True)
-class LookaheadProbe:
-    """Measures lookahead affinities (see `training.Observer`)."""
-
-    data: DataSource
-    objective: Objective
-    law: TimeLaw
-    """The training law of (t, r)."""
-    options: LookaheadOptions
-    seed: int
-    progress: bool = False
-    """Show a bar while gradients are taken."""
-
-    group = "lookahead"
-
-    @cached_property
-    def tasks(self) -> list[Task]:
-        """v, then u in each gap bin."""
-        return [velocity_task(self.options, self.law), *gap_tasks(self.options, self.law)]
-
-    def __post_init__(self) -> None:
-        assert self.tasks, "gap bins that cannot be drawn fail here, before any work"
-
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to measure after `step` steps."""
-        return step % self.options.every == 0 or step == num_steps
+class LookaheadProbe(TaskProbe[LookaheadOptions]):
+    """Measures lookahead affinities."""
 
     def measure(self, state: TrainState) -> xr.Dataset:
         """Measure Z of every ordered pair of tasks.
@@ -83,16 +63,16 @@ class LookaheadProbe:
         for split in range(o.num_splits):
             seen = self._rows(state, tasks, split)
             unseen = self._rows(state, tasks, (split + shift) % o.num_splits)
-            u = bound(state.model, measured_weights(state, self.options.weights))
-            loss_of = _frozen_losses(u, unseen, o.objective(self.objective), o.loss, self.data.num_classes)
-            losses[:, split] = loss_of(u)
+            net = state.network(o.weights)
+            loss_of = _frozen_losses(net, unseen, self.objective, self.recipe.progress(state.step), o.loss)
+            losses[:, split] = loss_of(net.frozen)
             for i, weights in enumerate(self._steps(state, seen)):
                 table[i, :, split] = 1 - loss_of(bound(state.model, weights)) / losses[:, split]
         seen_by = np.ones((len(tasks), len(tasks))) if o.rows == "shared" else np.eye(len(tasks))
         names = [task.name for task in tasks]
-        said = "relative fall of task2's loss by a step on task"
+        text = "relative fall of task2's loss by a step on task"
         content = {
-            "lookahead": (("task", "task2", "split"), table, {"units": "1", "long_name": said}),
+            "lookahead": (("task", "task2", "split"), table, {"units": "1", "long_name": text}),
             "loss": (("task2", "split"), losses, {"units": "1", "long_name": "loss of task2 before the step"}),
             "learning_rate": ((), self._learning_rate(state), {"units": "1", "long_name": "step size"}),
             "biased": (
@@ -102,28 +82,28 @@ class LookaheadProbe:
             ),
         }
         coords = {
-            **task_coordinates(tasks),
+            **task_coordinates(tasks, self.objective),
             "task2": ("task2", names, {"long_name": "task whose loss is compared"}),
             "split": ("split", np.arange(o.num_splits), {"units": "1", "long_name": "independent split of rows"}),
         }
-        return xr.Dataset(content, coords, settings(o))
+        return xr.Dataset(content, coords, said(o))
 
     def _learning_rate(self, state: TrainState) -> float:
         return self.options.learning_rate or float(state.optimizer.param_groups[0]["lr"])
 
     def _rows(self, state: TrainState, tasks: Sequence[Task], split: int) -> list[Rows]:
         any_weight = next(state.model.parameters())
-        drawn = (task_rows(task, split, self.options, self.data, self.seed) for task in tasks)
+        drawn = (task_rows(task, split, self.options, self.recipe) for task in tasks)
         return [rows.to(any_weight.device, any_weight.dtype) for rows in drawn]
 
     def _steps(self, state: TrainState, rows: Sequence[Rows]) -> Iterator[Weights]:
         """Yield the weights after one step on each task."""
         o = self.options
         asked = GradientOptions(loss=o.loss, guidance=o.guidance, weights=o.weights)
-        groups = [Group(each, "meanflow") for each in rows]
-        gradients, _ = collect(state, groups, self.data, self.objective, asked, self.seed, self.progress)
+        groups = [Group(each) for each in rows]
+        gradients, _ = collect(state, groups, self.recipe, asked, self.progress)
         lr = self._learning_rate(state)
-        weights = measured_weights(state, self.options.weights)
+        weights = state.weights(self.options.weights)
         for i in range(len(rows)):
             gradient = {name: gradients.tensors[name][i].view_as(weight) for name, weight in weights.items()}
             if o.update == "plain":
@@ -133,18 +113,25 @@ class LookaheadProbe:
 
 
 def _frozen_losses(
-    u: Velocity, parts: Sequence[Rows], objective: MeanFlow, loss: str, num_classes: int
+    net: Network, parts: Sequence[Rows], objective: Objective, now: Progress, loss: str
 ) -> Callable[[Velocity], Array]:
-    """Return the losses of all tasks as a function of the network, with targets and weights held at those of `u`."""
-    rows = concatenate(parts)
+    """Return the losses of all tasks as a function of the velocity, with targets and weights held at those of `net`.
+
+    Raises:
+        ValueError: The objective regresses something else than u(z_t, t, r): its target cannot be held.
+    """
+    rows = chained(parts)
     z, _ = rows.path()
     with torch.no_grad():
-        terms = objective.terms(u, partial(total_derivative, u), rows, num_classes)
+        terms = objective.loss(net, rows, now)
+    if terms.u is not terms.prediction:
+        remedy = "measure its gradients (gram) instead"
+        raise invalid("instrument lookahead", objective.kind, "an objective that regresses u(z_t, t, r)", remedy)
     weight = terms.adaptive if loss == "adaptive" else torch.ones_like(terms.raw)
 
     def losses(other: Velocity) -> Array:
         with torch.no_grad():
-            error = squared_error(other(z, rows.t, rows.r, rows.y), terms.target)
+            error = squared_error(other(z, rows.t, rows.r, rows.c), terms.target)
         return np.asarray((weight * error).double().view(len(parts), -1).mean(1).cpu())
 
     return losses

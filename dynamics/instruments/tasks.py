@@ -9,17 +9,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.data import DataSource
-from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, check_edges, within_gap_bin
-from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
-from dynamics.objectives.terms import squared_error
-from dynamics.options import Options, invalid
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
+from dynamics.instruments.instrument import asking
+from dynamics.objectives import LossTerms, Objective
+from dynamics.options import Options, check_edges, invalid
 from dynamics.rng import generator
+from dynamics.training import Recipe
 
-Loss = Literal["meanflow", "flow_matching", "consistency"]
-"""What a task minimises; the gradients of the last two add up to that of the first (see `task_loss`)."""
+WHOLE = "whole"
+"""Name of the loss that is the objective's own, beside the names of its parts."""
 
 
 class LossOptions(Options):
@@ -32,10 +31,16 @@ class LossOptions(Options):
     weights: Literal["model", "ema"] = "model"
     """Which weights are measured: the raw ones, which training moves, or the first average."""
 
-    def objective(self, trained: Objective) -> MeanFlow:
-        """Return the MeanFlow objective to measure; that of a flow-matching run has no guidance."""
-        guided = self.guidance == "run" and isinstance(trained, MeanFlow)
-        return MeanFlow(adaptive=trained.adaptive, guidance=trained.guidance if guided else Guidance())
+    def objective(self, trained: Objective) -> Objective:
+        """Return the objective whose gradients are measured: the one that was trained.
+
+        Raises:
+            ValueError: It has no loss for r < t rows, whose gradients are asked for.
+        """
+        if not trained.TAKES_GAPS:
+            remedy = "measure its exact errors by gaps, or the gradients of a run that starts from it (start.run)"
+            raise invalid("instrument of gradients", trained.kind, "an objective that trains r < t rows", remedy)
+        return trained.measured(self.guidance)
 
 
 class TaskOptions(LossOptions):
@@ -76,7 +81,8 @@ class Task:
     """Smallest gap."""
     high: float = 0.0
     """Largest gap."""
-    loss: Loss = "meanflow"
+    loss: str = WHOLE
+    """What the task minimises: the objective's loss, or one of its parts (see `Objective.parts`)."""
 
 
 def velocity_task(options: TaskOptions, training_law: TimeLaw) -> Task:
@@ -88,7 +94,7 @@ def velocity_task(options: TaskOptions, training_law: TimeLaw) -> Task:
     return Task("v", law, equal=True)
 
 
-def gap_tasks(options: TaskOptions, training_law: TimeLaw, loss: Loss = "meanflow", prefix: str = "u") -> list[Task]:
+def gap_tasks(options: TaskOptions, training_law: TimeLaw, loss: str = WHOLE, prefix: str = "u") -> list[Task]:
     """Return one task a gap bin.
 
     Raises:
@@ -107,41 +113,42 @@ def gap_tasks(options: TaskOptions, training_law: TimeLaw, loss: Loss = "meanflo
     return tasks
 
 
-def task_rows(task: Task, split: int, options: TaskOptions, data: DataSource, seed: int) -> Rows:
+def task_rows(task: Task, split: int, options: TaskOptions, recipe: Recipe) -> Rows:
     """Draw the rows of one task in one split.
 
     Splits are independent draws of the data set, not parts of one pass over it: rows that exclude each other would bias
     products between splits downwards on a small data set. Shared rows also share the uniform numbers behind t and r.
     """
-    n = options.rows_per_split
+    n, data, seed = options.rows_per_split, recipe.data, recipe.seed
     whose = "all" if options.rows == "shared" else task.name
-    x, y = data.batch(generator(seed, "task images", whose, split).initial_seed(), 0, n)
+    x, c = data.batch(generator(seed, "task images", whose, split).initial_seed(), 0, n)
     e = torch.randn(x.shape, generator=generator(seed, "task noise", whose, split))
     t, r = task.law.sample(n, generator(seed, "task times", whose, split))
     if task.equal:
         r = t
-    return Rows(x, e, t, r, y, torch.zeros(n, dtype=torch.bool), num_equal=n if task.equal else 0)
+    rows = Rows(x, e, t, r, c, torch.zeros(n, dtype=torch.bool), n if task.equal else 0, data.condition)
+    return asking(rows, recipe.objective)
 
 
-def task_loss(loss: Loss, terms: LossTerms, rows: Rows) -> Tensor:
+def task_loss(objective: Objective, loss: str, terms: LossTerms, rows: Rows) -> Tensor:
     """Return a task's loss of each row, [B], with gradient.
 
-    grad ||u - u_tgt||^2 = grad ||u - v||^2 + grad 2 (t - r) <u, sg du/dt>, exactly: trajectory flow matching and
-    trajectory consistency (AlphaFlow, 2510.20771, section 3).
+    Raises:
+        ValueError: The objective has no part of that name.
     """
-    if loss == "meanflow":
+    if loss == WHOLE:
         return terms.raw
-    n, gap = rows.num_equal, expand(rows.t - rows.r, terms.prediction)
-    pull = torch.cat([torch.zeros_like(terms.target[:n]), gap[n:] * terms.du_dt])
-    if loss == "consistency":
-        return 2 * (terms.prediction * pull).flatten(1).sum(1)
-    return squared_error(terms.prediction, terms.target + pull)
+    parts = objective.parts(terms, rows)
+    if loss not in parts:
+        received, allowed = f"{loss} of {objective.kind}", ", ".join(parts) or "an objective whose loss has parts"
+        raise invalid("part of the loss", received, allowed, "leave this instrument out")
+    return parts[loss]
 
 
 Coordinate = tuple[str, "list[str] | list[float] | list[int] | np.ndarray[Any, Any]", dict[str, str]]
 
 
-def task_coordinates(tasks: list[Task], suffix: str = "") -> dict[str, Coordinate]:
+def task_coordinates(tasks: list[Task], objective: Objective, suffix: str = "") -> dict[str, Coordinate]:
     """Return the labels of a task dimension: name, gap bin and loss."""
     dim = f"task{suffix}"
     labels: dict[str, Coordinate] = {dim: (dim, [task.name for task in tasks], {"long_name": "task"})}
@@ -149,5 +156,6 @@ def task_coordinates(tasks: list[Task], suffix: str = "") -> dict[str, Coordinat
         gap = {"units": "1"}
         labels["gap_low"] = (dim, [task.low for task in tasks], {**gap, "long_name": "smallest gap t - r"})
         labels["gap_high"] = (dim, [task.high for task in tasks], {**gap, "long_name": "largest gap t - r"})
-        labels["task_loss"] = (dim, [str(task.loss) for task in tasks], {"long_name": "what the task minimises"})
+        losses = [objective.kind if task.loss == WHOLE else task.loss for task in tasks]
+        labels["task_loss"] = (dim, losses, {"long_name": "what the task minimises"})
     return labels

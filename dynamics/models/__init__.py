@@ -1,31 +1,21 @@
-"""Networks for u(z, t, r, y)."""
-
-from typing import Annotated
-
-import torch
-from pydantic import Field
+"""Networks for u(z, t, r, c): backbones, and what may be done with their weights."""
 
 from dynamics.models.dit import DiT, DiTOptions
 from dynamics.models.mlp import MLP, MLPOptions
-from dynamics.rng import generator
+from dynamics.models.model import ModelOptions, build
+from dynamics.models.network import Network, bound, directional_derivative
+from dynamics.options import import_all
 
-Model = DiT | MLP
-ModelOptions = Annotated[DiTOptions | MLPOptions, Field(discriminator="kind")]
+import_all(__name__, __path__)
 
-__all__ = ["MLP", "DiT", "DiTOptions", "MLPOptions", "Model", "ModelOptions", "build"]
-
-
-def build(options: DiTOptions | MLPOptions, shape: tuple[int, int, int], num_classes: int, seed: int) -> Model:
-    """Build the network and initialise it from the stream ("init",) of `seed`; the global stream is left alone.
-
-    Args:
-        options: Which network, and its sizes.
-        shape: (C, H, W) of one image.
-        num_classes: Number of classes; label num_classes is the null class.
-        seed: Seed of the run.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator(seed, "init").initial_seed())
-        if isinstance(options, DiTOptions):
-            return DiT(options, shape, num_classes)
-        return MLP(options, shape, num_classes)
+__all__ = [
+    "MLP",
+    "DiT",
+    "DiTOptions",
+    "MLPOptions",
+    "ModelOptions",
+    "Network",
+    "bound",
+    "build",
+    "directional_derivative",
+]

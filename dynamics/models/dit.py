@@ -1,21 +1,24 @@
-"""Diffusion transformer with adaLN-zero (Scalable Diffusion Models with Transformers, 2212.09748) for u(z, t, r, y)."""
+"""Diffusion transformer with adaLN-zero (Scalable Diffusion Models with Transformers, 2212.09748) for u(z, t, r, c)."""
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from dynamics.flow.condition import ClassLabels, Condition
+from dynamics.flow.path import Shape
 from dynamics.models.attention import Attention
 from dynamics.models.embeddings import Conditioning, modulate, position_table
 from dynamics.models.linear import Linear
+from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
-from dynamics.options import Options, invalid
+from dynamics.options import invalid
 
 
-class DiTOptions(Options):
+class DiTOptions(ModelOptions):
     """Diffusion transformer."""
 
     kind: Literal["dit"] = "dit"
@@ -35,6 +38,9 @@ class DiTOptions(Options):
         if self.dim % self.heads or self.dim % 4:
             raise invalid("model.dim", self.dim, f"a multiple of 4 and of heads={self.heads}", "change dim or heads")
         return self
+
+    def build(self, shape: Shape, condition: Condition) -> "DiT":
+        return DiT(self, shape, condition)
 
 
 SIZES = {
@@ -71,21 +77,21 @@ def _norm(x: Tensor) -> Tensor:
 
 
 class DiT(nn.Module):
-    """u(z, t, r, y): z [B, C, H, W], t and r [B], y [B] long with the null class num_classes -> [B, C, H, W]."""
+    """u(z, t, r, c): z [B, C, H, W], t and r [B], c a condition of B rows, such as labels -> [B, C, H, W]."""
 
     positions: Tensor
 
-    def __init__(self, options: DiTOptions, shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, options: DiTOptions, shape: Shape, condition: Condition) -> None:
         super().__init__()
         channels, height, width = shape
         p = options.patch_size
         if height % p or width % p:
             raise invalid("model.patch_size", p, f"a divisor of the image size {height} x {width}", "change patch_size")
-        self.grid, self.patch, self.channels, self.num_classes = (height // p, width // p), p, channels, num_classes
+        self.grid, self.patch, self.channels = (height // p, width // p), p, channels
         self.num_tokens = math.prod(self.grid)
         dim = options.dim
         self.embed = Linear(channels * p * p, dim)
-        self.conditioning = Conditioning(dim, num_classes)
+        self.conditioning = Conditioning(dim, condition)
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.depth))
         self.final_modulation = Linear(dim, 2 * dim)
         self.final = Linear(dim, channels * p * p)
@@ -104,19 +110,19 @@ class DiT(nn.Module):
         for layer in zeros:  # adaLN-zero: every block is the identity and u = 0
             nn.init.zeros_(layer.weight)
 
-    def forward(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Any) -> Tensor:
         (gh, gw), p, ch = self.grid, self.patch, self.channels
         b = z.shape[0]
         patches = z.view(b, ch, gh, p, gw, p).permute(0, 2, 4, 1, 3, 5).reshape(b, gh * gw, ch * p * p)
         x = self.embed(patches) + self.positions
-        c = self.conditioning(t, r, y)
-        x = through(self.blocks, x, c)
-        shift, scale = self.final_modulation(F.silu(c)).unsqueeze(1).chunk(2, dim=-1)
+        condition = self.conditioning(t, r, c)
+        x = through(self.blocks, x, condition)
+        shift, scale = self.final_modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
         out: Tensor = self.final(modulate(_norm(x), shift, scale))
         return out.view(b, gh, gw, ch, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, ch, gh * p, gw * p)
 
 
-def num_parameters(options: DiTOptions, shape: tuple[int, int, int], num_classes: int) -> int:
+def num_parameters(options: DiTOptions, shape: Shape, num_classes: int) -> int:
     """Count trainable parameters without allocating them.
 
     Example:
@@ -124,4 +130,4 @@ def num_parameters(options: DiTOptions, shape: tuple[int, int, int], num_classes
         131165248
     """
     with torch.device("meta"):
-        return sum(p.numel() for p in DiT(options, shape, num_classes).parameters())
+        return sum(p.numel() for p in DiT(options, shape, ClassLabels(num_classes)).parameters())

@@ -1,10 +1,12 @@
 """Embeddings of times, labels and positions; the conditioning shared by all models."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dynamics.flow.condition import Condition
 from dynamics.models.linear import Linear
 
 FREQUENCIES = 256
@@ -38,18 +40,18 @@ class TimeEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """c = emb(t) + emb(t - r) + emb(y), [B, dim] (Mean Flows, section 5; label table as in DiT, last row is null)."""
+    """emb(t) + emb(t - r) + emb(c), [B, dim] (Mean Flows, section 5); the condition says how c is embedded."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, condition: Condition) -> None:
         super().__init__()
         self.time = TimeEmbedding(dim)
         self.gap = TimeEmbedding(dim)
-        self.label = nn.Embedding(num_classes + 1, dim)
-        nn.init.normal_(self.label.weight, std=0.02)
+        # the name is that of class labels, the usual condition; weights of earlier runs have it
+        self.label = condition.embedding(dim)
 
-    def forward(self, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        c: Tensor = self.time(t) + self.gap(t - r) + self.label(y)
-        return c
+    def forward(self, t: Tensor, r: Tensor, c: Any) -> Tensor:
+        out: Tensor = self.time(t) + self.gap(t - r) + self.label(c)
+        return out
 
 
 def position_table(height: int, width: int, dim: int) -> Tensor:

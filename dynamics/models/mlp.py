@@ -1,18 +1,20 @@
 """A small residual MLP with adaLN-zero on flattened images, for quick broad studies."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from dynamics.flow.condition import Condition
+from dynamics.flow.path import Shape
 from dynamics.models.embeddings import Conditioning, modulate
 from dynamics.models.linear import Linear
+from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
-from dynamics.options import Options
 
 
-class MLPOptions(Options):
+class MLPOptions(ModelOptions):
     """Residual MLP."""
 
     kind: Literal["mlp"] = "mlp"
@@ -22,6 +24,9 @@ class MLPOptions(Options):
     """Number of blocks."""
     mlp_ratio: float = Field(default=2.0, gt=0)
     """Hidden width of a block over dim."""
+
+    def build(self, shape: Shape, condition: Condition) -> "MLP":
+        return MLP(self, shape, condition)
 
 
 class Block(nn.Module):
@@ -43,14 +48,13 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """u(z, t, r, y): z [B, C, H, W], t and r [B], y [B] long with the null class num_classes -> [B, C, H, W]."""
+    """u(z, t, r, c): z [B, C, H, W], t and r [B], c a condition of B rows, such as labels -> [B, C, H, W]."""
 
-    def __init__(self, options: MLPOptions, shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, options: MLPOptions, shape: Shape, condition: Condition) -> None:
         super().__init__()
         channels, height, width = shape
-        self.num_classes, self.num_tokens = num_classes, 0
         self.embed = Linear(channels * height * width, options.dim)
-        self.conditioning = Conditioning(options.dim, num_classes)
+        self.conditioning = Conditioning(options.dim, condition)
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.depth))
         self.final_modulation = Linear(options.dim, 2 * options.dim)
         self.final = Linear(options.dim, channels * height * width)
@@ -60,10 +64,10 @@ class MLP(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        c = self.conditioning(t, r, y)
-        x = through(self.blocks, self.embed(z.flatten(1)), c)
-        shift, scale = self.final_modulation(F.silu(c)).chunk(2, dim=-1)
+    def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Any) -> Tensor:
+        condition = self.conditioning(t, r, c)
+        x = through(self.blocks, self.embed(z.flatten(1)), condition)
+        shift, scale = self.final_modulation(F.silu(condition)).chunk(2, dim=-1)
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         out: Tensor = self.final(modulate(x, shift, scale))
         return out.view(z.shape)

@@ -1,28 +1,22 @@
-"""Training objectives: one target per file, losses per row."""
-
-from typing import Annotated
-
-from pydantic import Field
+"""Training objectives: one target per file, losses per row. A new one is one file with a class that has a `kind`."""
 
 from dynamics.objectives.corruption import CorruptedMeanFlow
-from dynamics.objectives.derivative import Derivative, total_derivative
 from dynamics.objectives.flow_matching import FlowMatching
 from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
-from dynamics.objectives.terms import Adaptive, LossTerms
+from dynamics.objectives.objective import Objective
+from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
+from dynamics.options import import_all
 
-Objective = MeanFlow | FlowMatching | CorruptedMeanFlow
-ObjectiveOptions = Annotated[Objective, Field(discriminator="kind")]
+import_all(__name__, __path__)
 
 __all__ = [
     "Adaptive",
     "CorruptedMeanFlow",
-    "Derivative",
     "FlowMatching",
     "Guidance",
     "LossTerms",
     "MeanFlow",
     "Objective",
-    "ObjectiveOptions",
-    "total_derivative",
+    "squared_error",
 ]

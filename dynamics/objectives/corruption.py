@@ -1,6 +1,6 @@
 """MeanFlow with a corrupted target of v, to see how much u depends on it (2511.19065, observation 1)."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,10 +14,19 @@ from dynamics.objectives.terms import row_norm
 from dynamics.rng import generator
 
 
+@dataclass(frozen=True)
+class CorruptedRows(Rows):
+    """Rows with the noise of their targets."""
+
+    v_noise: Tensor
+    """What is added to the target of the r = t rows, [B, C, H, W]."""
+
+
 class CorruptedMeanFlow(MeanFlow):
     """The target of r = t rows becomes v + noise; r < t rows are left alone.
 
     The paper says Gaussian noise of scale k ||v||; how it enters is unknown, so that each reading has a name.
+    Instruments measure the loss without the noise.
     """
 
     kind: Literal["corrupted_meanflow"] = "corrupted_meanflow"  # type: ignore[assignment]
@@ -32,8 +41,8 @@ class CorruptedMeanFlow(MeanFlow):
     of the run shifts every target alike.
     """
 
-    def corrupt(self, rows: Rows, seed: int, step: int) -> Rows:
-        """Return the rows with the noise of their targets."""
+    def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
+        rows = super().prepare(rows, seed, step)
         v, shape = rows.e - rows.x, rows.x.shape[1:]
         if self.noise == "fresh":
             n = torch.randn(v.shape, generator=generator(seed, "corruption", step))
@@ -43,7 +52,10 @@ class CorruptedMeanFlow(MeanFlow):
             n = torch.stack([torch.randn(shape, generator=_of_image(seed, x)) for x in rows.x])
         norm = expand(row_norm(v), v)
         scale = {"norm": norm / shape.numel() ** 0.5, "element": v.abs(), "literal": norm}[self.scale]
-        return replace(rows, v_noise=self.level * scale * n)
+        return CorruptedRows(**vars(rows), v_noise=self.level * scale * n)
+
+    def _velocity_target(self, v: Tensor, rows: Rows) -> Tensor:
+        return v + rows.v_noise[: len(v)] if isinstance(rows, CorruptedRows) else v
 
 
 def _of_image(seed: int, x: Tensor) -> torch.Generator:

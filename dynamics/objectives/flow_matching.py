@@ -1,17 +1,22 @@
 """Flow matching: the instantaneous velocity alone (Flow Matching for Generative Modeling, 2210.02747)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from dynamics.flow.path import Velocity
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
-from dynamics.objectives.derivative import Derivative
+from dynamics.models import Network
 from dynamics.objectives.guidance import Guidance
+from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
-from dynamics.options import Options, invalid
+from dynamics.options import invalid
+from dynamics.oracles import Oracle
 
 
-class FlowMatching(Options):
+class FlowMatching(Objective):
     """u(z, t, t) is regressed on v = e - x."""
+
+    TAKES_GAPS: ClassVar[bool] = False
+    ONE_PASS: ClassVar[bool] = True
 
     kind: Literal["flow_matching"] = "flow_matching"
     adaptive: Adaptive = Adaptive(p=0.0)
@@ -19,18 +24,20 @@ class FlowMatching(Options):
     guidance: Guidance = Guidance()
     """Only its label drop is used: the target stays v."""
 
-    def terms(self, u: Velocity, du_dt: Derivative, rows: Rows, num_classes: int) -> LossTerms:
-        """Per-row losses ||u(z, t, t) - v||^2 of rows that all have r = t.
+    def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
+        return self.guidance.drop_conditions(rows, seed, step)
 
-        Args:
-            u: The network.
-            du_dt: Unused; every objective has this signature.
-            rows: B rows with r = t.
-            num_classes: Unused likewise.
-        """
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        """Return ||u(z, t, t) - v||^2 of rows that all have r = t; see `Objective.loss`."""
         if rows.num_gap:
             raise invalid("rows", f"{rows.num_gap} rows with r < t", "r = t rows only", "set times.gap_share to 0")
         z, v = rows.path()
-        prediction = u(z, rows.t, rows.t, rows.y).to(z.dtype)
+        prediction = net.velocity(z, rows.t, rows.c).to(z.dtype)
         raw = squared_error(prediction, v)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, target=v, du_dt=v[:0])
+        return LossTerms(raw, self.adaptive.weight(raw), prediction, target=v, u=prediction)
+
+    def truth(self, oracle: Oracle) -> Oracle:
+        return oracle
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self

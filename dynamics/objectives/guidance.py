@@ -1,15 +1,18 @@
 """Guidance inside the training target, and the label drop that goes with it."""
 
-from dataclasses import replace
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.condition import concatenated
+from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
+from dynamics.models import Network
 from dynamics.options import Options, invalid
+from dynamics.oracles import GuidedOracle, Oracle
+from dynamics.rng import generator
 
 
 class Guidance(Options):
@@ -43,53 +46,68 @@ class Guidance(Options):
         """Whether the target differs from v at all."""
         return self.w != 1 or self.k != 0
 
-    def drop_labels(self, rows: Rows, num_classes: int, stream: torch.Generator) -> Rows:
-        """Replace labels by the null class.
+    @property
+    def needs_null(self) -> bool:
+        """Whether the unconditional velocity has a weight, 1 - w - k, other than zero."""
+        return abs(1 - self.w - self.k) > 1e-12
+
+    def inside(self, t: Tensor) -> Tensor:
+        """Return whether guidance acts at times t [B]."""
+        return (t >= self.t_start) & (t <= self.t_end)
+
+    def truth(self, oracle: Oracle) -> Oracle:
+        """Return the velocities to which training with this guidance converges, given those of the data."""
+        return GuidedOracle(oracle, self.w / (1 - self.k), self.t_start, self.t_end) if self.active else oracle
+
+    def forwards_per_row(self, gap_share: float) -> float:
+        """Return the forward passes that a row's guidance costs: v_unc of every row, v_con of r < t rows."""
+        if not self.active:
+            return 0.0
+        return (1 - self.label_drop_prob) * (self.needs_null + gap_share * (self.k > 0))
+
+    def drop_conditions(self, rows: Rows, seed: int, step: int) -> Rows:
+        """Replace the labels of some rows of a step by the null class.
 
         DIFFERS: the official code drops the first rows of the batch, which are also its r = t rows, so that its
         unconditional branch never sees r < t; that coupling is the option "first_rows".
         """
-        dropped = torch.rand(len(rows), generator=stream) < self.label_drop_prob
+        dropped = torch.rand(len(rows), generator=generator(seed, "label drop", step)) < self.label_drop_prob
         if self.label_drop == "first_rows":
             dropped = torch.arange(len(rows)) < dropped.sum()
-        y = torch.where(dropped, torch.full_like(rows.y, num_classes), rows.y)
-        return replace(rows, y=y, dropped=dropped)
+        return rows.drop(dropped)
 
-    def velocities(self, u: Velocity, rows: Rows, z: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    def velocities(self, net: Network, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the network's velocities that guidance needs, in one pass without gradient.
 
         The conditional velocity of an r = t row is the prediction itself, so only r < t rows ask for it; dropped rows
         ask for nothing, and the unconditional velocity is not needed where its weight 1 - w - k is zero.
 
         Args:
-            u: The network.
+            net: The network.
             rows: B rows.
             z: z_t of the rows, [B, ...].
-            num_classes: Number of classes, the null label.
 
         Returns:
-            v_unc [B, ...] (zero where unused) and v_con of the r < t rows, [num_gap, ...] (zero where unused).
+            v_unc and v_con, [B, ...] each, zero where they are not used.
         """
+        v_unc, v_con = torch.zeros_like(z), torch.zeros_like(z)
+        if not self.active:
+            return v_unc, v_con
         kept = ~rows.dropped
         is_gap = torch.arange(len(rows)) >= rows.num_equal
         none = torch.zeros(0, dtype=torch.long)
-        unc = kept.nonzero()[:, 0] if abs(1 - self.w - self.k) > 1e-12 else none
+        unc = kept.nonzero()[:, 0] if self.needs_null else none
         con = (kept & is_gap).nonzero()[:, 0] if self.k else none
-        v_unc, v_con = torch.zeros_like(z), torch.zeros_like(z[rows.num_equal :])
-        # the pass is made whichever rows were drawn: ranks that split the weights of a network all have to call it
-        spare = none if len(unc) + len(con) else torch.zeros(1, dtype=torch.long)
-        pick = torch.cat([unc, con, spare]).to(z.device)
-        null = torch.full_like(rows.y[: len(unc)], num_classes)
-        with torch.no_grad():
-            t = rows.t[pick]
-            out = u(z[pick], t, t, torch.cat([null, rows.y[pick[len(unc) :]]])).to(z.dtype)
-        v_unc[pick[: len(unc)]] = out[: len(unc)]
-        of_con = slice(len(unc), len(unc) + len(con))
-        v_con[pick[of_con] - rows.num_equal] = out[of_con]
+        pick = torch.cat([unc, con]).to(z.device)
+        unc, con = pick[: len(unc)], pick[len(unc) :]
+        t, c = rows.t[pick], concatenated([rows.condition.null(rows.c[unc]), rows.c[con]])
+        # called whichever rows were drawn: ranks that split the weights of a network all have to
+        out = net.frozen(z[pick], t, t, c).to(z.dtype)
+        v_unc[unc], v_con[con] = out[: len(unc)], out[len(unc) :]
         return v_unc, v_con
 
     def combine(self, v: Tensor, v_unc: Tensor, v_con: Tensor, t: Tensor, dropped: Tensor) -> Tensor:
         """Return v_g [B, ...] for rows with times t [B] and dropped labels [B]."""
         guided = self.w * v + (1 - self.w - self.k) * v_unc + self.k * v_con
-        inside = (t >= self.t_start) & (t <= self.t_end) & ~dropped.to(t.device)
+        inside = self.inside(t) & ~dropped.to(t.device)
         return torch.where(expand(inside, v), guided, v)

@@ -1,20 +1,24 @@
 """The MeanFlow objective (Mean Flows for One-step Generative Modeling, 2505.13447)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dynamics.flow.path import Velocity, expand
+from dynamics.flow.path import expand
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
-from dynamics.objectives.derivative import Derivative
+from dynamics.models import Network
 from dynamics.objectives.guidance import Guidance
+from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
-from dynamics.options import Options
+from dynamics.oracles import Oracle
 
 
-class MeanFlow(Options):
+class MeanFlow(Objective):
     """u is regressed on u_tgt = sg(v_g - (t - r) du/dt)."""
+
+    ONE_PASS: ClassVar[bool] = True
 
     kind: Literal["meanflow"] = "meanflow"
     adaptive: Adaptive = Adaptive()
@@ -22,41 +26,56 @@ class MeanFlow(Options):
     guidance: Guidance = Guidance()
     """Guidance inside the target."""
 
-    def terms(self, u: Velocity, du_dt: Derivative, rows: Rows, num_classes: int) -> LossTerms:
-        """Per-row losses ||u - u_tgt||^2 (Mean Flows, eq. 9-11).
+    def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
+        return self.guidance.drop_conditions(rows, seed, step)
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        """Return ||u - u_tgt||^2 (Mean Flows, eq. 9-11); see `Objective.loss`.
 
         The derivative runs without gradient and on the r < t rows only: at r = t its factor t - r is zero. The one
         gradient pass takes all rows.
-
-        Args:
-            u: The network, called once with gradient.
-            du_dt: `total_derivative` of the same network.
-            rows: B rows in the layout [r = t | r < t].
-            num_classes: Number of classes, the null label.
         """
         n, guidance = rows.num_equal, self.guidance
         z, v = rows.path()
-        v_unc = v_con = torch.zeros_like(z)
-        if guidance.active:
-            v_unc, v_con_gap = guidance.velocities(u, rows, z, num_classes)
-            v_con = torch.cat([torch.zeros_like(z[:n]), v_con_gap])
+        v_unc, v_con = guidance.velocities(net, rows, z)
         v_gap = guidance.combine(v[n:], v_unc[n:], v_con[n:], rows.t[n:], rows.dropped[n:])
-        target_gap, derivative = self._gap_target(du_dt, rows, z, v_gap)
-        prediction = u(z, rows.t, rows.r, rows.y).to(z.dtype)
+        t, r = rows.t[n:], rows.r[n:]
+        _, du_dt = net.jvp(z[n:], t, r, rows.c[n:], dz=v_gap, dt=1.0, dr=0.0)
+        prediction = net(z, rows.t, rows.r, rows.c).to(z.dtype)
         # an r = t row's conditional velocity is its own prediction: no forward pass of its own
         v_equal = guidance.combine(v[:n], v_unc[:n], prediction[:n].detach(), rows.t[:n], rows.dropped[:n])
-        if rows.v_noise is not None:
-            v_equal = v_equal + rows.v_noise[:n]
-        target = torch.cat([v_equal, target_gap])
+        target_gap = v_gap - expand((t - r).clamp(0, 1), z) * du_dt
+        target = torch.cat([self._velocity_target(v_equal, rows), target_gap])
         raw = squared_error(prediction, target)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, derivative)
+        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=prediction, du_dt=du_dt)
 
-    def _gap_target(self, du_dt: Derivative, rows: Rows, z: Tensor, v_gap: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u_tgt and du/dt of the r < t rows."""
-        n = rows.num_equal
-        if rows.num_gap == 0:
-            return v_gap, torch.zeros_like(v_gap)
-        t, r = rows.t[n:], rows.r[n:]
-        # contiguous copies: the compiler cannot take offset slices as inputs of a forward-mode pass
-        _, derivative = du_dt(z[n:].clone(), t.clone(), r.clone(), rows.y[n:].clone(), v_gap)
-        return v_gap - expand((t - r).clamp(0, 1), z) * derivative, derivative
+    def _velocity_target(self, v: Tensor, rows: Rows) -> Tensor:
+        """Return the target of the r = t rows, given their v_g."""
+        return v
+
+    def truth(self, oracle: Oracle) -> Oracle:
+        return self.guidance.truth(oracle)
+
+    def target_noise(self, noise: Tensor, rows: Rows) -> Tensor:
+        # the network's own terms of a guided target are functions of z_t: they have no variance given it
+        inside = self.guidance.inside(rows.t) & self.guidance.active
+        return torch.where(expand(inside, noise), self.guidance.w * noise, noise)
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return MeanFlow(adaptive=self.adaptive, guidance=self.guidance if guidance == "run" else Guidance())
+
+    def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
+        """Return trajectory flow matching and trajectory consistency (AlphaFlow, 2510.20771, section 3).
+
+        grad ||u - u_tgt||^2 = grad ||u - v||^2 + grad 2 (t - r) <u, sg du/dt>, exactly.
+        """
+        assert terms.du_dt is not None, "our own"
+        n, gap = rows.num_equal, expand(rows.t - rows.r, terms.prediction)
+        pull = torch.cat([torch.zeros_like(terms.target[:n]), gap[n:] * terms.du_dt])
+        return {
+            "flow_matching": squared_error(terms.prediction, terms.target + pull),
+            "consistency": 2 * (terms.prediction * pull).flatten(1).sum(1),
+        }
+
+    def forwards_per_row(self, gap_share: float) -> float:
+        return 3.0 + 2.0 * gap_share + self.guidance.forwards_per_row(gap_share)

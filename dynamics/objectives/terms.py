@@ -1,6 +1,7 @@
 """What an objective hands over: one loss per row, unreduced, and the adaptive weight."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
@@ -18,16 +19,23 @@ class LossTerms:
     adaptive: Tensor
     """[B] adaptive weight, without gradient."""
     prediction: Tensor
-    """[B, C, H, W] the network's u, with gradient."""
+    """[B, C, H, W] what is regressed, with gradient."""
     target: Tensor
-    """[B, C, H, W] what u is regressed on, without gradient."""
-    du_dt: Tensor
-    """[num_gap, C, H, W] du/dt of the r < t rows, without gradient."""
+    """[B, C, H, W] what it is regressed on, without gradient."""
+    u: Tensor | None = None
+    """[B, C, H, W] u(z_t, t, r, c) of the network, if the loss computed it."""
+    du_dt: Tensor | None = None
+    """[num_gap, C, H, W] total derivative of u of the r < t rows, without gradient, if the loss computed it."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """[B] each: further numbers of each row, by the names of the objective's SERIES, without gradient."""
 
     @property
     def du_dt_norm(self) -> Tensor:
-        """Euclidean norm of du/dt of the r < t rows, [num_gap]."""
-        return row_norm(self.du_dt)
+        """Euclidean norm of du/dt, [B]; 0 for r = t rows, and where it was not computed."""
+        out = torch.zeros_like(self.adaptive)
+        if self.du_dt is not None and len(self.du_dt):
+            out[-len(self.du_dt) :] = row_norm(self.du_dt)
+        return out
 
     @property
     def target_norm(self) -> Tensor:

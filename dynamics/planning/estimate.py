@@ -1,15 +1,10 @@
 """What a run will take, before anybody pays for it: multiply-adds, memory of a device by parts, hours, disk."""
 
-import torch
 from pydantic import Field
 
 from dynamics.config import RunConfig
-from dynamics.data import Shape, dimensions
-from dynamics.models import DiTOptions
-from dynamics.models.dit import Block
-from dynamics.objectives import MeanFlow
 from dynamics.options import Options, invalid
-from dynamics.planning.cost import cost, saved
+from dynamics.planning.cost import Cost, cost
 
 BYTES = 4
 """Of a number in single precision, in which weights, gradients, averages and moments are kept."""
@@ -78,19 +73,19 @@ class Estimate(Options):
     """All that are on the disk at the same time, the one being written included."""
 
 
+def cost_of(config: RunConfig) -> Cost:
+    """Return what a run's network costs."""
+    shape, condition = config.data.dimensions()
+    condition = config.objective.condition(condition)
+    return cost(config.model, shape, condition, config.training.precision == "bfloat16")
+
+
 def forwards_per_row(config: RunConfig) -> float:
     """Return what a training step costs a row, in forward passes of the network.
 
-    The gradient pass costs three, recomputing blocks one more; the derivative two on each r < t row. Guidance asks for
-    the unconditional velocity of every row and the conditional one of r < t rows, where labels are kept.
+    The objective says what its passes cost; recomputing blocks costs one more.
     """
-    share = config.times.gap_share
-    passes = 3.0 + 2.0 * share + (config.training.recompute == "blocks")
-    if isinstance(config.objective, MeanFlow) and config.objective.guidance.active:
-        guidance = config.objective.guidance
-        needs_null = abs(1 - guidance.w - guidance.k) > 1e-12
-        passes += (1 - guidance.label_drop_prob) * (needs_null + share * (guidance.k > 0))
-    return passes
+    return config.objective.forwards_per_row(config.times.gap_share) + (config.training.recompute == "blocks")
 
 
 def memory(config: RunConfig, ranks: int = 1) -> Memory:
@@ -100,40 +95,28 @@ def memory(config: RunConfig, ranks: int = 1) -> Memory:
         config: The run.
         ranks: Devices that train it together.
     """
-    shape, num_classes = dimensions(config.data)
     training = config.training
-    size = cost(config.model, shape, num_classes).num_parameters * BYTES / 1e9
-    kept = saved(config.model, shape, num_classes, training.precision == "bfloat16")
-    rows = training.batch_size / (ranks * training.accumulation)
-    per_row = kept.per_row
-    if training.recompute == "blocks" and isinstance(config.model, DiTOptions):
-        per_row = _recomputed(config.model, shape, per_row)
+    found = cost_of(config)
+    size = found.num_parameters * BYTES / 1e9
+    per_row = found.kept_per_row
+    if training.recompute == "blocks" and found.num_blocks:  # each keeps its input alone, one at a time the rest
+        per_row = per_row // found.num_blocks + found.block_inputs
     part = size / ranks if training.parallel == "fsdp" else size
+    exchange = size
+    if training.parallel == "fsdp" and found.num_blocks:
+        block = found.block_parameters * BYTES / 1e9
+        # what is outside the blocks, the block that computes, and the one that is fetched meanwhile
+        exchange = size - found.num_blocks * block + 2 * block
     return Memory(
         weights=part,
         moments=2 * part,
         averages=len(training.ema_decays) * part,
         gradients=part,
         update=part,
-        activations=(rows * per_row + kept.of_weights) / 1e9,
-        exchange=_exchange(config, size) if ranks > 1 else 0.0,
+        activations=(training.batch_size / (ranks * training.accumulation) * per_row + found.kept_of_weights) / 1e9,
+        exchange=exchange if ranks > 1 else 0.0,
         accumulates=training.accumulation > 1,
     )
-
-
-def _recomputed(model: DiTOptions, shape: Shape, per_row: int) -> int:
-    """Return the activations of a row where each block keeps its input alone, and one block at a time the rest."""
-    tokens = shape[1] * shape[2] // model.patch_size**2
-    return per_row // model.depth + model.depth * tokens * model.dim * BYTES
-
-
-def _exchange(config: RunConfig, size: float) -> float:
-    if config.training.parallel == "ddp" or not isinstance(config.model, DiTOptions):
-        return size
-    with torch.device("meta"):
-        block = sum(p.numel() for p in Block(config.model).parameters()) * BYTES / 1e9
-    outside = size - config.model.depth * block
-    return outside + 2 * block  # the block that computes and the one that is fetched meanwhile
 
 
 def estimate(config: RunConfig, gpus: int, device: str, utilisation: float = 0.4) -> Estimate:
@@ -155,7 +138,7 @@ def estimate(config: RunConfig, gpus: int, device: str, utilisation: float = 0.4
         raise invalid("gpus", gpus, allowed, "change it, or training.batch_size")
     if not 0 < utilisation <= 1:
         raise invalid("utilisation", utilisation, "0 < utilisation <= 1", "0.3 to 0.5 are usual")
-    training, found = config.training, cost(config.model, *dimensions(config.data))
+    training, found = config.training, cost_of(config)
     passes = forwards_per_row(config)
     step_flops = 2e9 * found.forward_gflops * passes * training.batch_size
     step_seconds = step_flops / (gpus * DEVICES[device].tflops * 1e12 * utilisation)

@@ -3,10 +3,8 @@
 from pydantic import Field
 
 from dynamics.config import RunConfig
-from dynamics.data import dimensions
 from dynamics.options import Options
-from dynamics.planning.cost import cost
-from dynamics.planning.estimate import forwards_per_row
+from dynamics.planning.estimate import cost_of, forwards_per_row
 
 
 class Resources(Options):
@@ -49,6 +47,6 @@ def device_hours(config: RunConfig, resources: Resources) -> float:
     Measuring and evaluating are left out, and small networks wait more than they compute: the estimate is good to a
     factor of two or three.
     """
-    training, forward = config.training, cost(config.model, *dimensions(config.data)).forward_gflops
+    training, forward = config.training, cost_of(config).forward_gflops
     rows = training.num_steps * training.batch_size
     return rows * forward * forwards_per_row(config) / resources.gflops / 3600

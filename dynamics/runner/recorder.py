@@ -13,6 +13,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from dynamics.config import RunConfig
+from dynamics.record import StepRecord, peak_memory_mb
 from dynamics.runner.heartbeat import Heartbeat
 from dynamics.runner.run_folder import RunFolder
 from dynamics.runner.tensorboard import Board
@@ -21,8 +22,6 @@ from dynamics.training import (
     Monitor,
     NonFiniteLossError,
     Recorder,
-    StepRecord,
-    peak_memory_mb,
     remembering,
     room_for,
     world,

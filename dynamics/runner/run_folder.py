@@ -1,14 +1,21 @@
 """Names inside a run folder, and the config in it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dynamics.atomic import replacing
+from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
+from dynamics.runner.agreement import differences
 from dynamics.store import RunLog
 from dynamics.training import Checkpoints, Origin
+
+
+class RunInUseError(ValueError):
+    """Another process does the same to this run."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,25 @@ class RunFolder:
             remedy = f"dynamics train {self.config} --out {self.path}"
             raise invalid("run", str(self.path), "a folder with a finished run (run.nc)", remedy)
         return config
+
+    @contextmanager
+    def held(self, name: str, doing: str) -> Iterator[None]:
+        """Hold the right to do something to this run.
+
+        Args:
+            name: Of the file or group that it is about.
+            doing: What is done, for the error's text, such as "training".
+
+        Raises:
+            RunInUseError: Another process holds it.
+        """
+        with ExitStack() as until_the_end:
+            try:
+                until_the_end.enter_context(locked(self.path / name, wait=False))
+            except BlockingIOError:
+                allowed = f"a run that no other process is {doing}"
+                raise RunInUseError(str(invalid("run", str(self.path), allowed, "wait for it"))) from None
+            yield
 
     def claim(self, config: RunConfig) -> None:
         """Write config.json, or check that the one there is the same; only for who holds the lock.
@@ -105,13 +131,3 @@ class RunFolder:
     @property
     def _note(self) -> Path:
         return self.path / "start.json"
-
-
-def differences(a: object, b: object, name: str = "") -> list[str]:
-    """Name the values in which two configs differ, as plain data."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(set(a) | set(b))
-        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{name}.{k}".lstrip("."))]
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{name}.{i}")]
-    return [] if a == b else [f"{name}: {a!r} there, {b!r} asked for"]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dynamics.options import invalid
-from dynamics.training import StepRecord
+from dynamics.record import StepRecord
 
 EVERY = 10
 """Steps between points."""

@@ -4,28 +4,26 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from signal import Signals
 
 import torch
 
-from dynamics.atomic import locked, replacing
+from dynamics.atomic import replacing
 from dynamics.config import RunConfig
-from dynamics.data import DataSource, load
-from dynamics.instruments import observer
 from dynamics.models import build
 from dynamics.options import invalid
+from dynamics.record import GAP_BINS, peak_memory_mb
 from dynamics.runner import tensorboard as board
+from dynamics.runner.agreement import agree, differences
 from dynamics.runner.recorder import recording
-from dynamics.runner.run_folder import RunFolder, differences
+from dynamics.runner.run_folder import RunFolder
 from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
 from dynamics.training import (
-    GAP_BINS,
-    UNITS,
     Checkpoints,
     NonFiniteLossError,
     Origin,
+    Recipe,
     TimeLimit,
     TrainState,
     World,
@@ -36,8 +34,8 @@ from dynamics.training import (
     joined,
     on_all,
     on_first,
-    peak_memory_mb,
     room_for,
+    series_of,
     split,
     start,
     time_limit,
@@ -45,10 +43,6 @@ from dynamics.training import (
 )
 
 GAP_COORDINATE = {"gap_count": ("gap_bin", [(i + 0.5) / GAP_BINS for i in range(GAP_BINS)])}
-
-
-class RunInUseError(ValueError):
-    """Another process trains this run."""
 
 
 def run(
@@ -86,18 +80,15 @@ def run(
     if tensorboard:
         board.check_installed()
     with joined(device_for(config.training)) as here, ExitStack() as until_the_end:
-        of_first = on_first(lambda: config.run_id)
-        on_all(lambda: _check_ranks(config, here, of_first))
+        agree("config", config.model_dump(mode="json"))
+        on_all(lambda: _check_batch(config, here))
         if not on_first(lambda: _claim(folder, config, until_the_end)):
             _train(folder, config, progress, going_on, limit, tensorboard)
     return folder.path
 
 
-def _check_ranks(config: RunConfig, here: World, of_first: str) -> None:
-    """Refuse ranks that cannot train together, before anything is computed."""
-    if config.run_id != of_first:
-        remedy = "start every rank with the same command and the same version of this package"
-        raise invalid(f"config of rank {here.rank}", config.run_id, f"that of rank 0, run {of_first}", remedy)
+def _check_batch(config: RunConfig, here: World) -> None:
+    """Refuse a batch that so many ranks cannot share, before anything is computed."""
     options = config.training
     if options.batch_size % (here.size * options.accumulation):
         allowed = f"a multiple of {here.size} ranks x accumulation={options.accumulation}"
@@ -107,12 +98,7 @@ def _check_ranks(config: RunConfig, here: World, of_first: str) -> None:
 def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     """Take the run's folder and hold it; return whether the run is finished."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        until.enter_context(locked(folder.log, wait=False))
-    except BlockingIOError:
-        allowed = "a run that no other process is training"
-        error = invalid("out", str(folder.path), allowed, "wait for it, or choose another --out")
-        raise RunInUseError(str(error)) from None
+    until.enter_context(folder.held(folder.log.name, "training"))
     folder.claim(config)
     return folder.result.exists()
 
@@ -128,7 +114,7 @@ def _train(
     """Train from the newest checkpoint to the end and write run.nc."""
     options = config.training
     torch.set_num_threads(options.num_threads)
-    data, state = on_all(lambda: _begin(config))
+    recipe, state = on_all(lambda: _begin(config))
     num_parameters = sum(p.numel() for p in state.model.parameters())
     if world().size > 1 and options.parallel == "fsdp":
         split(state)  # before a checkpoint is read: so each rank reads its own part
@@ -137,25 +123,11 @@ def _train(
     with RunLog(folder.log) as log:
         origin |= _resume(folder, config, state, checkpoints, log)
         if state.step < options.num_steps:
-            make = partial(observer, data=data, objective=config.objective, law=config.times.law, seed=config.seed)
-            observers = on_all(lambda: [make(options) for options in config.observers])
+            observers = on_all(lambda: [options.observer(recipe) for options in config.observers])
             on_first(lambda: check_room(checkpoints.folder, checkpoints.keep, state))
             try:
                 with recording(folder, config, log, state.step, progress, tensorboard) as recorder:
-                    fit(
-                        state,
-                        data,
-                        config.objective,
-                        config.times,
-                        config.curricula,
-                        options,
-                        config.seed,
-                        checkpoints,
-                        observers,
-                        recorder,
-                        going_on,
-                        limit,
-                    )
+                    fit(state, recipe, checkpoints, observers, recorder, going_on, limit)
             except NonFiniteLossError as error:
                 if world().first:
                     _explain(folder, error)
@@ -163,11 +135,11 @@ def _train(
         on_first(lambda: _finish(folder, config, log, {**origin, "num_parameters": num_parameters}))
 
 
-def _begin(config: RunConfig) -> tuple[DataSource, TrainState]:
-    """Return the run's data and its state before the first step."""
-    data = load(config.data)
-    model = build(config.model, data.shape, data.num_classes, config.seed).to(device_for(config.training))
-    return data, start(model, config.training, config.curricula)
+def _begin(config: RunConfig) -> tuple[Recipe, TrainState]:
+    """Return the run's recipe and its state before the first step."""
+    recipe = config.recipe()
+    model = build(config.model, recipe.data.shape, recipe.condition, config.seed).to(device_for(config.training))
+    return recipe, start(model, config.training, config.curricula)
 
 
 def _resume(
@@ -187,8 +159,8 @@ def _resume(
 
 def _finish(folder: RunFolder, config: RunConfig, log: RunLog, about: dict[str, str | int | float]) -> None:
     """Write run.nc from the log."""
-    records = log.read()
-    groups = {"training": training_dataset(records, UNITS, GAP_COORDINATE), **measurement_datasets(records)}
+    records, series = log.read(), series_of(config.objective, config.curricula)
+    groups = {"training": training_dataset(records, series, GAP_COORDINATE), **measurement_datasets(records)}
     groups_of_lines = Counter(record["group"] for record in records)
     measured = {
         "num_alarms": groups_of_lines["alarms"],

@@ -9,12 +9,14 @@ from dynamics.options import invalid
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
 from dynamics.store.merge_runs import collect, merge
 from dynamics.store.origin import provenance
+from dynamics.store.results_tree import Results
 from dynamics.store.run_file import add_step, read_groups, read_run, update_run, write_run, write_tree
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
 from dynamics.store.slimming import slim
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Results",
     "RunLog",
     "add_step",
     "check",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 
-def open_results(path: str | os.PathLike[str]) -> xr.DataTree:
+def open_results(path: str | os.PathLike[str]) -> Results:
     """Open results wherever they are.
 
     Args:
@@ -42,7 +44,7 @@ def open_results(path: str | os.PathLike[str]) -> xr.DataTree:
             top (`merged.nc`, or the only `.nc`), or a folder of run folders, which are merged now (see `collect`).
 
     Returns:
-        A tree of groups, fully loaded; merged ones have the dimension `run`.
+        A tree of groups, fully loaded, that prints what it holds; merged groups have the dimension `run`.
 
     Raises:
         ValueError: If there is nothing there, or a file is damaged, foreign or of a newer schema.
@@ -53,6 +55,10 @@ def open_results(path: str | os.PathLike[str]) -> xr.DataTree:
         ...
         ValueError: path: received 'results/no_such_study'; allowed: an existing file or folder; remedy: check the path
     """
+    return Results.of(_opened(path))
+
+
+def _opened(path: str | os.PathLike[str]) -> xr.DataTree:
     place = Path(path)
     if place.is_file():
         return read_run(place)

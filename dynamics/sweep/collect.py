@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 from tqdm import tqdm
 
-from dynamics.analysis.claims import CLAIMS
+from dynamics.analysis import CLAIMS
 from dynamics.atomic import locked, remove_leftovers
 from dynamics.options import invalid
 from dynamics.store import merge, read_groups, read_run, slim, write_tree

@@ -8,19 +8,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
-from dynamics.analysis.claims import Claim
-from dynamics.config import RunConfig
-from dynamics.data import load
-from dynamics.evaluation.evaluate import EvaluationOptions
-from dynamics.instruments import observer
-from dynamics.options import Options, invalid
+from dynamics.analysis import Claim
+from dynamics.config import Changes, RunConfig, with_values
+from dynamics.data import Latents
+from dynamics.evaluation import EvaluationOptions
+from dynamics.options import invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, Files, Prepare
 
 NOWHERE = Files()
 Knob = str | int | float
-Changes = Mapping[str, Any]
-"""Values by dotted name, such as {"training.learning_rate": 1e-3, "objective": FlowMatching()}."""
 Axes = Mapping[str, Mapping[Any, Changes]]
 """Changes by label, by axis: {"gap": {"0.1-0.3": {...}, ...}, "seed": {0: {"seed": 0}, ...}}."""
 
@@ -108,8 +105,8 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
     base, axes = experiment.base(scale), experiment.axes(scale)
-    on_latents = base.data.name == "latents"
-    if on_latents and base.data.path is None:
+    on_latents = isinstance(base.data, Latents)
+    if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
     evaluations = tuple(machine_files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
     grid: dict[str, Planned] = {}
@@ -147,27 +144,6 @@ def _first(
     else:
         there.knobs.update({axis: "" for axis, label in knobs.items() if there.knobs[axis] != label})
     return firsts[config.run_id]
-
-
-def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> RunConfig:
-    """Return the config with other values, validated as a whole.
-
-    Args:
-        config: The config.
-        changes: Values by dotted name.
-        where: Where the changes come from, for the error's text.
-
-    Raises:
-        ValueError: Naming the value that does not exist or does not fit.
-
-    Example:
-        >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
-        10
-    """
-    try:
-        return RunConfig.model_validate(_changed(config, changes))
-    except ValueError as error:
-        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
 
 
 def select(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
@@ -213,34 +189,19 @@ def check(runs: Sequence[Planned]) -> None:
     seen = set()
     for run in runs:
         config = run.config
-        if config.data.name == "latents" and config.data.path is None:
+        if isinstance(config.data, Latents) and config.data.path is None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
-            machine_files.check(evaluation, on_latents=config.data.name == "latents")
+            machine_files.check(evaluation, on_latents=isinstance(config.data, Latents))
         key = (config.data, config.objective, config.times, config.observers)
-        of_ones_own = config.data.path is not None and config.data.name != "latents"
+        of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:
             continue
         seen.add(key)
-        data = load(config.data)
+        recipe = config.recipe()
         for options in config.observers:
             try:
-                observer(options, data, config.objective, config.times.law, config.seed)
+                options.observer(recipe)
             except ValueError as error:
                 allowed = "observers that fit the run"
                 raise invalid(f"run {run.run_id} {run.knobs}", options.kind, allowed, str(error)) from error
-
-
-def _changed(value: Any, changes: Changes) -> Any:
-    """Replace values inside options; the rest is handed on as it is, so that it need not be validated again."""
-    here = dict(value) if isinstance(value, Options) else {}
-    for name in dict.fromkeys(key.split(".")[0] for key in changes):
-        if name in changes:
-            here[name] = changes[name]
-        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
-        if inner:
-            part = here.get(name)
-            if not isinstance(part, Options):
-                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
-            here[name] = type(part).model_validate(_changed(part, inner))
-    return here

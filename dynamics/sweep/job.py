@@ -53,12 +53,11 @@ class Job(Checkpointable):
                 step=max(folder.checkpoints().steps(), default=0),
             )
         try:
-            self._train(folder, environment.cluster)
+            if not self._train(folder, environment.cluster):
+                return
             seconds = self._evaluate(folder, first)
             if first:
                 record(folder.path, "finished", evaluations=self.evaluations, evaluation_seconds=seconds)
-        except RunInUseError as error:  # submitted twice: the other one does it, and keeps the diary
-            print(error)
         except Interrupted as stop:
             if first:
                 record(folder.path, "stopped", signal=stop.signal.name, step=stop.step)
@@ -85,13 +84,17 @@ class Job(Checkpointable):
         record(folder.path, "stopped", signal="SIGUSR2", step=step)
         return DelayedSubmission(self)
 
-    def _train(self, folder: RunFolder, cluster: str) -> None:
+    def _train(self, folder: RunFolder, cluster: str) -> bool:
+        """Train to the end; return False where another process does."""
         # with SIGTERM Slurm announces a preemption or a cancellation, and kills when the time of grace is over; who
         # leaves by himself counts as finished and is not queued again. So: write a checkpoint, and train on
         going_on = (signal.SIGTERM,) if cluster == "slurm" else ()
         try:
             run(RunConfig.model_validate_json(self.config), folder.path, going_on=going_on)
-            return
+            return True
+        except RunInUseError as error:  # submitted twice: the other one does it, and keeps the diary
+            print(error)
+            return False
         except Interrupted as stop:
             if stop.signal != signal.SIGUSR2:
                 raise

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from dynamics.atomic import replacing
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.options import Options, invalid
 from dynamics.sweep.sweep_folder import SweepFolder

@@ -7,16 +7,15 @@ from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
 from dynamics.training.options import TrainingOptions, device_for
-from dynamics.training.record import GAP_BINS, UNITS, StepRecord, peak_memory_mb
+from dynamics.training.recipe import Recipe, series_of
 from dynamics.training.sharding import gathered, split
-from dynamics.training.state import TrainState, Weights, bound, network, start
-from dynamics.training.step import NonFiniteLossError, draw, passes, train_step
+from dynamics.training.state import TrainState, Weights, start
+from dynamics.training.step import NonFiniteLossError, draw, train_step
 from dynamics.training.stop import STOPPED, TimeLimit, time_limit
+from dynamics.training.training_network import TrainingNetwork
 
 __all__ = [
-    "GAP_BINS",
     "STOPPED",
-    "UNITS",
     "Checkpoints",
     "DamagedCheckpointError",
     "DiskFullError",
@@ -25,15 +24,15 @@ __all__ = [
     "NonFiniteLossError",
     "Observer",
     "Origin",
+    "Recipe",
     "Recorder",
     "StartOptions",
-    "StepRecord",
     "TimeLimit",
     "TrainState",
+    "TrainingNetwork",
     "TrainingOptions",
     "Weights",
     "World",
-    "bound",
     "check_room",
     "device_for",
     "draw",
@@ -41,13 +40,11 @@ __all__ = [
     "gathered",
     "inherit",
     "joined",
-    "network",
     "on_all",
     "on_first",
-    "passes",
-    "peak_memory_mb",
     "remembering",
     "room_for",
+    "series_of",
     "split",
     "start",
     "time_limit",

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step_00001000` with `model.safetensors`, `ema_<decay>.safetensors`, `optimizer.safetensors`
 (moments by the weight's name) and `state.json`, which holds the step, the curricula's state, the sums by time and gap,
-the optimiser's settings and the sha256 of each file. The folder is written under a temporary name and renamed, so it is
-there as a whole or not at all.
+the optimiser's settings and the sha256 of each file. Tensors that curricula remember are in `curricula.safetensors`.
+The folder is written under a temporary name and renamed, so it is there as a whole or not at all.
 
 Where weights are split over ranks each writes its own part, `model.00001-of-00002.safetensors` and so on, see `shards`.
 Any number of ranks reads any number of parts, each rank what it needs.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dynamics.atomic import sync
+from dynamics.curricula import State
 from dynamics.options import invalid
 from dynamics.training.distributed import from_all, is_split, on_first, world
 from dynamics.training.shards import Shards, write
@@ -31,6 +32,8 @@ from dynamics.training.state import TrainState, Weights
 NAME = re.compile(r"step_(\d{8})")
 OPTIMIZER = "optimizer"
 """Kind of the files of moments."""
+CURRICULA = "curricula.safetensors"
+"""File of the tensors that curricula remember, by the curriculum's place in the chain and the tensor's name."""
 LEGACY = "optimizer.pt"
 """Moments and settings of the optimiser in checkpoints of earlier versions; read, no longer written."""
 
@@ -76,11 +79,14 @@ class Checkpoints:
         return final
 
     def _complete(self, state: TrainState, temporary: Path, parts: int, hashes: dict[str, str]) -> None:
+        plain, tensors = _apart(state.curricula)
+        if tensors:
+            hashes = {**hashes, CURRICULA: write(temporary / CURRICULA, tensors)}
         content = {
             "step": state.step,
             "parts": parts,
             "emas": list(state.emas),
-            "curricula": state.curricula,
+            "curricula": plain,
             "cells": state.cells.tolist(),
             "optimizer": [{k: v for k, v in g.items() if k != "params"} for g in state.optimizer.param_groups],
             "sha256": hashes,
@@ -193,7 +199,7 @@ class Checkpoints:
                 shards.fill(name, weight)
         settings = [group | {"betas": tuple(group["betas"])} for group in content.get("optimizer", [])]
         fill_moments(state, folder, content, settings)
-        state.step, state.curricula = content["step"], content["curricula"]
+        state.step, state.curricula = content["step"], _together(content["curricula"], folder / CURRICULA)
         state.cells = torch.tensor(content["cells"], dtype=torch.float64)  # JSON keeps every digit
 
     def _prune(self) -> None:
@@ -201,6 +207,22 @@ class Checkpoints:
             shutil.rmtree(self.path(step))
         for leftover in self.folder.glob(".step_*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _apart(curricula: list[State]) -> tuple[list[State], Weights]:
+    """Split what curricula remember into JSON values and tensors."""
+    plain = [{k: v for k, v in memory.items() if not isinstance(v, Tensor)} for memory in curricula]
+    tensors = {f"{i}.{k}": v for i, memory in enumerate(curricula) for k, v in memory.items() if isinstance(v, Tensor)}
+    return plain, tensors
+
+
+def _together(plain: list[State], path: Path) -> list[State]:
+    shards = Shards.open([path] if path.exists() else [])
+    out = [dict(memory) for memory in plain]
+    for name in shards.shapes:
+        index, _, key = name.partition(".")
+        out[int(index)][key] = shards.whole(name)
+    return out
 
 
 def weights_files(content: dict[str, Any], which: str) -> list[str]:

@@ -1,33 +1,33 @@
 """The training loop: plan, draw, step, observe, checkpoint."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from signal import Signals
 from typing import Protocol
 
 import xarray as xr
 
-from dynamics.curricula import Curriculum, Progress, plan_for
-from dynamics.data import DataSource
-from dynamics.flow.times import TimesOptions
-from dynamics.objectives import Objective
+from dynamics.curricula import Curriculum, State
+from dynamics.record import StepRecord
 from dynamics.training.ahead import Ahead
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.disk import checkpoint_bytes, room_for
 from dynamics.training.distributed import largest, on_first
 from dynamics.training.options import TrainingOptions
-from dynamics.training.record import StepRecord
+from dynamics.training.recipe import Recipe
 from dynamics.training.sharding import gathered
 from dynamics.training.state import TrainState
-from dynamics.training.step import NonFiniteLossError, draw, images, passes, skip, train_step
+from dynamics.training.step import NonFiniteLossError, draw, images, skip, train_step
 from dynamics.training.stop import TIME_IS_UP, StopRequest, TimeLimit
+from dynamics.training.training_network import TrainingNetwork
 
 
 class Observer(Protocol):
-    """Something that measures a run while it trains and never changes it."""
+    """Something that measures a run while it trains and never changes it; a curriculum may learn from what it finds."""
 
-    group: str
-    """Group of the run's file that takes the measurements."""
+    @property
+    def group(self) -> str:
+        """Group of the run's file that takes the measurements."""
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether to measure after `step` optimiser steps."""
@@ -79,19 +79,14 @@ class Interrupted(RuntimeError):
 
 def fit(
     state: TrainState,
-    data: DataSource,
-    objective: Objective,
-    times: TimesOptions,
-    curricula: tuple[Curriculum, ...],
-    options: TrainingOptions,
-    seed: int,
+    recipe: Recipe,
     checkpoints: Checkpoints,
     observers: Sequence[Observer] = (),
     recorder: Recorder | None = None,
     going_on: Collection[Signals] = (),
     limit: TimeLimit | None = None,
 ) -> None:
-    """Train from state.step to options.num_steps; every rank calls this, with an equal state or its part of it.
+    """Train from state.step to recipe.training.num_steps; every rank calls this, with an equal state or its part of it.
 
     Of several ranks the first one alone speaks to the recorder, measures and saves; if that fails, all raise its error.
 
@@ -101,23 +96,22 @@ def fit(
         NonFiniteLossError: from the step that met it, or the last of those that were left out.
         DiskFullError: there was no room for a checkpoint or a record.
     """
-    recorder, limit = recorder or Recorder(), limit or TimeLimit()
-    ways = passes(state.model, options)
-    of_step = partial(images, data, options.batch_size, seed)
-    with StopRequest(going_on) as stop, Ahead(of_step, options.num_steps, on=data.is_latent) as ahead:
+    recorder, limit, options = recorder or Recorder(), limit or TimeLimit(), recipe.training
+    net = TrainingNetwork(state, options)
+    ahead_of_time = recipe.data.drawn_by_rank
+    with StopRequest(going_on) as stop, Ahead(partial(images, recipe), options.num_steps, on=ahead_of_time) as ahead:
         if state.step == 0:
-            _measure(state, observers, options, recorder)
+            _measure(state, recipe, observers, recorder)
         while state.step < options.num_steps:
-            plan = plan_for(times, curricula, Progress(state.step, options.num_steps), state.curricula)
-            drawn = ahead.take(state.step)
-            rows = draw(data, plan, objective, options.batch_size, seed, state.step, drawn=drawn)
+            plan = recipe.plan(state.step, state.curricula)
+            rows = draw(recipe, plan, state.step, drawn=ahead.take(state.step))
             try:
-                record = train_step(state, ways, objective, plan, rows, options, curricula, data.num_classes)
+                record = train_step(state, net, recipe, plan, rows)
             except NonFiniteLossError as error:
                 _skip(state, error, options, recorder)
             else:
                 on_first(partial(recorder.on_step, record))
-            _measure(state, observers, options, recorder)
+            _measure(state, recipe, observers, recorder)
             # a signal reaches the ranks at different steps, or only one of them: all stop at the same one
             wish = TIME_IS_UP if limit.near() else int(stop.received or 0)
             wish, asked = divmod(largest(2 * wish + stop.asked), 2)
@@ -139,19 +133,34 @@ def _skip(state: TrainState, error: NonFiniteLossError, options: TrainingOptions
     skip(state)
 
 
-def _measure(state: TrainState, observers: Sequence[Observer], options: TrainingOptions, recorder: Recorder) -> None:
-    """Let the observers that are due measure."""
-    due = [observer for observer in observers if observer.due(state.step, options.num_steps)]
+def _measure(state: TrainState, recipe: Recipe, observers: Sequence[Observer], recorder: Recorder) -> None:
+    """Let the observers that are due measure, and the curricula learn from what they read."""
+    due = [observer for observer in observers if observer.due(state.step, recipe.training.num_steps)]
     if not due:
         return
     seen = gathered(state)
+    read = frozenset().union(*(curriculum.READS for curriculum in recipe.curricula))
 
-    def act() -> None:
+    def act() -> dict[str, xr.Dataset]:
+        kept = {}
         for observer in due:
             recorder.before_measurement(observer.group)
-            recorder.on_measurement(observer.group, state.step, observer.measure(seen))
+            measured = observer.measure(seen)
+            recorder.on_measurement(observer.group, state.step, measured)
+            if observer.group in read:
+                kept[observer.group] = measured
+        return kept
 
-    on_first(act)
+    if measured := on_first(act):
+        state.curricula = [
+            _learned(curriculum, memory, measured)
+            for curriculum, memory in zip(recipe.curricula, state.curricula, strict=True)
+        ]
+
+
+def _learned(curriculum: Curriculum, memory: State, measured: Mapping[str, xr.Dataset]) -> State:
+    mine = {group: dataset for group, dataset in measured.items() if group in curriculum.READS}
+    return curriculum.learn(memory, mine) if mine else memory
 
 
 def _save(state: TrainState, checkpoints: Checkpoints, recorder: Recorder) -> None:

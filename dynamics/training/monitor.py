@@ -3,12 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 
-from torch import Tensor
-
-from dynamics.training.cells import GAP_EDGES, QUANTITIES
-from dynamics.training.record import StepRecord
+from dynamics.record import StepRecord
 
 MEMORY = 1000
 """Observations over which the usual value is averaged."""
@@ -103,21 +99,3 @@ class Monitor:
 def remembering(factor: float, remembered: Mapping[str, Mapping[str, float]]) -> Monitor:
     """Return a monitor that goes on where another left off."""
     return Monitor(factor, {name: Series(**values) for name, values in remembered.items()})  # type: ignore[arg-type]
-
-
-def by_gap(sums: Tensor) -> dict[str, float]:
-    """Return the mean raw loss and du/dt norm of a step's rows by bin of the gap, of the bins that hold rows.
-
-    Args:
-        sums: [quantity, t bin, gap bin], of `cells.add` for the rows of one step.
-    """
-    columns: dict[str, list[float]] = dict(zip(QUANTITIES, sums.sum(1).tolist(), strict=True))
-    count = columns["count"]
-    names = ["r = t", *(f"gap {low} to {high}" for low, high in pairwise(GAP_EDGES))]
-    out = {}
-    for i, name in enumerate(names):
-        if count[i]:
-            out[f"raw loss, {name}"] = columns["raw"][i] / count[i]
-            if i:  # r = t rows need no derivative
-                out[f"du/dt norm, {name}"] = columns["du_dt_norm"][i] / count[i]
-    return out

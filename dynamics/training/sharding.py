@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamics.models import Model
 from dynamics.training.distributed import is_split, whole, world
 from dynamics.training.state import TrainState
 
@@ -30,9 +29,9 @@ def split(state: TrainState) -> None:
     from torch.distributed.tensor import DTensor, Shard
 
     here, model = world(), state.model
-    state.blank = _blank(model) if here.first else None
+    state.blank = _blank(model)
     mesh = init_device_mesh(next(model.parameters()).device.type, (here.size,))
-    for block in model.blocks:
+    for block in getattr(model, "blocks", ()):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
@@ -62,7 +61,7 @@ def gathered(state: TrainState) -> TrainState:
     weights = [together(parameter) for parameter in state.model.parameters()]
     emas = {decay: {name: together(weight) for name, weight in ema.items()} for decay, ema in state.emas.items()}
     moments = _converted(state.optimizer, together)
-    if state.blank is None:
+    if not first or state.blank is None:
         return state
     model = copy.deepcopy(state.blank)
     for parameter, weight in zip(model.parameters(), weights, strict=True):
@@ -70,7 +69,7 @@ def gathered(state: TrainState) -> TrainState:
     return replace(state, model=model, emas=emas, optimizer=_optimizer(model.parameters(), moments), blank=None)
 
 
-def _blank(model: Model) -> Model:
+def _blank(model: nn.Module) -> nn.Module:
     """Return a copy of the model with empty weights."""
     out = copy.deepcopy(model)
     for parameter in out.parameters():

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from dynamics.curricula import Curriculum, State
-from dynamics.flow.path import Velocity
-from dynamics.models import Model
-from dynamics.training.cells import no_rows
+from dynamics.models import Network, bound
+from dynamics.options import invalid
+from dynamics.record import no_rows
 from dynamics.training.distributed import local
 from dynamics.training.options import TrainingOptions
 
@@ -20,7 +19,7 @@ Weights = dict[str, Tensor]
 class TrainState:
     """Everything that changes while a run trains; changed only by `training.step`."""
 
-    model: Model
+    model: nn.Module
     optimizer: torch.optim.AdamW
     emas: dict[str, Weights]
     """Averaged weights by the decay's decimal text."""
@@ -29,12 +28,38 @@ class TrainState:
     step: int = 0
     """Optimiser steps done."""
     cells: Tensor = field(default_factory=no_rows)
-    """Sums over all rows since step 0 [quantity, t bin, gap bin], see `training.cells`; never reset."""
-    blank: Model | None = None
-    """On the first rank, while weights are split over the ranks: the model without its weights, see `sharding`."""
+    """Sums over all rows since step 0 [quantity, t bin, gap bin], see `record.row_table`; never reset."""
+    blank: nn.Module | None = None
+    """While weights are split over the ranks: the model without its weights, see `sharding`."""
+
+    def average(self, which: str = "ema") -> Weights:
+        """Return averaged weights by name: the first average ("ema"), or that of a decay such as "0.999"."""
+        decay = next(iter(self.emas)) if which == "ema" else which
+        if decay not in self.emas:
+            allowed = ", ".join(("model", "ema", *self.emas))
+            raise invalid("weights", which, allowed, "name a recorded average (training.ema_decays)")
+        return self.emas[decay]
+
+    def weights(self, which: str) -> Weights:
+        """Return the raw weights ("model") or an average by name, without gradient and without copying."""
+        if which != "model":
+            return self.average(which)
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    def network(self, which: str, weights: Weights | None = None) -> Network:
+        """Return what an instrument may do with some weights; the averages are its teachers.
+
+        Args:
+            which: "model" for the raw weights, "ema" for the first average, or a decay such as "0.999".
+            weights: Those weights by name, if a backward pass is not to reach the model's own parameters.
+        """
+        averages = {decay: bound(self.model, weights) for decay, weights in self.emas.items()}
+        if weights is None and which == "model":
+            return Network(self.model, averages)
+        return Network(bound(self.model, weights or self.weights(which)), averages)
 
 
-def start(model: Model, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:
+def start(model: nn.Module, options: TrainingOptions, curricula: tuple[Curriculum, ...]) -> TrainState:
     """Return the state before the first step; every average starts at the initial weights."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -47,7 +72,7 @@ def start(model: Model, options: TrainingOptions, curricula: tuple[Curriculum, .
     return TrainState(model, optimizer, emas, [c.initial_state() for c in curricula])
 
 
-def weights_of(model: Model) -> Weights:
+def weights_of(model: nn.Module) -> Weights:
     """Return detached copies of the model's parameters by name."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -58,18 +83,3 @@ def update_emas(state: TrainState) -> None:
         parameters = [local(p.detach()) for p in state.model.parameters()]
         for decay, ema in state.emas.items():
             torch._foreach_lerp_([local(weight) for weight in ema.values()], parameters, 1 - float(decay))
-
-
-def bound(model: Model, weights: Weights) -> Velocity:
-    """Return u(z, t, r, y) of the model with other weights, without copying them into it."""
-
-    def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        out: Tensor = functional_call(model, weights, (z, t, r, y))
-        return out
-
-    return u
-
-
-def network(state: TrainState, which: str) -> Velocity:
-    """Return u of a running state: "model" for the raw weights, "ema" for the first average."""
-    return bound(state.model, next(iter(state.emas.values()))) if which == "ema" else state.model

@@ -1,12 +1,12 @@
-"""The committed results, the experiments that made them, and the table in the README say the same."""
+"""The committed results, the experiments that made them, and the page of findings say the same."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from dynamics.analysis import findings_table
-from dynamics.analysis.claims import CLAIMS
+from dynamics.analysis import CLAIMS, findings_page
 from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
@@ -47,8 +47,13 @@ def test_a_file_holds_every_planned_run_and_the_claims_of_its_experiment(name: s
     assert not runs.dirty.any(), "made from committed code"
 
 
-def test_the_table_in_the_readme_is_what_the_files_say() -> None:
-    text = (ROOT / "README.md").read_text()
-    shown = text.split("<!-- findings -->\n")[1].split("\n<!-- end of findings -->")[0]
-    table = findings_table(open_results(path) for path in PATHS)
-    assert shown == table, "python -m experiments findings --write README.md"
+def test_the_page_of_findings_is_what_the_files_say() -> None:
+    page = findings_page(open_results(path) for path in PATHS)
+    shown = (ROOT / "results" / "FINDINGS.md").read_text(encoding="utf-8")
+    assert shown == page, "python -m experiments findings --write results/FINDINGS.md"
+
+
+def test_every_link_of_the_page_leads_somewhere() -> None:
+    text = (ROOT / "results" / "FINDINGS.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert f"\n## {link[1:]}\n" in text if link.startswith("#") else (ROOT / "results" / link).exists(), link

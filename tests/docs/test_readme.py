@@ -10,9 +10,9 @@ import pytest
 import dynamics
 import dynamics.analysis
 from dynamics import cli
-from dynamics.analysis.metrics import metric
+from dynamics.analysis import metric
+from dynamics.cli.experiments import main as sweeps
 from dynamics.cli.sweep_commands import VERBS
-from dynamics.cli.sweep_commands import main as sweeps
 from dynamics.config import RunConfig
 from dynamics.runner import run
 

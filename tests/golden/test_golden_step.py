@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics.curricula import Beta, Curriculum, MinSNR, Progress, plan_for
-from dynamics.data import DataOptions, load
+from dynamics.curricula import Beta, Curriculum, MinSNR
+from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
 from dynamics.objectives import FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.training import TrainingOptions, draw, passes, start, train_step
+from dynamics.training import Recipe, TrainingNetwork, TrainingOptions, draw, start, train_step
 
 FILE = Path(__file__).with_name("step.json")
 TOLERANCE = 1e-4
@@ -33,9 +33,9 @@ CASES: dict[str, tuple[Objective, float, tuple[Curriculum, ...]]] = {
 
 def one_step(objective: Objective, gap_share: float, curricula: tuple[Curriculum, ...]) -> dict[str, float]:
     """Train the second of ten steps on digits from perturbed weights, and describe the outcome."""
-    data = load(DataOptions(name="digits"))
     options = TrainingOptions(num_steps=10, batch_size=32, learning_rate=1e-3, ema_decays=(0.9,), num_threads=1)
-    model = build(DiTOptions(dim=16, depth=2, heads=2), data.shape, data.num_classes, seed=0)
+    recipe = Recipe(Digits().load(), objective, TimesOptions(gap_share=gap_share), curricula, options, seed=0)
+    model = build(DiTOptions(dim=16, depth=2, heads=2), recipe.data.shape, recipe.condition, seed=0)
     stream = torch.Generator().manual_seed(0)
     with torch.no_grad():  # at initialisation u = 0 and du/dt = 0: nothing to see
         for parameter in model.parameters():
@@ -45,10 +45,9 @@ def one_step(objective: Objective, gap_share: float, curricula: tuple[Curriculum
     # Adam's first step is lr * sign(gradient), and the key biases' gradient is zero up to rounding: with the usual eps
     # of 1e-8 their steps, and the sums below, would depend on the processor
     state.optimizer.param_groups[0]["eps"] = 1e-3
-    times = TimesOptions(gap_share=gap_share)
-    plan = plan_for(times, curricula, Progress(state.step, options.num_steps), state.curricula)
-    rows = draw(data, plan, objective, options.batch_size, seed=0, step=state.step)
-    record = train_step(state, passes(model, options), objective, plan, rows, options, curricula, data.num_classes)
+    plan = recipe.plan(state.step, state.curricula)
+    rows = draw(recipe, plan, state.step)
+    record = train_step(state, TrainingNetwork(state, options), recipe, plan, rows)
     numbers = {name: value for name, value in record.flat().items() if name != "step_seconds"}
     for index, count in enumerate(numbers.pop("gap_count")):
         numbers[f"gap_count_{index}"] = count

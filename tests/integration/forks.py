@@ -36,7 +36,7 @@ class Command:
     """The command of sweeps in a forked process, which leads a group as a shell's does and speaks to a file."""
 
     def __init__(self, said: Path, *words: str) -> None:
-        from dynamics.cli.sweep_commands import main
+        from dynamics.cli.experiments import main
 
         self.said = said
 

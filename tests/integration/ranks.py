@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from dynamics.config import RunConfig
+from dynamics.record import StepRecord
 from dynamics.runner import run
 from dynamics.store import read_run
-from dynamics.training import Interrupted, StepRecord, TrainState, loop
+from dynamics.training import Interrupted, TrainState, loop
 from dynamics.training.distributed import local
 
 Result = dict[str, Any]

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.instruments.parse import KINDS
 
 import dynamics
 from dynamics import cli
 from dynamics.cli.demo import DEMO_PRESETS, demo
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
-from dynamics.evaluation.evaluate import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import CellsOptions, GapsOptions
-from dynamics.instruments.parse import KINDS
 from dynamics.objectives import FlowMatching
 
 SMALL = [

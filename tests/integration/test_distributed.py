@@ -22,7 +22,7 @@ from ranks import Result, assert_close, files, launch, on_ranks, trained, twenty
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
-from dynamics.data import DataOptions, load
+from dynamics.data import Latents, load
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, GramOptions
@@ -54,7 +54,7 @@ def alone(twenty: Configs, tmp_path: Path) -> Path:
 
 def test_two_ranks_are_one_on_latents(twenty: Configs, tmp_path: Path) -> None:
     """Where each draws its own rows alone."""
-    data = DataOptions(path=write_latents(tmp_path / "latents"), **OPTIONS)
+    data = Latents(path=write_latents(tmp_path / "latents"), **OPTIONS)
     config = twenty(accumulation=2).model_copy(update={"data": data, "observers": (CellsOptions(every=7),)})
     alone = run(config, tmp_path / "alone", progress=False)
     on_ranks(config, tmp_path / "both")
@@ -195,7 +195,7 @@ def test_what_stops_the_first_rank_stops_all(twenty: Configs, alone: Path, tmp_p
     other = failing(twenty(learning_rate=1.0), alone)
     assert all("ValueError: config: received 'training.learning_rate: 0.001 there, 1.0 asked for'" in e for e in other)
     with locked(RunFolder(alone).log):
-        assert all("RunInUseError: out: received" in e for e in failing(twenty(), alone))
+        assert all("RunInUseError: run: received" in e for e in failing(twenty(), alone))
     indivisible = failing(twenty(accumulation=16), tmp_path / "indivisible")
     assert all("training.batch_size: received 16; allowed: a multiple of 2 ranks" in e for e in indivisible)
     assert not (tmp_path / "indivisible").exists()

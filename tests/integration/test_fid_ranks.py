@@ -136,8 +136,8 @@ def test_what_cannot_be_evaluated_is_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match="a decoder for latents, none for pixels"):
         evaluate_fid_run(trained, OPTIONS, Path("unused"), stats, vae="somewhere", progress=False)
     with (
-        locked(trained / "evaluation"),
-        pytest.raises(ValueError, match="one that no other process evaluates"),
+        locked(trained / "fid"),
+        pytest.raises(ValueError, match="a run that no other process is evaluating"),
     ):
         measured(trained)
     (trained / "run.nc").unlink()

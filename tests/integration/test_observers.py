@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dynamics.training.cells import QUANTITIES
 
 from dynamics.config import RunConfig
 from dynamics.data import load
-from dynamics.flow.oracle import oracle_for
 from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.runner import run
 from dynamics.store import read_run
-from dynamics.training.cells import QUANTITIES
 
 
 def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_the_oracle_itself_has_no_error_and_zero_has_all_of_it(tiny: RunConfig) 
     rows = probe.rows
     z, v = rows.path()
     n = rows.num_equal
-    by_hand = oracle_for(data).v(z[:n], rows.t[:n], rows.y[:n])  # guidance with w = 1 adds nothing random to the target
+    by_hand = data.oracle().v(z[:n], rows.t[:n], rows.y[:n])  # guidance with w = 1 adds nothing random to the target
     irreducible = (v[:n] - by_hand).double().flatten(1).square().sum(1).reshape(-1, 4).mean(1)
     np.testing.assert_allclose(nothing.v_irreducible, irreducible, rtol=1e-5)
     assert exact.shape == rows.x.shape

@@ -18,7 +18,7 @@ from torch import Tensor
 import dynamics
 from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import DataOptions, dimensions
+from dynamics.data import Latents, dimensions
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 from dynamics.exchange import import_export
 from dynamics.exchange.conventions import Imported, Source
@@ -276,7 +276,7 @@ def test_without_a_preset_the_size_decides(say: Say, tmp_path: Path) -> None:
             config = import_export.config_for(network, source, None, None, None, "a file")
             paper = PRESETS[f"{name.replace('/', '').lower()}-meanflow"]
             assert (config.model, config.training) == (paper.model, paper.training)
-            assert config.data == DataOptions(name="latents", image_size=256, latent_scale=scale)
+            assert config.data == Latents(image_size=256, latent_scale=scale)
             assert (config.objective.kind == "flow_matching") == (source == "sit")
             assert config.objective.guidance.label_drop_prob == 0.1
     larger = Imported(SIZES["XL/2"], (4, 64, 64), 1000, {})

@@ -36,7 +36,7 @@ def start(sweep: Small, hold: Path, *words: str) -> "subprocess.Popen[str]":
     program = """
 import sys
 from pathlib import Path
-from dynamics.cli.sweep_commands import main
+from dynamics.cli.experiments import main
 from sweeps._held import held
 with held(Path(sys.argv[1])):
     main("sweeps", sys.argv[2:])

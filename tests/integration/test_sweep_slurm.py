@@ -15,7 +15,7 @@ from slurm_cluster import Slurm
 from sweeps._held import held
 from sweeps._sweep import Small, same_results, small
 
-from dynamics.cli.sweep_commands import main
+from dynamics.cli.experiments import main
 from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep import slurm as queries

@@ -5,10 +5,10 @@ import pytest
 import torch
 from test_gram import DATA, DIT, GUIDED, LAW, SMALL, state_of
 
-from dynamics.flow.oracle import GaussianOracle, oracle_for
 from dynamics.instruments.decomposition import DecompositionOptions, DecompositionProbe, own_average
 from dynamics.instruments.gaps import GapProbe, GapsOptions
 from dynamics.objectives import Guidance, MeanFlow
+from dynamics.oracles import GaussianOracle
 
 OPTIONS = DecompositionOptions.model_validate({**SMALL, "rows_per_bin": 4, "t_edges": (0.1, 0.5, 1.0)})
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_own_average_of_an_exact_v_is_the_exact_u(t: float, r: float) -> None:
 def test_a_network_that_contradicts_itself_and_one_that_inherits() -> None:
     """Exact v, wrong u: all of the error is inconsistency. u that agrees with a wrong v: all of it is inherited."""
     probe = DecompositionProbe(DATA, MeanFlow(), LAW, OPTIONS.model_copy(update={"ode_steps": 64}), seed=0)
-    oracle = oracle_for(DATA)
+    oracle = DATA.oracle()
 
     def contradicts(z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         exact = oracle.v(z, t, y) if torch.equal(t, r) else oracle.u(z, t, r, y)

@@ -2,7 +2,7 @@
 
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, MinSNR
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import MLPOptions

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dynamics.config import RunConfig
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions
 from dynamics.models import MLPOptions

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamics.flow.oracle import GaussianOracle
+from dynamics.oracles import GaussianOracle
 from dynamics.sampling import check_nfe, sample_u, sample_v
 
 STD = 0.5

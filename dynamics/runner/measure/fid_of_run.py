@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -11,16 +10,16 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from dynamics.atomic import locked
-from dynamics.data import DataSource, LatentSet, load
+from dynamics.data import DataSource, LatentSet
 from dynamics.data.vae import load_vae
 from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images, protocol
 from dynamics.evaluation.inception import load_inception
 from dynamics.evaluation.moments import load_statistics
 from dynamics.options import invalid
-from dynamics.runner.measure.quality import load_network
-from dynamics.runner.run_folder import RunFolder, differences
-from dynamics.store import read_run, update_run
+from dynamics.runner.agreement import agree
+from dynamics.runner.measure.finished_run import beside, earlier, load_network
+from dynamics.runner.run_folder import RunFolder
+from dynamics.store import update_run
 from dynamics.training import device_for, joined, on_all, on_first
 
 GROUP = "fid"
@@ -63,32 +62,23 @@ def evaluate_fid_run(
     torch.set_num_threads(config.training.num_threads)
     device = device_for(config.training)
     with joined(device), ExitStack() as until_the_end:
-        on_first(lambda: _claim(folder, until_the_end))
+        on_first(lambda: until_the_end.enter_context(folder.held(GROUP, "evaluating")))
         network = on_all(lambda: load_inception(inception, device))
         statistics = on_all(lambda: load_statistics(reference, network))
-        source, about = on_all(lambda: _source(folder, load(config.data), vae, checkpoint, weights, device))
+        source, about = on_all(lambda: _source(folder, config.data.load(), vae, checkpoint, weights, device))
         about |= protocol(options, network, statistics)
         asked = {**about, **options.model_dump(mode="json")}
-        of_first = on_first(lambda: asked)
-        on_all(lambda: _check_ranks(asked, of_first))
-        content = on_first(lambda: _before(folder, about))
+        agree("evaluation", asked)
+        content = on_first(lambda: earlier(folder, GROUP, about))
         parts = Parts(folder.path / "evaluation" / f"fid-{_digest(about, options)}")
         missing = tuple(nfe for nfe in dict.fromkeys(options.nfe) if not _has(content, options.field, nfe))
         if content is None or missing:
             now = options.model_copy(update={"nfe": missing})
             measured = evaluate_fid(source, now, network, statistics, parts, progress)
-            content = _join(content, measured, about)
+            content = beside(content, measured).assign_attrs(about)
             on_first(lambda: update_run(folder.result, GROUP, content))
         on_first(parts.drop)
     return content
-
-
-def _claim(folder: RunFolder, until: ExitStack) -> None:
-    """Hold the right to evaluate this run."""
-    try:
-        until.enter_context(locked(folder.path / "evaluation", wait=False))
-    except BlockingIOError:
-        raise invalid("run", str(folder.path), "one that no other process evaluates", "wait for it") from None
 
 
 def _source(
@@ -116,7 +106,7 @@ def _decoder(
     data: DataSource, vae: Path | str | None, device: torch.device
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
     """Return what makes images of samples, and what to call it: for latents the autoencoder that made them."""
-    if data.is_latent != (vae is not None):
+    if isinstance(data, LatentSet) != (vae is not None):
         received = f"{vae and str(vae)} for samples of shape {data.shape}"
         raise invalid("vae", received, "a decoder for latents, none for pixels", "pass --vae or leave it out")
     if vae is None or not isinstance(data, LatentSet):
@@ -128,35 +118,10 @@ def _decoder(
     return partial(found.decode, scale=data.record.scale), f"{data.record.vae} {found.sha256}"
 
 
-def _check_ranks(own: dict[str, object], of_first: dict[str, object]) -> None:
-    if different := differences(of_first, own):
-        raise invalid("ranks", ", ".join(different), "the same on every rank", "start all ranks with the same command")
-
-
-def _before(folder: RunFolder, about: dict[str, str | int]) -> xr.Dataset | None:
-    """Return what was measured before in the same way."""
-    tree = read_run(folder.result)
-    if GROUP not in tree.children:
-        return None
-    before = tree[GROUP].to_dataset()
-    if different := [name for name, value in about.items() if before.attrs.get(name) != value]:
-        warnings.warn(f"the earlier group {GROUP} had another {', '.join(different)} and is replaced", stacklevel=2)
-        return None
-    return before
-
-
 def _has(before: xr.Dataset | None, field: str, nfe: int) -> bool:
     if before is None or field not in before["field"] or nfe not in before["nfe"]:
         return False
     return bool(before["fid_inception"].sel(field=field, nfe=nfe).notnull())
-
-
-def _join(before: xr.Dataset | None, now: xr.Dataset, about: dict[str, str | int]) -> xr.Dataset:
-    joined_up = now if before is None else now.combine_first(before).sortby("nfe")
-    joined_up["samples"] = joined_up["samples"].fillna(0).astype("uint8")
-    for name in joined_up.variables:
-        joined_up[name].attrs = now[name].attrs
-    return joined_up.assign_attrs(about)
 
 
 def _digest(about: dict[str, str | int], options: FidOptions) -> str:

@@ -8,20 +8,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from dynamics.config import RunConfig
-from dynamics.data import load
-from dynamics.instruments import AnyOptions, observer, settings
-from dynamics.instruments.parse import KINDS
-from dynamics.models import build
+from dynamics.instruments import InstrumentOptions, said
 from dynamics.options import invalid
+from dynamics.runner.measure.finished_run import restored
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import add_step, read_run
-from dynamics.training import TrainState, device_for, start
 
 
 def probe(
     run_dir: Path,
-    instruments: Sequence[AnyOptions],
+    instruments: Sequence[InstrumentOptions],
     checkpoint: int | None = None,
     replace: bool = False,
     progress: bool = True,
@@ -40,31 +36,33 @@ def probe(
 
     Raises:
         ValueError: Before anything is computed: no finished run, no such checkpoint or one of another model, gap bins
-            that the run's law of times never draws, or a group measured with other settings.
+            that the run's law of times never draws, a group measured with other settings, or another process measures.
     """
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     kinds = [options.kind for options in instruments]
-    if not kinds or len(set(kinds)) < len(kinds) or "cells" in kinds:
-        allowed = "any of gaps, gram, gram_rows, lookahead, decomposition, each once"
-        raise invalid("instruments", kinds, allowed, "sums over training rows (cells) exist only while training")
-    data, law = load(config.data), config.times.law
+    if not kinds or len(set(kinds)) < len(kinds) or any(options.WHILE_TRAINING for options in instruments):
+        later = [kind for kind, options in InstrumentOptions.members().items() if not options.WHILE_TRAINING]
+        remedy = "sums over training rows (cells) exist only while training"
+        raise invalid("instruments", kinds, f"any of {', '.join(later)}, each once", remedy)
     torch.set_num_threads(config.training.num_threads)
-    observers = {o.kind: observer(o, data, config.objective, law, config.seed, progress) for o in instruments}
-    there = {name: child.attrs for name, child in read_run(folder.result).children.items()}
-    other = {o.kind: text for o in instruments if (text := _differences(there.get(o.kind, {}), o))}
-    if other and not replace:
-        remedy = "measure as before, or --replace, which drops those (log.jsonl keeps a training series)"
-        raise invalid("settings", other, f"those of the earlier measurements in {folder.result}", remedy)
-    state = restored(config, folder, checkpoint)
+    recipe = config.recipe()
+    observers = {o.kind: o.observer(recipe, progress) for o in instruments}
     measured: dict[str, xr.Dataset] = {}
-    for group, instrument in observers.items():
-        measured[group] = instrument.measure(state)
-        add_step(folder.result, group, measured[group], state.step, replace_group=group in other)
+    with folder.held("probe", "measuring"):
+        there = {name: child.attrs for name, child in read_run(folder.result).children.items()}
+        other = {o.kind: text for o in instruments if (text := _differences(there.get(o.kind, {}), o))}
+        if other and not replace:
+            remedy = "measure as before, or --replace, which drops those (log.jsonl keeps a training series)"
+            raise invalid("settings", other, f"those of the earlier measurements in {folder.result}", remedy)
+        state = restored(config, folder, checkpoint)
+        for group, instrument in observers.items():
+            measured[group] = instrument.measure(state)
+            add_step(folder.result, group, measured[group], state.step, replace_group=group in other)
     return measured
 
 
-def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> list[AnyOptions]:
+def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> list[InstrumentOptions]:
     """Return a run's own options of each kind of instrument (or the general ones), with changes where they apply.
 
     Args:
@@ -77,38 +75,22 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
         ValueError: An unknown kind, an option that none of the kinds has, or a value it does not take.
     """
     config = RunFolder(Path(run_dir)).read_config()
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise invalid("instruments", unknown, ", ".join(KINDS), "choose among these")
-    unused = [name for name in changes if not any(name in KINDS[kind].model_fields for kind in kinds)]
+    members = {kind: InstrumentOptions.member(kind) for kind in kinds}
+    unused = [name for name in changes if not any(name in member.model_fields for member in members.values())]
     if unused:
         raise invalid("options", unused, f"options of {', '.join(kinds)}", "leave them out, or add their instrument")
     out = []
     for kind in kinds:
-        own: AnyOptions = next((o for o in config.observers if o.kind == kind), None) or KINDS[kind]()
-        values = {name: value for name, value in changes.items() if name in KINDS[kind].model_fields}
+        own = next((o for o in config.observers if o.kind == kind), None) or members[kind].model_validate({})
+        values = {name: value for name, value in changes.items() if name in members[kind].model_fields}
         if kind == "gaps" and "gap_edges" in values:
             values["gap_edges"] = tuple(sorted({0.0, *values["gap_edges"], 1.0}))
         out.append(type(own).model_validate({**dict(own), **values}))
     return out
 
 
-def restored(config: RunConfig, folder: RunFolder, checkpoint: int | None = None) -> TrainState:
-    """Return the training state of a run's checkpoint.
-
-    Raises:
-        ValueError: There is no such checkpoint, or it belongs to another model.
-    """
-    data = load(config.data)
-    model = build(config.model, data.shape, data.num_classes, config.seed).to(device_for(config.training))
-    state = start(model, config.training, config.curricula)
-    if not folder.checkpoints().restore(state, checkpoint):
-        raise invalid("run", str(folder.path), "a run with an intact checkpoint", "train it first")
-    return state
-
-
-def _differences(there: Mapping[Any, Any], options: AnyOptions) -> str:
+def _differences(there: Mapping[Any, Any], options: InstrumentOptions) -> str:
     """Name the settings in which a stored group differs from what is asked for."""
-    asked = settings(options)
+    asked = said(options)
     before = {name: np.asarray(there[name]).tolist() for name in asked if name in there}
     return ", ".join(f"{name} was {old}, now {asked[name]}" for name, old in before.items() if old != asked[name])

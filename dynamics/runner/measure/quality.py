@@ -1,19 +1,21 @@
 """What a finished run's samples are worth, into the run's own file."""
 
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import xarray as xr
 
-from dynamics.data import dimensions, load
-from dynamics.evaluation.evaluate import EvaluationOptions, evaluate, reference_for
-from dynamics.flow.path import Velocity
+from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
 from dynamics.instruments import GapProbe, GapsOptions
-from dynamics.models import Model, build
+from dynamics.runner.measure.finished_run import asked_by_data, beside, earlier, network_at
 from dynamics.runner.run_folder import RunFolder
-from dynamics.store import read_run, update_run
-from dynamics.training import bound, device_for
+from dynamics.store import update_run
+from dynamics.training import device_for
+
+GROUP = "evaluation"
+SAMPLED_AS = ("checkpoint", "weights", "num_samples", "label_mode", "method", "evaluation_seed", "extractor_sha256")
+"""Attributes in which settings agree that lie beside each other."""
 
 
 def evaluate_run(
@@ -35,49 +37,24 @@ def evaluate_run(
         checkpoint: Step of the checkpoint; None takes the newest.
         weights: "model", "ema" or a decay.
         progress: Show a bar.
+
+    Raises:
+        ValueError: The run is not finished, or another process evaluates it.
     """
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     torch.set_num_threads(config.training.num_threads)
-    data = load(config.data)
-    u, step = load_network(folder.path, weights, checkpoint)
-    device = device_for(config.training)
-    measured = evaluate(u, reference_for(data), options, device, progress)
-    exact = GapProbe(data, config.objective, GapsOptions(rows_per_bin=exact_rows), options.seed).errors(u, device)
-    content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
-    content.attrs["exact_rows_per_bin"] = exact_rows
-    before = read_run(folder.result)
-    if "evaluation" in before.children:
-        content = _join(before["evaluation"].to_dataset(), content)
-    update_run(folder.result, "evaluation", content)
+    with folder.held(GROUP, "evaluating"):
+        data, device = config.data.load(), device_for(config.training)
+        net, step = network_at(folder, config, weights, checkpoint)
+        u = asked_by_data(net, config.objective)
+        measured = evaluate(u, reference_for(data), options, device, progress)
+        recipe = replace(config.recipe(data), seed=options.seed)
+        probe = GapProbe(recipe, GapsOptions(rows_per_bin=exact_rows))
+        exact = probe.errors(net, recipe.progress(step), device)
+        content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
+        content.attrs["exact_rows_per_bin"] = exact_rows
+        before = earlier(folder, GROUP, {name: content.attrs.get(name) for name in SAMPLED_AS})
+        content = beside(before, content)
+        update_run(folder.result, GROUP, content)
     return content
-
-
-def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = None) -> tuple[Velocity, int]:
-    """Return u(z, t, r, y) of a run and the step of its checkpoint."""
-    folder = RunFolder(Path(run_dir))
-    config = folder.read_config()
-    model: Model = build(config.model, *dimensions(config.data), config.seed)
-    step, tensors = folder.checkpoints().weights(checkpoint, weights)
-    device = device_for(config.training)
-    u = bound(model.to(device), {name: tensor.to(device) for name, tensor in tensors.items()})
-    return u, step
-
-
-def evaluated(run_dir: Path) -> bool:
-    """Whether a finished run has been evaluated."""
-    return "evaluation" in read_run(RunFolder(Path(run_dir)).result).children
-
-
-def _join(before: xr.Dataset, now: xr.Dataset) -> xr.Dataset:
-    """Keep earlier settings beside the new ones where both come from the same weights and sampling protocol."""
-    keys = ("checkpoint", "weights", "num_samples", "label_mode", "method", "evaluation_seed", "extractor_sha256")
-    if any(before.attrs.get(key) != now.attrs.get(key) for key in keys):
-        warnings.warn("the earlier evaluation used another protocol and is replaced", stacklevel=3)
-        return now
-    joined = now.combine_first(before)
-    if "samples" in joined:  # not of latents
-        joined["samples"] = joined["samples"].fillna(0).astype("uint8")
-    for name in joined.variables:
-        joined[name].attrs = now[name].attrs
-    return joined.assign_attrs(now.attrs)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from sweeps._sweep import Small
 
-from dynamics.cli.sweep_commands import VERBS, main
+from dynamics.cli.experiments import main
+from dynamics.cli.sweep_commands import VERBS
 from dynamics.sweep.events import record
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamics.data import DataOptions, load
-from dynamics.data.files import load_folder, load_idx, load_npz
+from dynamics.data import Folder, Idx, Npz
+from dynamics.data.image_files import load_folder, load_idx, load_npz
 
 random = np.random.default_rng(0)
 GREY = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -25,7 +25,7 @@ CLASSES = np.array([2, 0, 1, 1, 0, 2])
 def test_npz_round_trip(tmp_path: Path, x: np.ndarray) -> None:
     path = tmp_path / "my images.npz"
     np.savez(path, x=x, y=CLASSES)
-    data = load(DataOptions(name="npz", path=path))
+    data = Npz(path=path).load()
     pixels = x if x.ndim == 4 else x[..., None]
     images, labels = data.reference()
     expected = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 127.5 - 1).float()
@@ -90,7 +90,7 @@ def write_idx(folder: Path, zipped: bool = False, **changes: bytes) -> None:
 @pytest.mark.parametrize("zipped", [False, True])
 def test_idx_round_trip(tmp_path: Path, zipped: bool) -> None:
     write_idx(tmp_path, zipped)
-    data = load(DataOptions(name="idx", path=tmp_path))
+    data = Idx(path=tmp_path).load()
     assert torch.equal(torch.from_numpy(GREY)[:, None], load_idx(tmp_path).pixels)
     assert data.reference()[1].tolist() == CLASSES.tolist()
     assert (data.shape, data.num_classes) == ((1, 5, 4), 3)
@@ -150,7 +150,7 @@ def test_folder_with_any_colour_is_rgb(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "2.png", COLOUR[0])
     picture(tmp_path / "b" / "3.png", np.dstack([COLOUR[1], GREY[1]]))  # with transparency
     picture(tmp_path / "b" / "4.png", GREY[2], "LA")
-    data = load(DataOptions(name="folder", path=tmp_path))
+    data = Folder(path=tmp_path).load()
     expected = [np.dstack([GREY[0]] * 3), COLOUR[0], COLOUR[1], np.dstack([GREY[2]] * 3)]
     images, _ = data.reference()
     torch.testing.assert_close(images, torch.from_numpy(np.stack(expected).transpose(0, 3, 1, 2) / 127.5 - 1).float())
@@ -161,7 +161,7 @@ def test_folder_crops_the_centre_and_resizes(tmp_path: Path) -> None:
     wide[:, 3:7], tall[2:10] = 200, 100
     picture(tmp_path / "a" / "1.png", wide)
     picture(tmp_path / "a" / "2.png", tall)
-    data = load(DataOptions(name="folder", path=tmp_path, image_size=4))
+    data = Folder(path=tmp_path, image_size=4).load()
     expected = torch.tensor([200.0, 100.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     torch.testing.assert_close(data.reference()[0], expected / 127.5 - 1)
     with pytest.raises(ValueError, match=r"2\.png.*1\.png.*pass image_size"):

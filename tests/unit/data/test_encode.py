@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamics.data import DataOptions, load
+from dynamics.data import DataOptions, Latents, load
 from dynamics.data.encode import EncodeOptions, centre_crop, encode
-from dynamics.data.files import read_image
+from dynamics.data.image_files import read_image
 from dynamics.data.latents import shard_path, verify
 from dynamics.data.vae import WEIGHTS, Vae, load_vae
 from experiments._rehearsal import autoencoder
@@ -62,7 +62,7 @@ def made(out: Path) -> dict[str, bytes]:
 
 
 def of(out: Path, vae: str = "tiny-vae") -> DataOptions:
-    return DataOptions(name="latents", path=out, vae=vae, image_size=SIDE)
+    return Latents(path=out, vae=vae, image_size=SIDE)
 
 
 def cropped(path: Path) -> Tensor:

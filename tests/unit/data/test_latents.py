@@ -10,10 +10,10 @@ from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
 from dynamics.config import RunConfig
 from dynamics.curricula import Progress, plan_for
-from dynamics.data import DataOptions, DataSource, LatentSet, batch_indices, dimensions, load
+from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices, dimensions, load
 from dynamics.data.latents import LABELS, RECORD, Record, shard_path, verify
-from dynamics.evaluation.evaluate import EvaluationOptions, reference_for
-from dynamics.flow.oracle import oracle_for
+from dynamics.evaluation import EvaluationOptions, reference_for
+from dynamics.flow.condition import ClassLabels
 from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions
 from dynamics.models import DiTOptions
 from dynamics.runner import evaluate_run, run
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(folder: Path) -> DataSource:
-    return load(DataOptions(path=folder, **OPTIONS))
+    return Latents(path=folder, **OPTIONS).load()
 
 
 def test_moments_are_those_of_the_rows_in_the_order_asked_for(data: LatentSet) -> None:
@@ -42,7 +42,7 @@ def test_moments_are_those_of_the_rows_in_the_order_asked_for(data: LatentSet) -
 def test_a_batch_is_a_pure_function_of_seed_and_step(data: LatentSet, folder: Path) -> None:
     x, y = data.batch(3, 7, 8)
     data.batch(3, 8, 5)
-    again, _ = load(DataOptions(path=folder, **OPTIONS)).batch(3, 7, 8)
+    again, _ = Latents(path=folder, **OPTIONS).load().batch(3, 7, 8)
     assert torch.equal(x, again)
     assert torch.equal(y, batch_indices(TOTAL, 3, 7, 8) % 3)
     assert (x.shape, x.dtype, y.dtype) == ((8, *SHAPE), torch.float32, torch.long)
@@ -98,20 +98,20 @@ def test_the_reference_is_scaled_means_of_images_as_they_are(data: LatentSet, mo
 
 
 def test_what_results_say_about_latents(data: LatentSet, folder: Path) -> None:
-    assert (data.name, data.shape, data.num_classes, data.is_latent) == ("latents-a_set", SHAPE, 3, True)
+    assert (data.name, data.shape, data.num_classes, data.condition) == ("latents-a_set", SHAPE, 3, ClassLabels(3))
     assert "tiny" in data.source
     before = data.sha256
     content = (folder / RECORD).read_text()
     (folder / RECORD).write_text(content.replace(data.record.shards[1].sha256, "0" * 64))
-    assert load(DataOptions(path=folder, **OPTIONS)).sha256 != before
+    assert Latents(path=folder, **OPTIONS).load().sha256 != before
 
 
 def test_dimensions_need_no_latents(folder: Path) -> None:
-    assert dimensions(DataOptions(name="latents", image_size=512)) == ((4, 64, 64), 1000)
-    assert dimensions(DataOptions(name="digits")) == ((1, 8, 8), 10)
+    assert dimensions(Latents(image_size=512)) == ((4, 64, 64), 1000)
+    assert dimensions(Digits()) == ((1, 8, 8), 10)
     for file in (folder / "shards").iterdir():
         file.unlink()
-    assert dimensions(DataOptions(path=folder, **OPTIONS)) == (SHAPE, 3)
+    assert dimensions(Latents(path=folder, **OPTIONS)) == (SHAPE, 3)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_dimensions_need_no_latents(folder: Path) -> None:
 )
 def test_latents_of_another_making_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load(DataOptions(**({"path": folder} | OPTIONS | changes)))
+        load(Latents(**({"path": folder} | OPTIONS | changes)))
 
 
 def test_the_hash_of_the_weights_names_an_autoencoder_too(folder: Path) -> None:
-    assert load(DataOptions(path=folder, **(OPTIONS | {"vae": "f" * 64}))).num_classes == 3
+    assert load(Latents(path=folder, **(OPTIONS | {"vae": "f" * 64}))).num_classes == 3
 
 
 def truncate(folder: Path) -> None:
@@ -151,7 +151,7 @@ def truncate(folder: Path) -> None:
 def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        load(DataOptions(path=folder, **OPTIONS))
+        Latents(path=folder, **OPTIONS).load()
     with pytest.raises(ValueError, match=message):
         verify(folder)
 
@@ -162,7 +162,7 @@ def test_changed_content_is_found_by_verify_and_every_file_is_named(folder: Path
         content = bytearray(shard_path(folder, i).read_bytes())
         content[40] ^= 1
         shard_path(folder, i).write_bytes(content)
-    load(DataOptions(path=folder, **OPTIONS))  # too much to read at every start
+    Latents(path=folder, **OPTIONS).load()  # too much to read at every start
     with pytest.raises(ValueError, match=r"00000\.f16 has sha256.*00002\.f16 has sha256.*dynamics encode") as caught:
         verify(folder)
     assert "00001.f16" not in str(caught.value)
@@ -173,34 +173,14 @@ def test_latents_and_labels_of_other_numbers_are_refused(folder: Path) -> None:
     short = record.model_copy(update={"classes": ("a", "b")})
     (folder / RECORD).write_text(short.model_dump_json())
     with pytest.raises(ValueError, match=r"labels 0\.\.2'; allowed: 13 of 2 classes"):
-        load(DataOptions(path=folder, **OPTIONS))
+        Latents(path=folder, **OPTIONS).load()
     (folder / RECORD).write_text(record.model_copy(update={"num_images": 12}).model_dump_json())
     with pytest.raises(ValueError, match="another sum of counts"):
-        load(DataOptions(path=folder, **OPTIONS))
+        Latents(path=folder, **OPTIONS).load()
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"name": "latents"}, "image_size: received None"),
-        ({"name": "latents", "image_size": 0}, "image_size: received 0"),
-        ({"name": "digits", "vae": "tiny"}, "vae, latent_scale: received"),
-        ({"name": "digits", "latent_scale": 1.0}, "vae, latent_scale: received"),
-    ],
-)
-def test_bad_options_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DataOptions(**fields)
-
-
-def test_options_of_latents_left_the_json_of_earlier_runs_alone() -> None:
-    assert DataOptions().model_dump_json() == '{"name":"digits","path":null,"image_size":null}'
-    assert '"vae":"tiny"' in DataOptions(**OPTIONS).model_dump_json()
-
-
-def test_exact_velocities_of_latents_are_refused(data: LatentSet) -> None:
-    with pytest.raises(ValueError, match="data: received 'latents-a_set'"):
-        oracle_for(data)
+def test_nobody_knows_what_is_exact_of_latents(data: LatentSet) -> None:
+    assert (data.oracle(), data.features(), data.pictures, data.drawn_by_rank) == (None, None, False, True)
 
 
 def test_a_run_records_losses_and_leaves_out_what_needs_exact_velocities(
@@ -211,7 +191,7 @@ def test_a_run_records_losses_and_leaves_out_what_needs_exact_velocities(
     )
     config = tiny.model_copy(
         update={
-            "data": DataOptions(path=folder, **OPTIONS),
+            "data": Latents(path=folder, **OPTIONS),
             "model": DiTOptions(dim=16, depth=1, heads=2, patch_size=1),
             "curricula": (),
             "training": tiny.training.model_copy(update={"num_steps": 2, "batch_size": 8, "checkpoint_every": 2}),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from dynamics.evaluation import fid
 from dynamics.evaluation.distances import frechet_distance, frechet_from_moments, kernel_distance, precision_recall
-from dynamics.evaluation.evaluate import draw_labels
 from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images
 from dynamics.evaluation.inception import Inception, import_torchvision, inception_score
 from dynamics.evaluation.moments import Moments, Statistics, compute_statistics, load_statistics
+from dynamics.evaluation.sample_quality import draw_labels
 from dynamics.rng import generator
 
 CPU = torch.device("cpu")

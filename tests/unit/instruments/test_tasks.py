@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from dynamics.data import DataOptions, load
+from dynamics.data import Digits
 from dynamics.flow.times import LogitNormalPair
 from dynamics.instruments.gradients import Sketch, tapped
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
 from dynamics.models.linear import Linear
 
-LAW, DATA = LogitNormalPair(), load(DataOptions())
+LAW, DATA = LogitNormalPair(), Digits().load()
 
 
 def tasks_of(options: TaskOptions) -> list[Task]:

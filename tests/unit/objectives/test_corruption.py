@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics.curricula import Progress, plan_for
-from dynamics.data import DataOptions, load
+from dynamics.data import Digits
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.objectives import CorruptedMeanFlow, MeanFlow, total_derivative
@@ -104,7 +104,7 @@ def test_noise_stays_with_its_rows() -> None:
 
 
 def test_training_draws_it() -> None:
-    data = load(DataOptions(name="digits"))
+    data = Digits().load()
     plan = plan_for(TimesOptions(), (), Progress(0, 10), [])
     drawn = draw(data, plan, CorruptedMeanFlow(level=0.3), 16, seed=2, step=5)
     clean = draw(data, plan, MeanFlow(), 16, seed=2, step=5)

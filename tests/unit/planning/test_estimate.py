@@ -7,7 +7,7 @@ from torch import Tensor
 from dynamics.config import preset
 from dynamics.models import DiTOptions, build
 from dynamics.objectives import FlowMatching
-from dynamics.planning.cost import saved
+from dynamics.planning.cost import cost
 from dynamics.planning.estimate import estimate, forwards_per_row, memory
 from dynamics.sweep.grid import with_values
 
@@ -34,9 +34,9 @@ def test_saved_activations_are_those_of_a_real_pass(mixed: bool) -> None:
         del out
         return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
-    expected = saved(SMALL, (4, 8, 8), 10, mixed)
+    expected = cost(SMALL, (4, 8, 8), 10, mixed)
     for rows in (3, 8):
-        assert kept(rows) == pytest.approx(rows * expected.per_row + expected.of_weights, rel=0.02)
+        assert kept(rows) == pytest.approx(rows * expected.kept_per_row + expected.kept_of_weights, rel=0.02)
 
 
 def test_passes_of_a_step() -> None:

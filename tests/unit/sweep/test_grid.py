@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from dynamics.analysis.study import label_text
+from dynamics.analysis.studies.study_table import label_text
 from dynamics.config import RunConfig
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GramOptions

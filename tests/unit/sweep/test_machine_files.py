@@ -7,7 +7,7 @@ import pytest
 from sweeps._sweep import Small
 
 from dynamics.config import preset
-from dynamics.evaluation.evaluate import EvaluationOptions
+from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.sweep.grid import Experiment, Planned, check, experiment, plan
 from dynamics.sweep.machine_files import EVALUATIONS, FidRequest, Files, remembered, requested, settled

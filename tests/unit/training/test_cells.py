@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dynamics.training.cells import GAP_EDGES, QUANTITIES, T_EDGES, RowTable, add, no_rows
 
 from dynamics.config import RunConfig
 from dynamics.curricula import Plan, Progress, plan_for
@@ -17,7 +18,6 @@ from dynamics.models import build
 from dynamics.objectives import FlowMatching, LossTerms
 from dynamics.training import Checkpoints, NonFiniteLossError, StepRecord, TrainState, draw, passes, start, train_step
 from dynamics.training import step as step_module
-from dynamics.training.cells import GAP_EDGES, QUANTITIES, T_EDGES, RowTable, add, no_rows
 
 Shards = list[tuple[Rows, LossTerms, torch.Tensor]]
 

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from dynamics.training.cells import RowTable
 
 from dynamics.training import StepRecord, cells
-from dynamics.training.cells import RowTable
 from dynamics.training.monitor import PATIENCE, WARM_UP, Alarm, Monitor, by_gap, remembering
 
 

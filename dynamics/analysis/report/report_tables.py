@@ -1,0 +1,205 @@
+"""The tables and sentences of a report."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dynamics.analysis.report.comparison import BEYOND, MEASURED_OTHERWISE, NOT_JUDGED, WITHIN
+from dynamics.analysis.report.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_columns, metric_title
+from dynamics.analysis.report.summary_table import PROTOCOL, Evaluation, protocol
+from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
+from dynamics.store.schema import PROVENANCE
+
+NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
+"""Coordinates on `run` that are no settings."""
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table of texts without its index.
+
+    Example:
+        >>> print(markdown(pd.DataFrame({"run": ["a"], "loss": ["0.5"]})))
+        | run | loss |
+        |-------|--------|
+        | a | 0.5 |
+    """
+    headers = [_cell(name) for name in table.columns]
+    cells = table.map(_cell)
+    return str(cells.to_markdown(index=False, tablefmt="github", headers=headers, stralign=None, disable_numparse=True))
+
+
+def number(value: object) -> str:
+    """Return a number with three digits that count, a whole one with all of them, or a dash for none.
+
+    Example:
+        >>> [number(v) for v in (0.9, 0.012345, 356.2, 1234.5, 2000, float("nan"))]
+        ['0.900', '0.0123', '356', '1234', '2000', '-']
+    """
+    if isinstance(value, str):
+        return value or "-"
+    x = float(value) if isinstance(value, int | float | np.number) else math.nan
+    if math.isnan(x):
+        return "-"
+    if x.is_integer() or abs(x) >= 1000:
+        return f"{x:.0f}"
+    return f"{x:#.3g}".rstrip(".")
+
+
+def run_tables(tree: xr.DataTree) -> str:
+    """Return what was run: a table of the runs, and one of the settings in which they differ."""
+    about = runs_about(tree)
+    rows = []
+    for run, known in about.items():
+        config = json.loads(str(known.get("config_json") or "{}")).get("training", {})
+        sha = str(known.get("git_sha", ""))[:10] or "-"
+        rows.append(
+            {
+                "run": run,
+                "id": f"`{known.get('run_id', '-')}`",
+                "steps": number(config.get("num_steps")),
+                "batch": number(config.get("batch_size")),
+                "parameters": f"{int(known['num_parameters']):,}" if "num_parameters" in known else "-",
+                "seed": str(known.get("seed", "-")),
+                "revision": sha + (" + uncommitted changes" if known.get("dirty") == 1 else ""),
+                "host": str(known.get("host", "-")),
+                "torch": json.loads(str(known.get("versions") or "{}")).get("torch", "-"),
+                "seconds": number(known.get("seconds")),
+                "peak MB": number(known.get("peak_memory_mb")),
+            }
+        )
+    table = pd.DataFrame(rows)
+    shown = markdown(table.loc[:, (table != "-").any()])
+    knobs = list(dict.fromkeys(name for known in about.values() for name in known if name not in NOT_KNOBS))
+    if len(about) > 1 and knobs:
+        values = [[run, *(f"`{known[k]}`" if k in known else "-" for k in knobs)] for run, known in about.items()]
+        shown += "\n\nSettings in which they differ:\n\n" + markdown(pd.DataFrame(values, columns=["run", *knobs]))
+    return shown
+
+
+def runs_about(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
+    """Return what is known of each run; imported ones have no group training, and other groups say it then."""
+    groups = [group(tree, name) for name in sorted(map(str, tree.children), key=lambda name: name != "training")]
+    out: dict[str, dict[str, Any]] = {}
+    for run in run_labels(tree):
+        ds = next(ds for ds in groups if run in ds.run.values.astype(str))
+        i = ds.run.values.astype(str).tolist().index(run)
+        of_run = {str(k): c.values[i] for k, c in ds.coords.items() if c.dims == ("run",)}
+        out[run] = {k: value for k, value in of_run.items() if "." not in k}  # those say how a group was measured
+    return out
+
+
+def results_tables(table: pd.DataFrame) -> str:
+    """Return the final numbers of `summary`: one table of exact errors, if there are any, one of samples."""
+    source = {"evaluation": "measured by the evaluation", "gaps": "at the last measurement while training"}
+    exact = [name for name in metric_columns(table) if "_error" in name]
+    text = "Latents have no exact errors."
+    if exact:
+        text = (
+            f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
+            "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
+            "the exact v memorises at small t; there its error does not measure quality.\n\n"
+        )
+        text += _results(table, exact)
+    others = [name for name in metric_columns(table) if name not in (*exact, "seconds", "peak_memory_mb")]
+    if others:
+        text += "\n\nSamples, by sampled field (u or v) and number of network evaluations (NFE); accuracy with its 95% "
+        text += "Wilson interval:\n\n" + _results(table, others)
+    return text
+
+
+def difference_sentences(table: pd.DataFrame, baseline: str) -> str:
+    """Say how each run differs from the baseline, whichever way it goes.
+
+    Args:
+        table: From `differences`.
+        baseline: The label of the run they are compared with.
+    """
+    parts = [
+        "One run a setting has no interval over seeds. As a yardstick, seeds alone change exact errors by up to "
+        f"{SEED_SPREAD_EXACT:.0%} and Frechet distances by up to {SEED_SPREAD_FRECHET:.0%} (four seeds of "
+        "digits-meanflow); a difference inside that spread shows nothing, and one beyond it needs more seeds to be "
+        "sure. Accuracy is judged by its 95% intervals, which cover the sampling only."
+    ]
+    for run in dict.fromkeys(table["run"]):
+        mine = table[table["run"] == run]
+        lines = [f"**{run}** against {baseline}:", ""]
+        for direction in ("better", "worse"):
+            found = mine[(mine["verdict"] == BEYOND) & (mine["direction"] == direction)]
+            lines.append(f"- {direction.capitalize()}, {BEYOND}:" + ("" if len(found) else " nothing."))
+            lines += [f"    - {difference}" for difference in _differences(found)]
+        within = _differences(mine[mine["verdict"] == WITHIN])
+        lines.append(f"- {WITHIN.capitalize()}: {'; '.join(within) or 'nothing'}.")
+        for verdict in (NOT_JUDGED, MEASURED_OTHERWISE):
+            for reason, found in mine[mine["verdict"] == verdict].groupby("reason", sort=False):
+                lines.append(f"- {verdict.capitalize()}, {reason}: {'; '.join(_differences(found))}.")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def protocol_table(tree: xr.DataTree) -> str:
+    """Return how the runs were evaluated: checkpoint, weights, samples, networks, data, with their sha256."""
+    parts = [_protocol_of(tree, name) for name in PROTOCOL if name in tree.children]
+    return "\n\n".join(parts) or "No run was evaluated: dynamics evaluate DIR."
+
+
+REFERENCES = {
+    "evaluation": "The reference is all images of the data set, seen by the extractor's features.",
+    "fid": "FID compares Inception's features with the reference's. Published values are of 50000 samples, the "
+    "published weights of Inception and ADM's reference of the data set.",
+}
+
+
+def _protocol_of(tree: xr.DataTree, of: Evaluation) -> str:
+    ds, table = group(tree, of), protocol(tree, of)
+    table["checkpoint_step"] = [number(step) for step in attribute(ds, of, "checkpoint")]
+    table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"
+    shown = table.replace("", "-").T
+    if shown.eq(shown.iloc[:, 0], axis=0).all(axis=None):
+        shown = shown.iloc[:, :1].set_axis(["value"], axis=1)
+    shown.insert(0, "setting", [str(name).replace("_", " ") for name in shown.index])
+    text = markdown(shown)
+    missing = [run for run in run_labels(tree) if run not in table.index]
+    if missing:
+        text += f"\n\nNot evaluated: {', '.join(missing)} ({REMEDIES[of]})."
+    return f"{text}\n\n{REFERENCES[of]}"
+
+
+def _ema(config_json: str) -> str:
+    decays = json.loads(config_json or "{}").get("training", {}).get("ema_decays", [])
+    return str(decays[0]) if decays else "-"
+
+
+def _results(table: pd.DataFrame, names: Sequence[str]) -> str:
+    by_run = table.T
+    values = {str(run): [_value(by_run[run], name) for name in names] for run in by_run}
+    return markdown(pd.DataFrame({"": [metric_title(name) for name in names], **values}))
+
+
+def _value(row: "pd.Series[Any]", name: str) -> str:
+    text = number(float(row[name]))
+    if text == "-":
+        return text
+    if f"{name}_sem" in row:
+        text += f" ± {float(row[f'{name}_sem']):#.2g}".rstrip(".")
+    if f"{name}_low" in row:
+        text += f" [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
+    return text
+
+
+def _differences(found: pd.DataFrame) -> list[str]:
+    """Say each difference in words: what, the value, the baseline's, the relative change and the direction."""
+    lines = []
+    for row in found.to_dict("records"):
+        change = f"{row['change']:+.1%}, " if math.isfinite(row["change"]) else ""
+        what = f"{metric_title(row['metric'])}: {number(row['value'])} instead of {number(row['reference'])}"
+        lines.append(f"{what} ({change}{row['direction']})")
+    return lines
+
+
+def _cell(content: object) -> str:
+    return str(content).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,124 @@
+"""From collected experiments to a table of findings: what a paper says, what came out, and what follows."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+import xarray as xr
+
+from dynamics.analysis.report.report_tables import markdown
+from dynamics.analysis.studies.claims import CLAIMS, Finding, judge
+from dynamics.analysis.studies.study_table import study
+from dynamics.options import invalid
+
+EMPHASIS = {"reproduced": "**{}**", "opposite": "**{}**", "undecided": "not reproduced: {}"}
+"""How the table shows each verdict."""
+INTRODUCTION = """# Findings
+
+What papers say, and what came out here. Every line is a **claim**: one comparison between the runs of an experiment,
+written into the experiment's file before its runs began; a *second look* was not, and says so. This page is generated
+from the committed files `results/*/*.nc` by `python -m experiments findings --write results/FINDINGS.md`; do not edit
+it. What surprised us, and what did not work: [experiments/LOG.md](../experiments/LOG.md); the figures:
+[analysis_notebooks](../analysis_notebooks).
+
+How to read a line:
+
+* **scale** is the size of the study: `digits` is a small residual MLP on a Gaussian mixture fitted to digits, whose
+  exact velocities are known; `digits-dit` and `mnist5k` repeat some studies with a small transformer on finite data.
+* **measured in** is the number that is compared. Exact errors (`v_error`, `u_error_<gaps>`, `one_step_error`, of
+  u from (t, r) = (1, 0)) are squared errors as a share of the exact velocity's squared norm; `fd_u_nfe1` is the Frechet
+  distance of samples made by one evaluation of u; `cosine_...` are unbiased cosines of the tasks' gradients; `_start`
+  and `_end` are the first and the last measurement while training.
+* **effect** is the mean over seeds, paired: both sides share initial weights, images, times and noise. -10% is a tenth
+  less, x2 twice as much, +0.10 a difference of cosines (or the cosine itself, where it is compared with a number). In
+  brackets is the interval that holds for all claims of an experiment at one scale at the same time (95%, Bonferroni).
+* **verdict** follows from that interval alone: *reproduced* lies on the side that the paper says, *the opposite* on the
+  other one; *undecided* includes no effect, and says which effect these runs would have found in four cases of five.
+
+Small networks on small data: a verdict here is not one about ImageNet."""
+
+
+def axes_of(tree: xr.DataTree) -> list[str]:
+    """Return the names of an experiment's axes.
+
+    Raises:
+        ValueError: The tree is not the collected file of an experiment.
+    """
+    if "axes" not in tree.attrs:
+        remedy = "python -m experiments NAME collect"
+        raise invalid("results", sorted(map(str, tree.attrs)), "the collected file of an experiment", remedy)
+    axes = tree.attrs["axes"]
+    return [str(axis) for axis in ([axes] if isinstance(axes, str) else axes)]
+
+
+def findings(tree: xr.DataTree) -> list[Finding]:
+    """Judge every claim that an experiment made before it was run.
+
+    Args:
+        tree: The collected file of an experiment (`dynamics.open_results`).
+
+    Returns:
+        One finding a claim, in the experiment's order; intervals are corrected for their number.
+
+    Raises:
+        ValueError: The tree is no such file.
+    """
+    axes = axes_of(tree)
+    claims = CLAIMS.validate_json(tree.attrs.get("claims", "[]"))
+    if not claims:
+        return []
+    table = study(tree, axes)
+    if "one_step_error" not in table:  # latents have no exact errors: claims of them are not measured
+        asked = filter(None, (column for claim in claims for column in (claim.metric, claim.relative_to)))
+        table = table.reindex(columns=list(dict.fromkeys([*table, *asked])))
+    return judge(table, claims, axes)
+
+
+def findings_table(trees: Iterable[xr.DataTree]) -> str:
+    """Return the findings of several experiments as a Markdown table.
+
+    Args:
+        trees: Collected files.
+
+    Returns:
+        A row a claim: experiment, scale, claim, metric, effect with its simultaneous 95% interval, seeds, verdict. An
+        undecided row says which effect would have been found with a probability of 80%. Claims about arms that a
+        scale leaves out have no row there.
+    """
+    return markdown(_findings_frame(trees).drop(columns="kind"))
+
+
+def findings_page(trees: Iterable[xr.DataTree]) -> str:
+    """Return a page of Markdown: how to read findings, how many there are of each verdict, and a table an experiment.
+
+    Args:
+        trees: Collected files of experiments.
+    """
+    by_name: dict[str, list[xr.DataTree]] = {}
+    for tree in trees:
+        by_name.setdefault(str(tree.attrs["experiment"]), []).append(tree)
+    frames = {name: _findings_frame(own) for name, own in by_name.items()}
+    table = pd.concat(frames.values())
+    counts = pd.crosstab(table["experiment"], table["kind"]).reindex(columns=list(EMPHASIS), fill_value=0)
+    counts = pd.concat([counts, counts.sum().to_frame("all").T]).astype(str)
+    counts.insert(0, "experiment", [f"[{name}](#{name})" if name in frames else name for name in counts.index])
+    parts = [INTRODUCTION, markdown(counts)]
+    for name, frame in ((name, frame) for name, frame in frames.items() if len(frame)):
+        shown = markdown(frame.drop(columns=["experiment", "kind"]))
+        parts.append(f"## {name}\n\n{by_name[name][0].attrs['question']}\n\n{shown}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _findings_frame(trees: Iterable[xr.DataTree]) -> pd.DataFrame:
+    """Return the findings as texts, and the kind of each verdict."""
+    columns = ["experiment", "scale", "claim", "measured in", "effect [interval]", "seeds", "verdict", "kind"]
+    rows = []
+    for tree in trees:
+        for found in findings(tree):
+            kind = found.verdict
+            if kind == "not measured":
+                continue
+            claim = f"second look: {found.claim.text}" if found.claim.post_hoc else found.claim.text
+            verdict = EMPHASIS[kind].format(found.verdict_text())
+            shown = [claim, found.claim.metric, found.effect_text(), str(found.num_seeds), verdict, kind]
+            rows.append([tree.attrs["experiment"], tree.attrs["scale"], *shown])
+    return pd.DataFrame(rows, columns=columns)

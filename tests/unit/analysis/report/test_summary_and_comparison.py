@@ -1,0 +1,225 @@
+"""Known numbers in, known summary and verdicts out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from scipy import stats
+from synthetic_runs import BASE, OTHER
+
+from dynamics.analysis import bin_edges, differences, group, label_runs, relative_error, run_labels, summary
+from dynamics.analysis.report.metrics import (
+    SEED_SPREAD_EXACT,
+    SEED_SPREAD_FRECHET,
+    SEED_SPREAD_KERNEL,
+    metric,
+    metric_columns,
+)
+from dynamics.analysis.report.summary_table import wilson_interval
+from dynamics.store import collect, open_results
+
+Make = Callable[..., Path]
+
+
+REST = ("training", "gaps")
+COLUMNS = {
+    "fd": "fd_digits_u_nfe1",
+    "kd": "kd_digits_u_nfe1",
+    "accuracy": "accuracy_u_nfe1",
+    "one_step": "one_step_error",
+}
+
+
+def judged(table: pd.DataFrame, name: str) -> tuple[str, str]:
+    row = table[table["metric"] == name].iloc[0]
+    return row["direction"], row["verdict"]
+
+
+def test_summary_has_the_known_numbers(tree: xr.DataTree) -> None:
+    table = summary(label_runs(tree, {"id-base": "base", "id-other": "other"}))
+    assert table.index.tolist() == ["base", "other"]
+    base = table.loc["base"]
+    assert base["v_error"] == pytest.approx((2 * 0.2 + 4 * 0.1) / 6)
+    assert base["v_error_from_0.3"] == pytest.approx(0.1)
+    assert base["v_error_from_0.3_sem"] == pytest.approx(0.01 / 2)  # four bins of 0.01 each
+    assert base["u_error_0.9-1"] == pytest.approx(0.2)
+    assert base["one_step_error"] == pytest.approx(0.3)
+    assert base["one_step_error_sem"] == pytest.approx(0.03)
+    assert base["fd_digits_u_nfe2"] == 2.0
+    assert base["fd_digits_v_nfe2"] == 1.0
+    assert "fd_digits_v_nfe1" not in table
+    assert (base["accuracy_u_nfe1_low"], base["accuracy_u_nfe1_high"]) == pytest.approx(wilson_by_hand(0.5, 1000))
+    assert (base["precision_u_nfe1"], base["recall_u_nfe2"]) == (0.8, 0.3)
+    assert (base["seconds"], base["peak_memory_mb"]) == (60.0, 500.0)
+    assert table.attrs["exact"] == "evaluation"
+
+
+def wilson_by_hand(share: float, n: int) -> tuple[float, float]:
+    z = stats.norm.ppf(0.975)
+    centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+
+
+def test_accuracies_have_wilson_intervals() -> None:
+    ends = np.transpose(wilson_interval(np.array([0.0, 0.97, 1.0, np.nan, 0.5]), [10, 1000, 50, 10, None]))
+    np.testing.assert_allclose(ends[:3], [wilson_by_hand(*x) for x in ((0.0, 10), (0.97, 1000), (1.0, 50))], atol=1e-12)
+    assert np.isnan(ends[3:]).all()
+
+
+def test_every_column_has_a_meaning(tree: xr.DataTree) -> None:
+    for name in metric_columns(summary(tree)):
+        assert metric(name).lower_is_better != name.startswith(("accuracy", "precision", "recall"))
+
+
+def test_without_evaluation_of_every_run_the_last_measurement_counts(make: Make) -> None:
+    folders = [make("base", BASE), make("other", OTHER, without=("evaluation",))]
+    table = summary(collect([f / "run.nc" for f in folders]))
+    assert table.attrs["exact"] == "gaps"
+    assert table["one_step_error"].tolist() == pytest.approx([0.3 / 4, 0.15 / 4])
+    assert np.isnan(table.loc["id-other", "fd_digits_u_nfe1"])
+    found = differences(table)
+    assert not found["metric"].str.startswith("fd_").any()
+    assert set(found[found["metric"] == "one_step_error"]["verdict"]) == {"not comparable"}
+
+
+def test_no_exact_errors_says_what_to_do(make: Make) -> None:
+    tree = open_results(make("base", BASE, without=("evaluation", "gaps")))
+    with pytest.raises(ValueError, match="dynamics evaluate DIR"):
+        summary(tree)
+
+
+def test_latents_have_fid_instead_of_exact_errors(on_latents: list[Path]) -> None:
+    table = summary(label_runs(collect([f / "run.nc" for f in on_latents]), {"id-base": "base", "id-other": "other"}))
+    assert table.attrs["exact"] == ""
+    assert table["fid_inception_u_nfe1"].tolist() == [4.0, 3.0]
+    assert table["kd_inception_u_nfe1_sem"].tolist() == [0.5, 0.5]
+    assert not [name for name in table if "_error" in name or "_std" in name]
+    assert all(metric(name).title for name in metric_columns(table))
+    found = differences(table)
+    assert judged(found, "fid_inception_u_nfe1") == ("better", "not judged")
+    assert found[found["metric"] == "fid_inception_u_nfe2"]["change"].tolist() == [-0.25]
+
+
+def test_latents_without_fid_have_their_costs(on_latents: list[Path]) -> None:
+    tree = collect([f / "run.nc" for f in on_latents])
+    del tree["fid"]
+    table = summary(tree)
+    assert set(table) == {"seconds", "peak_memory_mb", "protocol"}
+    assert set(differences(table)["metric"]) == {"seconds", "peak_memory_mb"}
+
+
+def test_fid_by_another_inception_is_not_comparable(on_latents: list[Path]) -> None:
+    tree = collect([f / "run.nc" for f in on_latents])
+    other = [float(run == "id-other") for run in tree["fid"].run.values]
+    tree["fid"] = tree["fid"].to_dataset().assign_coords({"fid.inception_sha256": ("run", np.array(other).astype(str))})
+    assert judged(differences(summary(tree), "id-base"), "fid_inception_u_nfe1")[1] == "not comparable"
+
+
+def test_single_run(two: list[Path], tree: xr.DataTree) -> None:
+    one = open_results(two[1])
+    assert "run" not in one["gaps"].dims
+    pd.testing.assert_frame_equal(summary(one), summary(tree).loc[["id-other"]], check_index_type=False)
+    assert run_labels(label_runs(one, {"id-other": "mine"})) == ["mine"]
+    assert group(one, "training").seed.values.tolist() == [0]
+
+
+def test_differences(tree: xr.DataTree) -> None:
+    table = differences(summary(tree), "id-base")
+    assert set(table["run"]) == {"id-other"}
+    row = table[table["metric"] == "one_step_error"].iloc[0]
+    assert (row["value"], row["reference"], row["change"]) == pytest.approx((0.15, 0.3, -0.5))
+    assert judged(table, "one_step_error") == ("better", "beyond the usual spread")
+    assert judged(table, "u_error_0-0.1") == ("worse", "beyond the usual spread")
+    assert judged(table, "v_error") == ("worse", "within the usual spread")  # +4% with 11% over seeds
+    assert judged(table, "fd_digits_u_nfe1") == ("better", "beyond the usual spread")
+    assert judged(table, "kd_digits_u_nfe1") == ("better", "within the usual spread")
+    assert judged(table, "accuracy_u_nfe1") == ("better", "beyond the usual spread")
+    assert judged(table, "precision_u_nfe1") == ("equal", "within the usual spread")
+    assert judged(table, "seconds")[1] == "not judged"
+    back = differences(summary(tree), "id-other")
+    assert judged(back, "one_step_error") == ("worse", "beyond the usual spread")
+    assert judged(back, "accuracy_u_nfe1") == ("worse", "beyond the usual spread")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "verdict"),
+    [
+        ("one_step", 0.3 * (1 + SEED_SPREAD_EXACT) + 1e-6, "beyond the usual spread"),
+        ("one_step", 0.3 * (1 + SEED_SPREAD_EXACT) - 1e-6, "within the usual spread"),
+        ("fd", 4.0 * (1.01 + SEED_SPREAD_FRECHET), "beyond the usual spread"),
+        ("fd", 4.0 * (0.99 + SEED_SPREAD_FRECHET), "within the usual spread"),
+        ("accuracy", 0.54, "within the usual spread"),  # intervals [.469, .531] and [.509, .571] overlap
+        ("accuracy", 0.57, "beyond the usual spread"),
+        ("kd", 2.0 * (1.1 + SEED_SPREAD_KERNEL), "beyond the usual spread"),
+    ],
+)
+def test_thresholds(make: Make, name: str, value: float, verdict: str) -> None:
+    folders = [make("base", BASE, without=REST), make("other", {**BASE, name: value}, without=REST)]
+    tree = collect([folder / "run.nc" for folder in folders])
+    column = COLUMNS[name]
+    assert judged(differences(summary(tree)), column)[1] == verdict
+
+
+def test_a_kernel_distance_around_zero_has_no_relative_change(make: Make) -> None:
+    folders = [make("base", {**BASE, "kd": -0.01}, without=REST), make("other", OTHER, without=REST)]
+    tree = collect([folder / "run.nc" for folder in folders])
+    table = differences(summary(tree))
+    row = table[table["metric"] == "kd_digits_u_nfe1"].iloc[0]
+    assert np.isnan(row["change"])
+    assert row["verdict"] == "not judged"
+
+
+def test_runs_measured_differently_are_not_compared(make: Make) -> None:
+    tree = collect([make("base", BASE) / "run.nc", make("other", OTHER, num_samples=2000) / "run.nc"])
+    table = differences(summary(tree))
+    assert judged(table, "fd_digits_u_nfe1") == ("better", "not comparable")
+    assert judged(table, "seconds")[1] == "not judged"
+    low = summary(tree)["accuracy_u_nfe1_low"].tolist()
+    assert low == pytest.approx([wilson_by_hand(0.5, 1000)[0], wilson_by_hand(0.9, 2000)[0]])
+
+
+def test_bad_names(tree: xr.DataTree) -> None:
+    with pytest.raises(ValueError, match="baseline: received 'nobody'; allowed: id-base, id-other"):
+        differences(summary(tree), "nobody")
+    with pytest.raises(ValueError, match="labels"):
+        label_runs(tree, {"nobody": "x"})
+    with pytest.raises(ValueError, match="one label a run"):
+        label_runs(tree, {"id-base": "x", "id-other": "x"})
+    with pytest.raises(ValueError, match="metric: received 'nonsense'"):
+        metric("nonsense")
+    with pytest.raises(ValueError, match="u_error"):
+        relative_error(xr.Dataset(), "u")
+
+
+def test_delta_method_agrees_with_bootstrap() -> None:
+    """The formula is right for independent and for strongly correlated errors and scales."""
+    rng = np.random.default_rng(0)
+    n, shared = 400, rng.gamma(4, 1, 400)
+    cases = {"independent": rng.gamma(4, 1, n), "correlated": shared * rng.uniform(0.8, 1.2, n)}
+    for name, error in cases.items():
+        scale = 10 * shared if name == "correlated" else rng.gamma(9, 5, n)
+        values = {"u_error": error, "u_scale": scale}
+        content = {key: x.mean() for key, x in values.items()}
+        content |= {f"{key}_sem": x.std(ddof=1) / np.sqrt(n) for key, x in values.items()}
+        content["u_covariance"] = np.cov(error, scale)[0, 1] / n
+        result = relative_error(xr.Dataset(content), "u")
+        draws = rng.integers(0, n, (4000, n))
+        brute = (error[draws].mean(1) / scale[draws].mean(1)).std()
+        ratio = float(result.relative_error_sem) / brute
+        assert float(result.relative_error) == pytest.approx(error.mean() / scale.mean())
+        assert ratio == pytest.approx(1.0, abs=0.1), name
+
+
+def test_runs_of_different_length_end_where_they_end(make: Make) -> None:
+    short = make("base", BASE, without=("evaluation",))
+    tree = open_results(short)
+    groups = {"/gaps": tree["gaps"].to_dataset().isel(step=slice(0, 2))}
+    cut = xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **groups})
+    assert summary(cut)["one_step_error"].tolist() == pytest.approx([0.15])
+    both = xr.concat([group(tree, "gaps"), group(cut, "gaps").assign_coords(run=["cut"])], "run", join="outer")
+    many = xr.DataTree.from_dict({"/gaps": both})
+    assert summary(many)["one_step_error"].tolist() == pytest.approx([0.075, 0.15])
+    assert bin_edges(group(many, "gaps"), "gap_bin")[1] == (0.1, 0.3)
