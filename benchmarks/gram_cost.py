@@ -26,20 +26,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.flow.rows import Rows, concatenate
-from dynamics.flow.times import LogitNormalPair
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.progress import Progress
+from dynamics.flow.rows import Rows, chained
+from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments.gram import GramOptions, GramProbe, Group, collect, products
-from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
+from dynamics.instruments.row_gram import RowGramOptions
 from dynamics.instruments.tasks import task_rows
-from dynamics.models import DiTOptions, build
+from dynamics.models import DiTOptions, Network, build
 from dynamics.models.dit import SIZES
-from dynamics.objectives import MeanFlow, total_derivative
+from dynamics.objectives import MeanFlow
+from dynamics.record import peak_memory_mb
 from dynamics.rng import generator
 from dynamics.store import provenance
-from dynamics.training import TrainState, peak_memory_mb
+from dynamics.training import Recipe, TrainingOptions, TrainState
 
 GAP_EDGES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-LAW, OBJECTIVE = LogitNormalPair(), MeanFlow()
+TIMES, OBJECTIVE = TimesOptions(law=LogitNormalPair()), MeanFlow()
 BATCH = 128
 
 
@@ -48,12 +51,12 @@ class Noise:
     """Images without content: the cost does not depend on it."""
 
     shape: tuple[int, int, int]
-    num_classes: int
+    condition: ClassLabels
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         stream = generator(seed, "noise", step)
         x = torch.randn(batch_size, *self.shape, generator=stream)
-        return x, torch.randint(self.num_classes, (batch_size,), generator=stream)
+        return x, torch.randint(self.condition.num_classes, (batch_size,), generator=stream)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Setting:
 SETTINGS = {
     "digits": Setting(
         DiTOptions(patch_size=2, dim=64, depth=4, heads=4),
-        Noise((1, 8, 8), 10),
+        Noise((1, 8, 8), ClassLabels(10)),
         rows_per_split=32,
         rows_per_pass=128,
         threads=1,
@@ -77,7 +80,7 @@ SETTINGS = {
     ),
     "b4": Setting(
         SIZES["B/4"],
-        Noise((4, 32, 32), 1000),
+        Noise((4, 32, 32), ClassLabels(1000)),
         rows_per_split=4,
         rows_per_pass=8,
         threads=2,
@@ -92,8 +95,8 @@ class Bench:
     def __init__(self, name: str, seed: int) -> None:
         s = self.setting = SETTINGS[name]
         torch.set_num_threads(s.threads)
-        self.seed = seed
-        model = build(s.network, s.data.shape, s.data.num_classes, seed)
+        self.recipe = Recipe(s.data, OBJECTIVE, TIMES, (), TrainingOptions(), seed)
+        model = build(s.network, s.data.shape, s.data.condition, seed)
         stream = generator(seed, "perturbation")
         with torch.no_grad():  # zero-initialised layers would make most gradients zero
             for p in model.parameters():
@@ -102,20 +105,20 @@ class Bench:
         self.state = TrainState(model, torch.optim.AdamW(model.parameters()), {})
         probe = self.probe(s.rows_per_split)
         self.cells = [
-            task_rows(task, split, probe.options, s.data, seed)
+            task_rows(task, split, probe.options, self.recipe)
             for task in probe.tasks
             for split in range(probe.options.num_splits)
         ]
-        self.rows = concatenate(self.cells)
+        self.rows = chained(self.cells)
 
     def probe(self, rows_per_split: int, **changes: object) -> GramProbe:
         options = {"gap_edges": GAP_EDGES, "rows_per_split": rows_per_split, **changes}
-        return GramProbe(self.setting.data, OBJECTIVE, LAW, GramOptions.model_validate(options), self.seed)
+        return GramOptions.model_validate(options).observer(self.recipe)
 
     def backward(self, rows: Rows) -> None:
         model = self.state.model
         model.zero_grad(set_to_none=True)
-        terms = OBJECTIVE.terms(model, partial(total_derivative, model), rows, self.setting.data.num_classes)
+        terms = OBJECTIVE.loss(Network(model), rows, Progress(0, 1))
         (terms.adaptive * terms.raw).mean().backward()
 
     def ordinary(self) -> None:
@@ -174,7 +177,7 @@ def peak_mb(setting: str, scheme: str, seed: int) -> float:
 
 def per_row(bench: Bench, rounds: int, num_rows: int = 192) -> dict[str, object]:
     """The Gram of single rows against one ordinary pass over them."""
-    probe = RowGramProbe(bench.setting.data, OBJECTIVE, LAW, RowGramOptions(num_rows=num_rows, groups="model"), 0)
+    probe = RowGramOptions(num_rows=num_rows, groups="model").observer(bench.recipe)
     rows = probe.rows()
     schemes = {"ordinary": lambda: bench.backward(rows), "per_row": lambda: probe.measure(bench.state)}
     print(f"  single rows, {num_rows}:")
@@ -189,13 +192,13 @@ def agreement(bench: Bench, num_splits: int) -> dict[str, object]:
         for backend in ("exact", "sketch")
     )
     groups = [
-        Group(task_rows(task, k, exact.options, s.data, bench.seed), "meanflow")
+        Group(task_rows(task, k, exact.options, bench.recipe))
         for task in exact.tasks
         for k in range(num_splits)
     ]
 
     def product(probe: GramProbe) -> tuple[np.ndarray, np.ndarray]:
-        collected, _ = collect(bench.state, groups, s.data, OBJECTIVE, probe.options, bench.seed)
+        collected, _ = collect(bench.state, groups, bench.recipe, probe.options)
         labels, gram, error = products(collected, "block", len(probe.tasks))
         table = gram.reshape(len(labels), len(probe.tasks), num_splits, len(probe.tasks), num_splits)
         total = table.sum((2, 4)) - np.einsum("giaja->gij", table)

@@ -21,12 +21,11 @@ import numpy as np
 import torch
 
 from dynamics.atomic import replacing
-from dynamics.config import preset
-from dynamics.curricula import Progress, plan_for
-from dynamics.data import IMAGENET_IMAGES, LatentSet, batch_indices
+from dynamics.config import preset, with_values
+from dynamics.data import IMAGENET_IMAGES, LatentSet
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, load_latents, shard_path
 from dynamics.planning.estimate import estimate
-from dynamics.rng import generator
+from dynamics.rng import batch_indices, generator
 from dynamics.store import provenance
 from dynamics.training import World, draw
 from dynamics.training import step as training_step
@@ -79,7 +78,8 @@ def opened(folder: Path) -> LatentSet:
 def rows_per_second(data: LatentSet, what: str, batch_size: int, num_batches: int, seed: int) -> float:
     batch_indices(len(data.labels), seed, 0, 1)  # the permutation is drawn once an epoch and timed by itself
     config, ranks = preset(PRESET), GPUS if what == "rank of 8" else 1
-    plan = plan_for(config.times, (), Progress(0, num_batches), [])
+    recipe = with_values(config, {"training.batch_size": batch_size, "seed": seed}).recipe(data)
+    plan = recipe.plan(0, [])
     training_step.world = lambda: World(0, ranks)
     began = time.perf_counter()
     for step in range(num_batches):
@@ -87,7 +87,7 @@ def rows_per_second(data: LatentSet, what: str, batch_size: int, num_batches: in
             rows = batch_indices(len(data.labels), seed, step, batch_size)
             data.moments(rows, rows % 2)
         else:
-            draw(data, plan, config.objective, batch_size, seed, step)
+            draw(recipe, plan, step)
     return batch_size * num_batches / (time.perf_counter() - began)
 
 

@@ -11,6 +11,7 @@ Trains `digits-meanflow` (again the same command resumes, a finished run is reus
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,7 @@ from scipy import stats
 
 from dynamics.analysis import affinity, cosine_by_batch, noise_scale, plots
 from dynamics.config import preset
-from dynamics.data import load
-from dynamics.instruments.gram import GramOptions, GramProbe
+from dynamics.instruments import GramOptions
 from dynamics.runner import RunFolder, run
 from dynamics.runner.measure.finished_run import restored
 from dynamics.store import provenance, write_run
@@ -33,9 +33,8 @@ SIZES = (16, 64, 256)
 def gram(folder: RunFolder, seed: int, **changes: object) -> xr.Dataset:
     config = folder.read_config()
     options = GramOptions.model_validate({"groups": "model", **changes})
-    data, law = load(config.data), config.times.law
-    state = restored(config, folder)
-    return GramProbe(data, config.objective, law, options, seed, progress=True).measure(state)
+    recipe = replace(config.recipe(), seed=seed)
+    return options.observer(recipe, progress=True).measure(restored(config, folder))
 
 
 def fresh(folder: RunFolder) -> dict[str, object]:

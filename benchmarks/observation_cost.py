@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 
 from dynamics.config import preset
-from dynamics.curricula import Progress, plan_for
-from dynamics.data import load
 from dynamics.instruments import (
     CellsOptions,
     DecompositionOptions,
@@ -25,12 +23,11 @@ from dynamics.instruments import (
     GramOptions,
     LookaheadOptions,
     RowGramOptions,
-    observer,
 )
 from dynamics.models import build
+from dynamics.record import RowTable, add, no_rows
 from dynamics.store import provenance
-from dynamics.training import draw, passes, start, train_step
-from dynamics.training.cells import RowTable, add, no_rows
+from dynamics.training import TrainingNetwork, draw, start, train_step
 
 KINDS = (CellsOptions, GapsOptions, GramOptions, LookaheadOptions, RowGramOptions, DecompositionOptions)
 
@@ -54,19 +51,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = preset("digits-meanflow")
-    data, options, objective = load(config.data), config.training, config.objective
-    state = start(build(config.model, data.shape, data.num_classes, config.seed), options, config.curricula)
-    ways, law = passes(state.model, options), config.times.law
-    observers = {o().kind: observer(o(), data, objective, law, config.seed) for o in KINDS}
+    recipe, options = config.recipe(), config.training
+    model = build(config.model, recipe.data.shape, recipe.condition, config.seed)
+    state = start(model, options, config.curricula)
+    net = TrainingNetwork(state, options)
+    observers = {o().kind: o().observer(recipe) for o in KINDS}
     steps: list[float] = []
     seconds: dict[str, list[float]] = {kind: [] for kind in observers}
     first = {}
     for index in range(args.rounds + 1):
         began = time.process_time()
         for _ in range(args.steps):
-            plan = plan_for(config.times, config.curricula, Progress(state.step, options.num_steps), state.curricula)
-            rows = draw(data, plan, objective, options.batch_size, config.seed, state.step)
-            train_step(state, ways, objective, plan, rows, options, config.curricula, data.num_classes)
+            plan = recipe.plan(state.step, state.curricula)
+            train_step(state, net, recipe, plan, draw(recipe, plan, state.step))
         per_step = (time.process_time() - began) / args.steps
         for kind, one in observers.items():
             began = time.process_time()

@@ -18,29 +18,28 @@ import torch
 from torch import Tensor
 
 from dynamics.atomic import replacing
-from dynamics.config import RunConfig, preset
-from dynamics.curricula import Progress, plan_for
+from dynamics.config import RunConfig, preset, with_values
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import build
 from dynamics.planning.cost import cost
 from dynamics.planning.estimate import forwards_per_row, memory
 from dynamics.store import provenance
-from dynamics.sweep.grid import with_values
-from dynamics.training import draw, passes, start, train_step
+from dynamics.training import TrainingNetwork, draw, start, train_step
 
 SETTINGS = {"b4": ("b4-improved", 8, 0.25), "xl2": ("xl2-improved", 1, 1.0)}
 """Preset, rows, and share of r < t rows: one row alone has r < t, so that the derivative is there."""
-SHAPE, NUM_CLASSES = (4, 32, 32), 1000
+SHAPE, LABELS = (4, 32, 32), ClassLabels(1000)
 
 
 class Noise:
     """Latents without content: what a step takes does not depend on it."""
 
-    shape, num_classes, is_latent = SHAPE, NUM_CLASSES, False
+    shape, condition, drawn_by_rank = SHAPE, LABELS, False
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         stream = torch.Generator().manual_seed(step)
         x = torch.randn(batch_size, *SHAPE, generator=stream)
-        return x, torch.randint(NUM_CLASSES, (batch_size,), generator=stream)
+        return x, torch.randint(LABELS.num_classes, (batch_size,), generator=stream)
 
 
 def config_of(setting: str, threads: int) -> RunConfig:
@@ -65,18 +64,18 @@ def measure(setting: str, threads: int) -> dict[str, float]:
     config = config_of(setting, threads)
     torch.set_num_threads(threads)
     before = resident_gb()
-    data, training = Noise(), config.training
-    state = start(build(config.model, SHAPE, NUM_CLASSES, config.seed), training, config.curricula)
-    ways, seconds, losses = passes(state.model, training), [], []
+    recipe, training = config.recipe(Noise()), config.training
+    state = start(build(config.model, SHAPE, recipe.condition, config.seed), training, config.curricula)
+    net, seconds, losses = TrainingNetwork(state, training), [], []
     for step in range(2):
-        plan = plan_for(config.times, config.curricula, Progress(step, training.num_steps), state.curricula)
-        rows = draw(data, plan, config.objective, training.batch_size, config.seed, step)
+        plan = recipe.plan(step, state.curricula)
+        rows = draw(recipe, plan, step)
         began = time.perf_counter()
-        record = train_step(state, ways, config.objective, plan, rows, training, config.curricula, NUM_CLASSES)
+        record = train_step(state, net, recipe, plan, rows)
         seconds.append(time.perf_counter() - began)
         losses.append(record.loss)
     estimated = memory(config)
-    flops = 2e9 * cost(config.model, SHAPE, NUM_CLASSES).forward_gflops * forwards_per_row(config) * training.batch_size
+    flops = 2e9 * cost(config.model, SHAPE, LABELS).forward_gflops * forwards_per_row(config) * training.batch_size
     measured_gb = resident_gb()
     return {
         "rows": training.batch_size,

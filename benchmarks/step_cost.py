@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,17 +28,19 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dynamics.models.attention as attention
+from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import expand
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import LogitNormalPair
-from dynamics.models import DiTOptions, Model, build
+from dynamics.models import DiTOptions, Network, build
 from dynamics.models.dit import SIZES
 from dynamics.models.linear import Linear
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective, total_derivative
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.rng import generator
 
 # name: network, image shape, classes, batch
@@ -81,49 +84,48 @@ def mean_flow_target(rows: Rows, v: Tensor, du_dt: Tensor) -> Tensor:
     return (v - expand((rows.t - rows.r).clamp(0, 1), v) * du_dt).detach()
 
 
-def jvp_primal(model: Model, rows: Rows, num_classes: int, guided: bool = False) -> Tensor:
+def jvp_primal(model: nn.Module, rows: Rows, guided: bool = False) -> Tensor:
     """Full-batch jvp with gradient; the prediction is its primal (py-meanflow and the official code)."""
     z, v = rows.path()
     with plain_kernels():
         if guided:
-            v = guided_velocity(model, rows, z, v, num_classes)
+            v = guided_velocity(model, rows, z, v)
         tangents = (v, torch.ones_like(rows.t), torch.zeros_like(rows.r))
-        u, du_dt = torch.func.jvp(lambda z, t, r: model(z, t, r, rows.y), (z, rows.t, rows.r), tangents)
+        u, du_dt = torch.func.jvp(lambda z, t, r: model(z, t, r, rows.c), (z, rows.t, rows.r), tangents)
     return weighted((u - mean_flow_target(rows, v, du_dt)).flatten(1).square().sum(1))
 
 
-def jvp_then_forward(model: Model, rows: Rows, num_classes: int) -> Tensor:
+def jvp_then_forward(model: nn.Module, rows: Rows) -> Tensor:
     """Full-batch jvp without gradient, then an ordinary forward pass."""
     z, v = rows.path()
     with plain_kernels(), torch.no_grad():
         tangents = (v, torch.ones_like(rows.t), torch.zeros_like(rows.r))
-        _, du_dt = torch.func.jvp(lambda z, t, r: model(z, t, r, rows.y), (z, rows.t, rows.r), tangents)
-    u = model(z, rows.t, rows.r, rows.y)
+        _, du_dt = torch.func.jvp(lambda z, t, r: model(z, t, r, rows.c), (z, rows.t, rows.r), tangents)
+    u = model(z, rows.t, rows.r, rows.c)
     return weighted((u - mean_flow_target(rows, v, du_dt)).flatten(1).square().sum(1))
 
 
-def guided_velocity(model: Model, rows: Rows, z: Tensor, v: Tensor, num_classes: int) -> Tensor:
+def guided_velocity(model: nn.Module, rows: Rows, z: Tensor, v: Tensor) -> Tensor:
     """Both guidance velocities by forward passes of their own on all rows."""
     with torch.no_grad():
-        v_unc = model(z, rows.t, rows.t, torch.full_like(rows.y, num_classes))
-        v_con = model(z, rows.t, rows.t, rows.y)
+        v_unc = model(z, rows.t, rows.t, rows.condition.null(rows.c))
+        v_con = model(z, rows.t, rows.t, rows.c)
     return GUIDED.combine(v, v_unc, v_con, rows.t, rows.dropped)
 
 
-# ---- schemes: (model, rows, num_classes) -> loss ---------------------------------------------------------------------
+# ---- schemes: (model, rows) -> loss ----------------------------------------------------------------------------------
 
 
-def ours(model: Model, rows: Rows, num_classes: int, objective: Objective) -> Tensor:
-    terms = objective.terms(model, partial(total_derivative, model), rows, num_classes)
+def ours(model: nn.Module, rows: Rows, objective: Objective) -> Tensor:
+    terms = objective.loss(Network(model), rows, Progress(0, 1))
     return (terms.adaptive * terms.raw).mean()
 
 
-def flow_matching(model: Model, rows: Rows, num_classes: int) -> Tensor:
-    everything_equal = Rows(rows.x, rows.e, rows.t, rows.t, rows.y, rows.dropped, len(rows))
-    return ours(model, everything_equal, num_classes, FlowMatching(adaptive=ADAPTIVE))
+def flow_matching(model: nn.Module, rows: Rows) -> Tensor:
+    return ours(model, replace(rows, r=rows.t, num_equal=len(rows)), FlowMatching(adaptive=ADAPTIVE))
 
 
-SCHEMES: dict[str, tuple[str, Callable[[Model, Rows, int], Tensor]]] = {
+SCHEMES: dict[str, tuple[str, Callable[[nn.Module, Rows], Tensor]]] = {
     "flow_matching": ("flow matching", flow_matching),
     "ours": ("ours", partial(ours, objective=MeanFlow(guidance=OFF))),
     "ours_guided": ("ours, guided (kappa > 0)", partial(ours, objective=MeanFlow(guidance=GUIDED))),
@@ -137,21 +139,22 @@ class Bench:
     """One network and one batch, and a step of every scheme on them."""
 
     def __init__(self, name: str, seed: int) -> None:
-        options, shape, self.num_classes, num_rows = MODELS[name]
-        self.model = build(options, shape, self.num_classes, seed)
+        options, shape, num_classes, num_rows = MODELS[name]
+        labels = ClassLabels(num_classes)
+        self.model = build(options, shape, labels, seed)
         stream = generator(seed, "perturbation")
         with torch.no_grad():  # the zero-initialised layers would make the derivative and most gradients zero
             for p in self.model.parameters():
                 p.add_(0.02 * torch.randn(p.shape, generator=stream))
         x = torch.randn(num_rows, *shape, generator=generator(seed, "x"))
-        y = torch.randint(self.num_classes, (num_rows,), generator=generator(seed, "y"))
+        y = torch.randint(num_classes, (num_rows,), generator=generator(seed, "y"))
         law, num_gap = LogitNormalPair(), round(GAP_SHARE * num_rows)
-        rows = draw_rows(x, y, equal_law=law, gap_law=law, num_gap=num_gap, seed=seed, tag="bench")
-        self.rows = GUIDED.drop_labels(rows, self.num_classes, generator(seed, "drop"))
+        rows = draw_rows(x, y, labels, equal_law=law, gap_law=law, num_gap=num_gap, seed=seed, tag="bench")
+        self.rows = GUIDED.drop_conditions(rows, seed, 0)
 
     def step(self, scheme: str) -> None:
         self.model.zero_grad(set_to_none=True)
-        loss = SCHEMES[scheme][1](self.model, self.rows, self.num_classes)
+        loss = SCHEMES[scheme][1](self.model, self.rows)
         loss.backward()
         assert bool(loss.isfinite()), f"{scheme}: loss is {float(loss)}"
 
@@ -213,7 +216,7 @@ def measure(name: str, rounds: int, seed: int) -> dict[str, object]:
     differences = check_equivalent(bench)
     forward = FlopCounterMode(display=False)
     with explicit(), torch.no_grad(), forward:
-        bench.model(bench.rows.path()[0], bench.rows.t, bench.rows.r, bench.rows.y)
+        bench.model(bench.rows.path()[0], bench.rows.t, bench.rows.r, bench.rows.c)
     executed, floors = ({s: count_flops(bench, s, floor) for s in SCHEMES} for floor in (False, True))
     seconds = time_rounds(bench, rounds, seed)
     memory = {scheme: peak_memory_mb(name, scheme, seed) for scheme in SCHEMES}

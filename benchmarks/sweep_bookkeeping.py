@@ -32,7 +32,7 @@ COMMAND = """
 import sys, time
 began = time.perf_counter()
 from dynamics.cli.experiments import main
-from dynamics.training import peak_memory_mb
+from dynamics.record import peak_memory_mb
 imported = time.perf_counter()
 main("many", sys.argv[1:])
 print(f"\\nMEASURED {time.perf_counter() - began} {imported - began} {peak_memory_mb()}")

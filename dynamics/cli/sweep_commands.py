@@ -15,9 +15,9 @@ from dynamics.cli.sweep_tables import collected_text, console, duration, measure
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources
 from dynamics.sweep import slurm
-from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import record
-from dynamics.sweep.grid import Experiment, Planned, check, select
+from dynamics.sweep.grid import Experiment, Planned, check_plan, select
 from dynamics.sweep.local import run_here, stop_here
 from dynamics.sweep.machine_files import Files
 from dynamics.sweep.status import ACTIVE, Status, stale, statuses
@@ -128,7 +128,7 @@ class Sweep:
 
 def show_plan(sweep: Sweep, args: GridArgs) -> None:
     """Print the grid."""
-    check(sweep.runs)
+    check_plan(sweep.runs)
     console().print(plan_table(sweep.experiment, sweep.scale, sweep.runs, sweep.resources))
     hours = measured_hours(statuses(sweep.folder, sweep.runs))
     if hours is not None:
@@ -139,7 +139,7 @@ def show_plan(sweep: Sweep, args: GridArgs) -> None:
 def submit(sweep: Sweep, args: SubmitArgs) -> None:
     """Start runs, and return when they are queued (Slurm) or have ended (here)."""
     runs = select(sweep.runs, args.only)
-    check(runs)
+    check_plan(runs)
     _say_skipped(statuses(sweep.folder, runs))
     if args.to.cluster == "slurm":
         jobs = submit_slurm(sweep.folder, runs, args.to, sweep.resources)
@@ -198,7 +198,9 @@ def show_status(sweep: Sweep, args: StatusArgs) -> None:
 
 def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     """Merge, and list what is missing."""
-    found = collect(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty())
+    found = collect_sweep(
+        sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty()
+    )
     print(collected_text(found, sweep.runs))
 
 

@@ -27,10 +27,11 @@ FEW_NUMBERS = 8
 class Population(ABC):
     """A distribution p(x, y) from which each step draws fresh samples.
 
-    Samples are exact: neither rounded to pixel levels nor clamped to [-1, 1]. A subclass is a frozen dataclass of what
-    follows, of `parameters` and of name, source and licence.
+    Samples are exact: neither rounded to pixel levels nor clamped to [-1, 1]. A subclass is a frozen dataclass of these
+    fields, of its parameters, and of source and licence.
     """
 
+    name: str
     shape: Shape
     num_classes: int
     pictures: bool = False

@@ -1,27 +1,18 @@
 """Checkpoints of public repositories as runs, and runs as their checkpoints."""
 
-import argparse
 import hashlib
-import pickle
-import re
 import shutil
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import DataOptions, Latents
 from dynamics.data.latents import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.exchange.public_files import SAFE, read_tensors
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
@@ -33,22 +24,8 @@ from dynamics.store import provenance, read_run, write_run
 from dynamics.training import StartOptions, TrainState, check_room, room_for, start
 from dynamics.training.shards import write
 
-PICKLED, SAFE = (".pt", ".pth"), ".safetensors"
 DOWNSAMPLING = 8
 """Pixels per latent cell, along each side, of the autoencoder that all three repositories use."""
-_REFUSED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-)
-"""What torch raises on files that are truncated, damaged or not its own."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +58,7 @@ def import_run(
 
     Args:
         checkpoint: A .pt, .pth or .safetensors file; nothing in it is executed.
-        source: Which repository's network it holds, see `models.public`.
+        source: Which repository's network it holds, see `exchange.conventions`.
         out: The run folder to make. It appears when it is complete.
         preset: Config to take the rest from; None takes the paper's of this size.
         data: Latents, for evaluation; networks load without.
@@ -130,7 +107,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     Args:
         run_dir: The run folder.
         out: The file; the ending .safetensors is added if it is missing. One that is there is replaced.
-        target: Which repository, see `models.public.to_public`.
+        target: Which repository, see `exchange.conventions.to_public`.
         weights: "model", "ema" or a decay.
         checkpoint: Step of the checkpoint; None takes the newest.
 
@@ -153,65 +130,6 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
     return path
-
-
-def read_tensors(path: Path, which: Literal["ema", "model"] | None = None) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict in a file, and what the file calls it, "" for nothing; no code in it is executed.
-
-    Args:
-        path: A .safetensors file, or a .pt or .pth file with a state dict or a training checkpoint of several.
-        which: Which one of a training checkpoint; None takes "ema" where there is one, and else "model".
-
-    Raises:
-        ValueError: The file is missing, of another kind, damaged, or holds anything but tensors, containers, plain
-            values and an `argparse.Namespace`; or no such state dict.
-    """
-    if not path.is_file() or path.suffix not in (*PICKLED, SAFE):
-        received = str(path) if path.is_file() else f"{path}, which is no file"
-        raise invalid("checkpoint", received, f"a file that ends in {', '.join((*PICKLED, SAFE))}", "check the path")
-    content = _load_safe(path) if path.suffix == SAFE else _load_pickled(path)
-    found = [kind for kind in ("ema", "model") if isinstance(content.get(kind), Mapping)]
-    if which is not None and which not in found:
-        received = f"{which} of {path}, which has {' and '.join(found) or 'one set of weights without a name'}"
-        raise invalid("weights", received, ", ".join(found) or "nothing to choose", "leave --weights out")
-    name = which or (found[0] if found else "")
-    state = content[name] if name else content
-    if other := [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]:
-        received = f"{path} with other things than tensors: {', '.join(other)}"
-        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
-    return dict(state), name
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-
-
-def _load_safe(path: Path) -> dict[str, Any]:
-    try:
-        return load_file(path)
-    except (SafetensorError, *_REFUSED) as error:
-        remedy = "download it again, or restore it from a copy"
-        raise invalid("checkpoint", f"{path} ({error})", "an undamaged safetensors file", remedy) from error
-
-
-def _load_pickled(path: Path) -> Mapping[str, Any]:
-    """Read what torch.save wrote, with the one class that the training checkpoints of these repositories contain."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # only files of the newer format can be mapped; an optimiser's moments then never come into memory
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _REFUSED as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        received = f"{path}, which asks for {asked[1]}" if asked else f"{path} ({type(error).__name__})"
-        allowed = "an undamaged file of tensors that torch.save wrote; nothing in a file is executed"
-        remedy = (
-            "save its state dict alone in the environment that it comes from, if you trust it, or download it again"
-        )
-        raise invalid("checkpoint", received, allowed, remedy) from error
-    if not isinstance(content, Mapping):
-        received = f"{path} with a {type(content).__name__}"
-        raise invalid("checkpoint", received, "a state dict, or a dictionary with ema or model", "check the file")
-    return content
 
 
 def config_for(

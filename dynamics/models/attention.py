@@ -32,7 +32,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q, k, v [B, heads, N, d].
 
     The fused kernels of torch have no forward-mode derivative, so dual numbers take what `dual_attention` chose; the
-    compiler, which cannot see them, chooses by the backend that `objectives.derivative` sets.
+    compiler, which cannot see them, chooses by the backend that `network.directional_derivative` sets.
     """
     if not torch.compiler.is_compiling() and forward_ad.unpack_dual(q).tangent is not None:  # type: ignore[no-untyped-call]
         return _DUAL[_chosen.get()](q, k, v)
@@ -105,7 +105,11 @@ def prove_dual_attention(name: DualAttention, device: torch.device) -> None:
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(-1) @ v
+    if not torch.is_grad_enabled():
+        return scores.softmax(-1) @ v
+    # nobody can go back through torch's derivative of softmax, which divides in place what it has kept
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True) @ v
 
 
 def _jvp_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynamics.flow.condition import ClassLabels, Condition
 from dynamics.flow.path import Shape
 from dynamics.models.attention import Attention
-from dynamics.models.embeddings import Conditioning, modulate, position_table
+from dynamics.models.embeddings import Conditioning, modulate, position_table, standardise
 from dynamics.models.linear import Linear
 from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
@@ -66,14 +66,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).unsqueeze(1).chunk(6, dim=-1)
-        x = x + gate1 * self.attention(modulate(_norm(x), shift1, scale1))
-        hidden = F.gelu(self.mlp_in(modulate(_norm(x), shift2, scale2)), approximate="tanh")
+        x = x + gate1 * self.attention(modulate(standardise(x), shift1, scale1))
+        hidden = F.gelu(self.mlp_in(modulate(standardise(x), shift2, scale2)), approximate="tanh")
         out: Tensor = x + gate2 * self.mlp_out(hidden)
         return out
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class DiT(nn.Module):
@@ -118,7 +114,7 @@ class DiT(nn.Module):
         condition = self.conditioning(t, r, c)
         x = through(self.blocks, x, condition)
         shift, scale = self.final_modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
-        out: Tensor = self.final(modulate(_norm(x), shift, scale))
+        out: Tensor = self.final(modulate(standardise(x), shift, scale))
         return out.view(b, gh, gw, ch, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, ch, gh * p, gw * p)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynamics.flow.condition import Condition
 from dynamics.flow.path import Shape
-from dynamics.models.embeddings import Conditioning, modulate
+from dynamics.models.embeddings import Conditioning, modulate, standardise
 from dynamics.models.linear import Linear
 from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
@@ -41,8 +41,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(F.silu(c)).chunk(3, dim=-1)
-        x_norm = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        hidden = F.gelu(self.hidden(modulate(x_norm, shift, scale)), approximate="tanh")
+        hidden = F.gelu(self.hidden(modulate(standardise(x), shift, scale)), approximate="tanh")
         out: Tensor = x + gate * self.out(hidden)
         return out
 
@@ -68,6 +67,5 @@ class MLP(nn.Module):
         condition = self.conditioning(t, r, c)
         x = through(self.blocks, self.embed(z.flatten(1)), condition)
         shift, scale = self.final_modulation(F.silu(condition)).chunk(2, dim=-1)
-        x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        out: Tensor = self.final(modulate(x, shift, scale))
+        out: Tensor = self.final(modulate(standardise(x), shift, scale))
         return out.view(z.shape)

@@ -63,10 +63,11 @@ class Network:
             c: Condition of B rows.
             weights: "model", "ema" (the first average) or the decay of an average, such as "0.999".
         """
+        u = self._of(weights)
         if self._alone(z):
             return torch.zeros_like(z)
         with torch.no_grad():
-            return _at_least_one(self._of(weights), z, t, r, c)
+            return _at_least_one(u, z, t, r, c)
 
     def jvp(
         self,
@@ -91,12 +92,14 @@ class Network:
             dz: Direction of z, [B, ...].
             dt: Direction of t, a number or [B].
             dr: Direction of r, a number or [B].
-            differentiable: Whether both results carry a gradient, for an objective that goes back through them.
+            differentiable: Whether both results carry a gradient, for an objective that goes back through them; not
+                where gradients are off.
 
         Returns:
             Both [B, ...]; computed outside of autocast, in the precision of the weights.
         """
-        if self._alone(z):
+        differentiable = differentiable and torch.is_grad_enabled()
+        if self._alone(z) and not differentiable:  # else the results carry gradients of zero
             return torch.zeros_like(z), torch.zeros_like(z)
         point, direction = (z, t, r, c), (dz, _filled(t, dt), _filled(t, dr))
         if len(z):
@@ -126,8 +129,10 @@ class Network:
     def _derivative(
         self, z: Tensor, t: Tensor, r: Tensor, c: Any, dz: Tensor, dt: Tensor, dr: Tensor, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
+        # a fused kernel has no derivative of its derivative
+        attention = "math" if differentiable else self._attention
         with torch.set_grad_enabled(differentiable):
-            return directional_derivative(self._u, z, t, r, c, dz, dt, dr, self._attention)
+            return directional_derivative(self._u, z, t, r, c, dz, dt, dr, attention)
 
 
 def directional_derivative(

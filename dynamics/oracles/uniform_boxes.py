@@ -22,7 +22,7 @@ from torch import Tensor
 from dynamics.options import invalid
 from dynamics.oracles.posterior import PosteriorOracle, by_class
 
-NODES = 24
+NODES = 16
 """Of the Gauss-Legendre rule."""
 NARROW = 4.0
 """Up to this change of the exponent across an interval, it counts as narrow."""

@@ -25,7 +25,7 @@ Groups = dict[str, xr.Dataset]
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` found."""
+    """What `collect_sweep` found."""
 
     path: Path | None
     """The merged file; None if no run is finished."""
@@ -38,7 +38,7 @@ class Collected:
     """How many runs come from each git revision ("+" where the tree was dirty)."""
 
 
-def collect(
+def collect_sweep(
     sweep: SweepFolder,
     experiment: Experiment,
     runs: Sequence[Planned],

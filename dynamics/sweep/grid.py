@@ -178,7 +178,7 @@ def with_firsts(runs: Sequence[Planned]) -> list[Planned]:
     return list(out.values())
 
 
-def check(runs: Sequence[Planned]) -> None:
+def check_plan(runs: Sequence[Planned]) -> None:
     """Refuse what would fail only inside the jobs: missing files, observers whose bins the law of times never draws.
 
     Images of one's own are left to the jobs: they need not lie on the machine that submits.
@@ -192,7 +192,7 @@ def check(runs: Sequence[Planned]) -> None:
         if isinstance(config.data, Latents) and config.data.path is None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
-            machine_files.check(evaluation, on_latents=isinstance(config.data, Latents))
+            machine_files.check_files(evaluation, on_latents=isinstance(config.data, Latents))
         key = (config.data, config.objective, config.times, config.observers)
         of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:

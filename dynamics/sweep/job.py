@@ -30,7 +30,7 @@ class Job(Checkpointable):
     config: str
     """JSON of the RunConfig."""
     evaluations: str
-    """JSON of the evaluations, see `files.EVALUATIONS`."""
+    """JSON of the evaluations, see `machine_files.EVALUATIONS`."""
 
     def __call__(self) -> None:
         """Do what is left to do, and keep the run's diary."""

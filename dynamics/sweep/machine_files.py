@@ -58,7 +58,7 @@ EVALUATIONS: TypeAdapter[tuple[Evaluation, ...]] = TypeAdapter(tuple[Evaluation,
 
 
 def requested(options: EvaluationOptions, files: Files, on_latents: bool) -> Evaluation:
-    """Return what a job is asked for; FID without its files stays as it is, and `check` refuses it.
+    """Return what a job is asked for; FID without its files stays as it is, and `check_files` refuses it.
 
     Latents have no classifier: of runs on latents FID takes the place of other distances, with as many samples as
     published values have.
@@ -96,7 +96,7 @@ def settled(sweep: SweepFolder, named: Files, prepare: Prepare | None) -> Files:
     return files
 
 
-def check(evaluation: Evaluation, on_latents: bool) -> None:
+def check_files(evaluation: Evaluation, on_latents: bool) -> None:
     """Refuse FID without the files it takes.
 
     Raises:

@@ -6,7 +6,7 @@ from dynamics.training.distributed import World, joined, on_all, on_first, world
 from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
-from dynamics.training.options import TrainingOptions, device_for
+from dynamics.training.optimisation import TrainingOptions, device_for
 from dynamics.training.recipe import Recipe, series_of
 from dynamics.training.sharding import gathered, split
 from dynamics.training.state import TrainState, Weights, start

@@ -13,7 +13,7 @@ from dynamics.training.ahead import Ahead
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.disk import checkpoint_bytes, room_for
 from dynamics.training.distributed import largest, on_first
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.recipe import Recipe
 from dynamics.training.sharding import gathered
 from dynamics.training.state import TrainState

@@ -10,7 +10,7 @@ from dynamics.flow.times import TimesOptions
 from dynamics.objectives import Objective
 from dynamics.options import invalid
 from dynamics.record import SERIES
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 
 
 @dataclass(frozen=True)

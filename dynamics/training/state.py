@@ -10,7 +10,7 @@ from dynamics.models import Network, bound
 from dynamics.options import invalid
 from dynamics.record import no_rows
 from dynamics.training.distributed import local
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 
 Weights = dict[str, Tensor]
 

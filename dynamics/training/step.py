@@ -16,7 +16,7 @@ from dynamics.options import invalid
 from dynamics.record import RowTable, StepRecord, summarise
 from dynamics.rng import normal_rows
 from dynamics.training.distributed import interleaved, largest, whole, world
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.recipe import Recipe
 from dynamics.training.state import TrainState, update_emas
 from dynamics.training.training_network import TrainingNetwork

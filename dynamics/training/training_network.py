@@ -14,7 +14,7 @@ from dynamics.models import Network, bound, directional_derivative
 from dynamics.models.attention import check_dual_attention, prove_dual_attention
 from dynamics.models.recompute import recomputing
 from dynamics.training.distributed import whole, world
-from dynamics.training.options import TrainingOptions
+from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.state import TrainState, Weights
 
 
@@ -89,13 +89,13 @@ class TrainingNetwork(Network):
     ) -> tuple[Tensor, Tensor]:
         """Take the derivative with gradient, which neither the wrapper nor split weights let through by themselves."""
         u: Velocity = self._state.model
-        if self._ddp is not None and torch.is_grad_enabled():
+        if self._ddp is not None:
             # a pass of the wrapper makes it expect gradients; they reach the weights by another way
             self._ddp(z[:1], t[:1], r[:1], c[:1])
         elif self._parts is not None:
             u = self._gathered(self._parts, grad=True)
-        with torch.enable_grad():
-            return directional_derivative(u, z, t, r, c, dz, dt, dr, self._attention)
+        # the explicit product: a fused kernel has no derivative of its derivative
+        return directional_derivative(u, z, t, r, c, dz, dt, dr, "math")
 
     def _gathered(self, parts: Weights, grad: bool = False) -> Velocity:
         """Return the velocity of split weights, put together for one pass; every rank must call this.

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dynamics.evaluation.evaluate import EvaluationOptions
-from dynamics.instruments.parse import KINDS
 
 import dynamics
 from dynamics import cli
 from dynamics.cli.demo import DEMO_PRESETS, demo
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
-from dynamics.instruments import CellsOptions, GapsOptions
+from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.objectives import FlowMatching
 
 SMALL = [
@@ -115,7 +114,7 @@ def test_observers_by_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 
 def test_train_help_lists_what_observe_takes(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "train", "digits-meanflow", "--help")
-    for kind in KINDS:
+    for kind in InstrumentOptions.members():
         assert re.search(rf"^ *{kind}: .*\bevery\b", out, flags=re.MULTILINE), kind
 
 

@@ -23,15 +23,15 @@ from ranks import Result, assert_close, files, launch, on_ranks, trained, twenty
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
-from dynamics.data import Latents, load
+from dynamics.data import Digits, Latents
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, GramOptions
 from dynamics.objectives import Guidance, MeanFlow
+from dynamics.record import StepRecord
 from dynamics.runner import RunFolder, run
-from dynamics.runner import train as runner
 from dynamics.store import RunLog, read_run
-from dynamics.training import StepRecord, TrainState, loop
+from dynamics.training import TrainState, loop
 
 
 def assert_same_files(out: Path, other: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_stops_the_first_rank_stops_all(
     other = failing(twenty(learning_rate=1.0), alone)
     assert all("ValueError: config: received 'training.learning_rate: 0.001 there, 1.0 asked for'" in e for e in other)
     with locked(RunFolder(alone).log):
-        assert all("RunInUseError: run: received" in e for e in failing(twenty(), alone))
+        assert all("RunInUseError: out: received" in e for e in failing(twenty(), alone))
     indivisible = failing(twenty(accumulation=16), tmp_path / "indivisible")
     assert all("training.batch_size: received 16; allowed: a multiple of 2 ranks" in e for e in indivisible)
     assert not (tmp_path / "indivisible").exists()
@@ -229,7 +229,8 @@ def test_what_stops_one_rank_on_the_way_stops_all(twenty: Configs, tmp_path: Pat
         def fail(options: object) -> None:
             raise FileNotFoundError("no images on this machine")
 
-        runner.load = fail if rank == 1 else load
+        if rank == 1:
+            Digits.load = fail  # type: ignore[method-assign, assignment]
 
     errors = failing(twenty(), tmp_path / "data", no_data)
     assert all("FileNotFoundError: no images on this machine" in e for e in errors)

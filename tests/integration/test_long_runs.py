@@ -64,11 +64,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Let each attempt in turn run out of time at a step."""
     near, left = loop.TimeLimit.near, list(steps)
-    one_step, done = loop.plan_for, [0]
+    plan, done = loop.Recipe.plan, [0]
 
-    def spy(times: Any, curricula: Any, progress: Any, states: Any) -> Any:
-        done[0] = progress.step + 1
-        return one_step(times, curricula, progress, states)
+    def spy(recipe: Any, step: int, states: Any) -> Any:
+        done[0] = step + 1
+        return plan(recipe, step, states)
 
     def is_near(self: Any) -> bool:
         if left and done[0] == left[0]:
@@ -76,7 +76,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
             return True
         return near(self)
 
-    monkeypatch.setattr(loop, "plan_for", spy)
+    monkeypatch.setattr(loop.Recipe, "plan", spy)
     monkeypatch.setattr(loop.TimeLimit, "near", is_near)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dynamics.training.cells import QUANTITIES
 
 from dynamics.config import RunConfig
-from dynamics.data import load
-from dynamics.instruments import GapProbe, GapsOptions
+from dynamics.flow.progress import Progress
+from dynamics.instruments import GapsOptions
+from dynamics.models import Network
+from dynamics.record import QUANTITIES
 from dynamics.store import read_run
 
 
@@ -44,20 +45,20 @@ def test_measurements_are_at_the_asked_steps(tiny: RunConfig, twin: Callable[[Ru
 
 def test_the_oracle_itself_has_no_error_and_zero_has_all_of_it(tiny: RunConfig) -> None:
     """The exact field measured as if it were a network: error 0; its loss is what cannot be learned."""
-    data = load(tiny.data)
-    probe = GapProbe(data, tiny.objective, GapsOptions(rows_per_bin=4), seed=0)
+    recipe = tiny.recipe()
+    data, probe = recipe.data, GapsOptions(rows_per_bin=4).observer(recipe)
     exact = probe.exact
 
-    def zero(z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def zero(z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return 0 * z + 0 * (t - r).reshape(-1, 1, 1, 1)
 
-    nothing = probe.errors(zero)
+    nothing = probe.errors(Network(zero), Progress(0, 1))
     np.testing.assert_allclose(nothing.u_error, nothing.u_scale)
     np.testing.assert_allclose(nothing.v_error, nothing.v_scale)
     rows = probe.rows
     z, v = rows.path()
     n = rows.num_equal
-    by_hand = data.oracle().v(z[:n], rows.t[:n], rows.y[:n])  # guidance with w = 1 adds nothing random to the target
+    by_hand = data.oracle().v(z[:n], rows.t[:n], rows.c[:n])  # guidance with w = 1 adds nothing random to the target
     irreducible = (v[:n] - by_hand).double().flatten(1).square().sum(1).reshape(-1, 4).mean(1)
     np.testing.assert_allclose(nothing.v_irreducible, irreducible, rtol=1e-5)
     assert exact.shape == rows.x.shape

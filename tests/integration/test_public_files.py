@@ -7,7 +7,7 @@ import torch
 from published import checkpoint
 from safetensors.torch import save_file
 
-from dynamics.exchange.import_export import read_tensors
+from dynamics.exchange.public_files import read_tensors
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])

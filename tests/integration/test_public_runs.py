@@ -18,10 +18,11 @@ from torch import Tensor
 import dynamics
 from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
-from dynamics.data import Latents, dimensions
+from dynamics.data import Latents
 from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 from dynamics.exchange import import_export
 from dynamics.exchange.conventions import Imported, Source
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import MeanFlow
@@ -330,7 +331,7 @@ def test_on_latents(say: Say, preset: Path, tmp_path: Path) -> None:
     assert code == 0, said
     config = RunFolder(out).read_config()
     assert (config.data.path, config.data.vae, config.data.latent_scale) == (where, "own", 0.18215)
-    assert dimensions(config.data) == ((4, 8, 8), 10)
+    assert config.data.dimensions() == ((4, 8, 8), ClassLabels(10))
     shard_path(where, 0).unlink()
     same(dynamics.load_model(out)(z, t, r, y), -sit(state, 2, z, 1 - t, y))
     code, said = say(*command[:-1], tmp_path / "again")

@@ -18,7 +18,6 @@ from sweeps._sweep import same_results
 
 from dynamics import cli
 from dynamics.config import RunConfig
-from dynamics.data import load
 from dynamics.models import build
 from dynamics.runner import RunFolder, RunInUseError, run
 from dynamics.store import read_run
@@ -58,8 +57,7 @@ def child(tiny: RunConfig, parent: RunConfig) -> Child:
 
 def begun(config: RunConfig, sweep: Path) -> tuple[TrainState, Checkpoints]:
     """The state of a run that has just started from the parent, and the parent's checkpoints."""
-    data = load(config.data)
-    state = start(build(config.model, data.shape, data.num_classes, 7), config.training, config.curricula)
+    state = start(build(config.model, *config.data.dimensions(), 7), config.training, config.curricula)
     checkpoints = RunFolder(sweep / str(config.start.run)).checkpoints()
     inherit(state, checkpoints, config.start)
     return state, checkpoints

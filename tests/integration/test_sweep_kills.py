@@ -18,7 +18,7 @@ from forks import ended, forked
 from sweeps._sweep import same_results, small
 
 from dynamics.store import open_results
-from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events
 from dynamics.sweep.grid import Planned, plan
 from dynamics.sweep.status import statuses
@@ -73,7 +73,7 @@ def four_writers(tmp_path: Path, each: int, kill: Callable[[Callable[[], None], 
 
     writers = [forked(lambda number=number: writer(number)) for number in range(4)]
     assert [ended(pid) for pid in writers] == [0, 0, 0, 0]
-    found = collect(sweep.folder, which, runs, progress=False)
+    found = collect_sweep(sweep.folder, which, runs, progress=False)
     assert (found.num_runs, found.missing) == (4 * each, {})
     training = open_results(sweep.folder.merged)["training"].to_dataset()
     assert training.sizes == {"run": 4 * each, "step": 6, "gap_bin": 10}

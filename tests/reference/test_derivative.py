@@ -1,61 +1,147 @@
-"""The forward-mode derivative against central differences, and our linear layer and attention against torch's."""
+"""Derivatives of networks against central differences, those that are gone back through against finite differences of
+the weights, and our linear layer and attention against torch's."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from builders import MODELS, arguments, gradients, network, plain_torch, relative
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from dynamics.models import DiTOptions, MLPOptions, Model, build
+from dynamics.models import Network
 from dynamics.models.attention import attend
+from dynamics.models.embeddings import standardise
 from dynamics.models.linear import Linear
-from dynamics.objectives import total_derivative
 
-SHAPE, NUM_CLASSES, NUM_ROWS = (2, 4, 4), 3, 8
-MODELS = {
-    "dit": DiTOptions(patch_size=2, dim=16, depth=2, heads=2, mlp_ratio=2.0),
-    "mlp": MLPOptions(dim=16, depth=2),
+ALONG: dict[str, tuple[float, float, float]] = {
+    "z": (1.0, 0.0, 0.0),
+    "t": (0.0, 1.0, 0.0),
+    "r": (0.0, 0.0, 1.0),
+    "time": (1.0, 1.0, 0.0),
+    "time, gap held": (1.0, 1.0, 1.0),
+    "all": (-0.7, 0.4, 2.0),
 }
+"""What dz, dt and dr are times: dz a random direction, dt and dr one."""
 
 
-def network(kind: str) -> Model:
-    model = build(MODELS[kind], SHAPE, NUM_CLASSES, seed=1).double()
-    stream = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.15 * torch.randn(p.shape, generator=stream, dtype=torch.float64))
-    return model
-
-
-def arguments() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    stream = torch.Generator().manual_seed(4)
-    z, v = torch.randn(2, NUM_ROWS, *SHAPE, generator=stream, dtype=torch.float64)
-    times = torch.rand(2, NUM_ROWS, generator=stream, dtype=torch.float64).sort(0).values
-    times[0, 0] = times[1, 0]  # r = t
-    y = torch.randint(NUM_CLASSES + 1, (NUM_ROWS,), generator=stream)
-    return z, times[1], times[0], y, v
-
-
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("along", ALONG)
 @pytest.mark.parametrize("kind", MODELS)
-def test_total_derivative_equals_central_differences(kind: str) -> None:
-    net, (z, t, r, y, v), h = network(kind), arguments(), 1e-5
-    value, derivative = total_derivative(net, z, t, r, y, v)
+def test_jvp_equals_central_differences(kind: str, along: str, per_row: bool) -> None:
+    net, (z, t, r, c, dz), h = network(kind), arguments(), 1e-5
+    a, dt, dr = ALONG[along]
+    dz = a * dz
+    moves = (dt, dr) if not per_row else (dt * torch.arange(1.0, 9.0).double(), dr * torch.arange(8.0, 0.0, -1).double())
+    value, derivative = Network(net).jvp(z, t, r, c, dz, *moves)
+    dt, dr = moves
     with torch.no_grad():
-        expected = (net(z + h * v, t + h, r, y) - net(z - h * v, t - h, r, y)) / (2 * h)
-        torch.testing.assert_close(value, net(z, t, r, y), rtol=1e-12, atol=1e-12)
-    assert float(expected.norm()) > 1
-    assert float((derivative - expected).norm() / expected.norm()) < 1e-8
+        ends = [net(z + s * h * dz, t + s * h * dt, r + s * h * dr, c) for s in (1, -1)]
+        expected = (ends[0] - ends[1]) / (2 * h)
+        torch.testing.assert_close(value, net(z, t, r, c), rtol=1e-12, atol=1e-12)
+    assert float(expected.norm()) > 0.1
+    assert relative(derivative, expected) < 1e-8
     assert not value.requires_grad
     assert not derivative.requires_grad
+
+
+def test_by_default_it_is_the_total_derivative_by_time() -> None:
+    net, (z, t, r, c, dz) = Network(network("dit")), arguments()
+    for found, expected in zip(net.jvp(z, t, r, c, dz), net.jvp(z, t, r, c, dz=dz, dt=1.0, dr=0.0), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_r_is_held_fixed(kind: str) -> None:
     """du/dt is not the derivative with t - r held fixed."""
-    net, (z, t, r, y, v), h = network(kind), arguments(), 1e-5
-    _, derivative = total_derivative(net, z, t, r, y, v)
+    net, (z, t, r, c, v), h = network(kind), arguments(), 1e-5
+    _, derivative = Network(net).jvp(z, t, r, c, v)
     with torch.no_grad():
-        moved = (net(z + h * v, t + h, r + h, y) - net(z - h * v, t - h, r - h, y)) / (2 * h)
-    assert float((derivative - moved).norm() / moved.norm()) > 1e-3
+        moved = (net(z + h * v, t + h, r + h, c) - net(z - h * v, t - h, r - h, c)) / (2 * h)
+    assert relative(derivative, moved) > 1e-3
+
+
+def loss_of(u: Tensor, du: Tensor) -> Tensor:
+    """A loss in which value and derivative meet."""
+    return (u * du).sum() + (du - 0.3).square().sum() + u.sin().sum()
+
+
+@pytest.mark.parametrize("along", ALONG)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_loss_of_the_derivative_has_the_gradient_that_torch_func_gives(kind: str, along: str) -> None:
+    """Reverse mode over forward mode by torch.func, on torch's own layers, in float64."""
+    net, (z, t, r, c, dz) = network(kind), arguments()
+    a, dt, dr = ALONG[along]
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        along = (a * dz, torch.full_like(t, dt), torch.full_like(r, dr))
+        return loss_of(*torch.func.jvp(lambda *at: functional_call(net, weights, (*at, c)), (z, t, r), along))
+
+    with plain_torch():
+        expected = torch.func.grad(loss)(weights)
+    u, du = Network(net).jvp(z, t, r, c, a * dz, dt, dr, differentiable=True)
+    found = gradients(net, loss_of(u, du))
+    for name, gradient in found.items():
+        assert float(expected[name].norm()) > 1e-6, "a zero gradient proves nothing"
+        assert relative(gradient, expected[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_loss_of_the_derivative_has_the_gradient_of_finite_differences(kind: str) -> None:
+    """Along random directions of all weights; value and derivative by central differences too, and nothing else."""
+    net, (z, t, r, c, dz), stream = network(kind), arguments(), torch.Generator().manual_seed(5)
+    u, du = Network(net).jvp(z, t, r, c, dz, 1.0, 0.5, differentiable=True)
+    found = gradients(net, loss_of(u, du))
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(moved: dict[str, Tensor], h: float = 1e-4) -> float:
+        def at(s: float) -> Tensor:
+            return functional_call(net, moved, (z + s * h * dz, t + s * h, r + 0.5 * s * h, c))
+
+        # of fourth order
+        derivative = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
+        return float(loss_of(at(0), derivative))
+
+    for _ in range(3):
+        move = {name: torch.randn(p.shape, generator=stream, dtype=p.dtype) for name, p in weights.items()}
+        h = 1e-4
+        ends = [loss({name: p + s * h * move[name] for name, p in weights.items()}) for s in (2, 1, -1, -2)]
+        expected = (8 * (ends[1] - ends[2]) - (ends[0] - ends[3])) / (12 * h)
+        along = sum(float((found[name] * move[name]).sum()) for name in found)
+        assert along == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_value_and_derivative_are_the_same_numbers_with_gradient(kind: str) -> None:
+    net, rows = Network(network(kind)), arguments()
+    for found, expected in zip(net.jvp(*rows, differentiable=True), net.jvp(*rows), strict=True):
+        assert found.requires_grad
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_where_gradients_are_off_a_derivative_has_none() -> None:
+    """An instrument that looks at losses only pays for no graph."""
+    net, rows = Network(network()), arguments()
+    with torch.no_grad():
+        assert not any(part.requires_grad for part in net.jvp(*rows, differentiable=True))
+
+
+def test_gradients_reach_the_inputs_of_a_derivative() -> None:
+    """z may come from the network itself."""
+    net, (z, t, r, c, dz), h = network(), arguments(), 1e-5
+    start, direction = z.clone().requires_grad_(), dz.clone().requires_grad_()
+    u, du = Network(net).jvp(start, t, r, c, direction, differentiable=True)
+    found = torch.autograd.grad(loss_of(u, du), (start, direction))
+    for index, move in enumerate(torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(6)).double()):
+        points = [[z, dz], [z, dz]]
+        for side, s in enumerate((1, -1)):
+            points[side][index] = points[side][index] + s * h * move
+        ends = [loss_of(*Network(net).jvp(a, t, r, c, b)) for a, b in points]
+        expected = float(ends[0] - ends[1]) / (2 * h)
+        assert float((found[index] * move).sum()) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -106,18 +192,40 @@ def test_gradient_pass_uses_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) ->
         return fused(q, k, v)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    net, (z, t, r, y, v) = network("dit"), arguments()
-    total_derivative(net, z, t, r, y, v)
+    net, (z, t, r, c, v) = network("dit"), arguments()
+    Network(net).jvp(z, t, r, c, v)
     assert calls == []
-    net(z, t, r, y).sum().backward()
+    net(z, t, r, c).sum().backward()
     assert calls == [True, True]
 
 
 def test_float32_derivative_is_as_good_as_measured() -> None:
-    net, (z, t, r, y, v) = network("dit"), arguments()
-    _, exact = total_derivative(net, z, t, r, y, v)
-    _, single = total_derivative(net.float(), z.float(), t.float(), r.float(), y, v.float())
-    assert float((single - exact).norm() / exact.norm()) < 3e-6
+    net = network("dit")
+    _, exact = Network(net).jvp(*arguments())
+    _, single = Network(net.float()).jvp(*arguments(dtype=torch.float32))
+    assert relative(single, exact) < 3e-6
+
+
+def attended(x: Tensor) -> Tensor:
+    return attend(*x.view(3, 1, 2, 5, 3).unbind())
+
+
+@pytest.mark.parametrize("f", [attended, standardise])
+def test_what_torch_differentiates_wrongly_is_written_out(f: Callable[[Tensor], Tensor]) -> None:
+    """torch's derivative of softmax overwrites what its backward pass needs; that of layer_norm has a wrong gradient."""
+    x, dx = torch.randn(2, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def derivative(x: Tensor) -> tuple[Tensor, Tensor]:
+        with forward_ad.dual_level():
+            return tuple(forward_ad.unpack_dual(f(forward_ad.make_dual(x, dx))))
+
+    assert torch.autograd.gradcheck(derivative, x.clone().requires_grad_())
+    value, tangent = derivative(x.clone().requires_grad_())
+    with torch.no_grad():  # by torch's own formulas
+        expected = derivative(x)
+        assert torch.equal(f(x), f(x.clone().requires_grad_()))
+    torch.testing.assert_close((value, tangent), expected, rtol=1e-12, atol=1e-12)
+    assert all(bool(part.isfinite().all()) for part in derivative((1e4 * x).requires_grad_())), "no overflow"
 
 
 def test_linear_is_an_ordinary_layer_to_derivatives_by_its_weights() -> None:

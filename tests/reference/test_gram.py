@@ -1,58 +1,36 @@
 """The gradient Gram against brute force: one ordinary backward pass per task, split or row, in float64."""
 
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from builders import CPU, LAW, Pieces, gradients, recipe, state_of
 from torch import Tensor
 
-from dynamics.config import PRESETS
-from dynamics.data import load
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import LogitNormalPair
+from dynamics.instruments import gram as gram_room
 from dynamics.instruments.gram import GramOptions, GramProbe, collect, parts_of, products, task_gram
 from dynamics.instruments.gram import Group as RowGroup
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
-from dynamics.instruments.tasks import Task, gap_tasks, task_rows, velocity_task
-from dynamics.models import DiTOptions, MLPOptions, build
-from dynamics.objectives import Guidance, MeanFlow, total_derivative
-from dynamics.training import TrainingOptions, TrainState, start
+from dynamics.instruments.tasks import WHOLE, Task, gap_tasks, task_rows, velocity_task
+from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
+from dynamics.objectives import Guidance, MeanFlow, Objective
+from dynamics.training import TrainState
 
-LAW = LogitNormalPair()
-DATA = load(PRESETS["digits-meanflow"].data)
 GUIDED = MeanFlow(guidance=Guidance(k=0.5))
+RECIPE = recipe(GUIDED, seed=3)
 DIT = DiTOptions(dim=16, depth=2, heads=2, patch_size=4)
 SMALL = {"gap_edges": (0.1, 0.4, 0.9), "num_splits": 3, "rows_per_split": 5, "guidance": "off"}
 
 
-def state_of(model: DiTOptions | MLPOptions = DIT, dtype: torch.dtype = torch.float64) -> TrainState:
-    """A network away from its zero initialisation, with an optimiser that has made two steps."""
-    network = build(model, DATA.shape, DATA.num_classes, seed=0).to(dtype)
-    state = start(network, TrainingOptions(learning_rate=1e-3, ema_decays=(0.5,)), ())
-    stream = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in network.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=stream, dtype=dtype)
-    for _ in range(2):
-        for p in network.parameters():
-            p.grad = torch.randn(p.shape, generator=stream, dtype=dtype)
-        state.optimizer.step()
-        state.step += 1
-    state.optimizer.zero_grad()
-    return state
-
-
 def double(rows: Rows) -> Rows:
-    return rows.to(torch.device("cpu"), torch.float64)
+    return rows.to(CPU, torch.float64)
 
 
-def brute_gradient(state: TrainState, rows: Rows, objective: MeanFlow, weighted: bool) -> dict[str, Tensor]:
-    model = state.model
-    terms = objective.terms(model, partial(total_derivative, model), double(rows), DATA.num_classes)
-    loss = (terms.raw * (terms.adaptive if weighted else 1)).mean()
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+def brute_gradient(state: TrainState, rows: Rows, objective: Objective, weighted: bool) -> dict[str, Tensor]:
+    terms = objective.loss(Network(state.model), double(rows), RECIPE.progress(state.step))
+    return gradients(state.model, (terms.raw * (terms.adaptive if weighted else 1)).mean())
 
 
 @pytest.mark.parametrize("model", [DIT, MLPOptions(dim=12, depth=2)], ids=["dit", "mlp"])
@@ -68,14 +46,14 @@ def brute_gradient(state: TrainState, rows: Rows, objective: MeanFlow, weighted:
     ],
     ids=lambda c: ",".join(c.values() if all(isinstance(v, str) for v in c.values()) else map(str, c.values())),
 )
-def test_gram_is_one_backward_pass_per_task_and_split(model: DiTOptions | MLPOptions, changes: dict[str, str]) -> None:
-    state = state_of(model)
+def test_gram_is_one_backward_pass_per_task_and_split(model: ModelOptions, changes: dict[str, str]) -> None:
+    state = state_of(RECIPE, model)
     options = GramOptions.model_validate({**SMALL, **changes})
-    measured = GramProbe(DATA, GUIDED, LAW, options, seed=3).measure(state)
+    measured = GramProbe(RECIPE, options).measure(state)
     tasks = [velocity_task(options, LAW), *gap_tasks(options, LAW)]
     objective = GUIDED if options.guidance == "run" else MeanFlow()
     gradients = [
-        brute_gradient(state, task_rows(task, s, options, DATA, 3), objective, options.loss == "adaptive")
+        brute_gradient(state, task_rows(task, s, options, RECIPE), objective, options.loss == "adaptive")
         for task in tasks
         for s in range(3)
     ]
@@ -94,34 +72,64 @@ def test_gram_is_one_backward_pass_per_task_and_split(model: DiTOptions | MLPOpt
     assert float(measured.product_error.max()) == 0
 
 
+@pytest.mark.parametrize("model", [DIT, MLPOptions(dim=12, depth=2)], ids=["dit", "mlp"])
+@pytest.mark.parametrize("rows_per_pass", [128, 7])
+def test_gram_of_an_objective_that_asks_for_some_rows_at_a_time(model: ModelOptions, rows_per_pass: int) -> None:
+    """Its gradients also pass through derivatives; of some splits it asks for no rows at all."""
+    objective = Pieces()
+    of_pieces = replace(RECIPE, objective=objective)
+    state, options = state_of(of_pieces, model), GramOptions.model_validate({**SMALL, "rows_per_pass": rows_per_pass})
+    probe = GramProbe(of_pieces, options)
+    drawn = [task_rows(task, s, options, of_pieces) for task in probe.tasks for s in range(3)]
+    late = [int((rows.t[rows.num_equal :] > objective.split).sum()) for rows in drawn]
+    assert {0, 5} < set(late), "none, some and all"
+    singles = [brute_gradient(state, rows, objective, weighted=True) for rows in drawn]
+    table = torch.stack([torch.cat([g.flatten() for g in single.values()]) for single in singles])
+    expected = table @ table.T
+    found = probe.measure(state).gram.sel(group="model").values.reshape(9, 9)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+    rows_probe = RowGramProbe(of_pieces, RowGramOptions(num_rows=6))
+    rows = rows_probe.rows()
+    singles = [brute_gradient(state, rows.part(i, i + 1), objective, weighted=True) for i in range(6)]
+    table = torch.stack([torch.cat([g.flatten() for g in single.values()]) for single in singles])
+    np.testing.assert_allclose(rows_probe.measure(state).gram.sel(group="model"), table @ table.T, rtol=1e-9)
+
+
+def test_an_objective_that_asks_for_all_rows_has_many_groups_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the instrument would cost a pass a group."""
+    passes, backward = [], gram_room._backward
+    monkeypatch.setattr(gram_room, "_backward", lambda *a: passes.append(len(a[3])) or backward(*a))
+    GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state_of(RECIPE, DIT))
+    assert passes == [9]
+
+
 def test_average_weights_are_another_measurement() -> None:
-    state = state_of()
+    state = state_of(RECIPE, DIT)
     raw, ema = (
-        GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate({**SMALL, "weights": w}), 0).measure(state)
+        GramProbe(RECIPE, GramOptions.model_validate({**SMALL, "weights": w})).measure(state)
         for w in ("model", "ema")
     )
     assert not np.allclose(raw.gram, ema.gram)
     state.model.load_state_dict(state.emas["0.5"])
     np.testing.assert_allclose(
-        GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), 0).measure(state).gram, ema.gram, rtol=1e-12
+        GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state).gram, ema.gram, rtol=1e-12
     )
 
 
 def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
     """grad ||u - u_tgt||^2 = grad ||u - v||^2 + grad 2 (t - r) <u, sg du/dt>, for every tensor."""
-    state, options = state_of(), GramOptions.model_validate(SMALL)
+    state, options = state_of(RECIPE, DIT), GramOptions.model_validate(SMALL)
     task = gap_tasks(options, LAW)[1]
-    rows = task_rows(task, 0, options, DATA, 0)
+    rows = task_rows(task, 0, options, RECIPE)
     for guidance in ("off", "run"):
         o = options.model_copy(update={"guidance": guidance})
-        groups = [RowGroup(rows, loss) for loss in ("meanflow", "flow_matching", "consistency")]
-        gradients, losses = collect(state, groups, DATA, GUIDED, o, seed=0)
+        groups = [RowGroup(rows, loss) for loss in (WHOLE, "flow_matching", "consistency")]
+        gradients, losses = collect(state, groups, RECIPE, o)
         for name, (whole, matching, consistency) in gradients.tensors.items():
             difference = float((whole - matching - consistency).abs().max())
             assert difference < 1e-10 * max(1.0, float(whole.abs().max())), name
         assert float(gradients.tensors["final.weight"][2].abs().max()) > 1e-6
-        model = state.model
-        terms = o.objective(GUIDED).terms(model, partial(total_derivative, model), double(rows), DATA.num_classes)
+        terms = o.objective(GUIDED).loss(Network(state.model), double(rows), RECIPE.progress(state.step))
         gap = (double(rows).t - double(rows).r).view(-1, 1, 1, 1)
         by_hand = 2 * (gap * terms.prediction * terms.du_dt).flatten(1).sum(1).mean()
         assert losses[2] == pytest.approx(by_hand.item(), rel=1e-10)
@@ -131,9 +139,9 @@ def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
 
 @pytest.mark.parametrize("t_law", ["training", "uniform"])
 def test_row_gram_is_one_backward_pass_per_row(t_law: str) -> None:
-    state = state_of()
+    state = state_of(RECIPE, DIT)
     probe = RowGramProbe(
-        DATA, GUIDED, LAW, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law, "guidance": "off"}), seed=5
+        RECIPE, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law, "guidance": "off"})
     )
     measured, rows = probe.measure(state), probe.rows()
     singles = [brute_gradient(state, rows.part(i, i + 1), MeanFlow(), weighted=True) for i in range(9)]
@@ -147,18 +155,18 @@ def test_row_gram_is_one_backward_pass_per_row(t_law: str) -> None:
 
 def test_sketch_agrees_within_its_stated_error() -> None:
     """Over 40 seeds the squared deviation is the stated variance on average, and never far beyond it."""
-    state, options = state_of(MLPOptions(dim=32, depth=2), torch.float32), GramOptions.model_validate(SMALL)
+    state, options = state_of(RECIPE, MLPOptions(dim=32, depth=2), torch.float32), GramOptions.model_validate(SMALL)
     tasks = [velocity_task(options, LAW), *gap_tasks(options, LAW)]
-    exact = task_gram(state, tasks, DATA, GUIDED, options, options, seed=0)
+    exact = task_gram(state, tasks, RECIPE, options, options)
 
     def product(gram: np.ndarray) -> np.ndarray:  # mean over pairs of different splits
         return (gram.sum((-3, -1)) - np.einsum("...iaja->...ij", gram)) / 6
 
     sketched = options.model_copy(update={"backend": "sketch", "sketch_size": 128})
-    groups = [RowGroup(task_rows(t, s, options, DATA, 0), t.loss) for t in tasks for s in range(3)]
+    groups = [RowGroup(task_rows(t, s, options, RECIPE), t.loss) for t in tasks for s in range(3)]
     scores = []
     for seed in range(40):
-        collected, _ = collect(state, groups, DATA, GUIDED, sketched, seed)
+        collected, _ = collect(state, groups, replace(RECIPE, seed=seed), sketched)
         _, gram, error = products(collected, "model", len(tasks))
         deviation = product(gram.reshape(1, 3, 3, 3, 3)) - product(exact.gram.sel(group=["model"]).values)
         scores.append((deviation / error)[0])
@@ -168,10 +176,10 @@ def test_sketch_agrees_within_its_stated_error() -> None:
 
 
 def test_sketched_rows_state_their_error() -> None:
-    state = state_of(MLPOptions(dim=32, depth=2), torch.float32)
+    state = state_of(RECIPE, MLPOptions(dim=32, depth=2), torch.float32)
     base = {"num_rows": 8, "groups": "model"}
     exact, *sketched = (
-        RowGramProbe(DATA, GUIDED, LAW, RowGramOptions.model_validate({**base, **changes}), 0).measure(state)
+        RowGramProbe(RECIPE, RowGramOptions.model_validate({**base, **changes})).measure(state)
         for changes in ({}, {"backend": "sketch", "sketch_size": 128}, {"backend": "sketch", "sketch_size": 512})
     )
     assert float(exact.product_error.max()) == 0
@@ -183,22 +191,22 @@ def test_sketched_rows_state_their_error() -> None:
 
 
 def test_any_law_and_loss_can_be_a_task() -> None:
-    state, options = state_of(), GramOptions.model_validate(SMALL)
+    state, options = state_of(RECIPE, DIT), GramOptions.model_validate(SMALL)
     tasks = [
         velocity_task(options, LAW),
         Task("all gaps", LAW, False, 0.0, 1.0),
         Task("pull", LAW, False, loss="consistency"),
     ]
-    measured = task_gram(state, tasks, DATA, GUIDED, options, options, seed=0)
+    measured = task_gram(state, tasks, RECIPE, options, options)
     assert measured.task.values.tolist() == ["v", "all gaps", "pull"]
 
 
 def test_measuring_leaves_the_state_alone() -> None:
-    state = state_of(dtype=torch.float32)
+    state = state_of(RECIPE, DIT, torch.float32)
     before = {n: p.detach().clone() for n, p in state.model.named_parameters()}
     torch.manual_seed(0)
     number = torch.get_rng_state()
-    GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), 0).measure(state)
+    GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state)
     assert torch.equal(number, torch.get_rng_state())
     for name, p in state.model.named_parameters():
         assert torch.equal(p, before[name])

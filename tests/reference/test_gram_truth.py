@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from builders import recipe
 from torch import Tensor, nn
 
 from dynamics.analysis import affinity, noise_scale
-from dynamics.flow.times import LogitNormalPair, TimeLaw
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.times import TimeLaw
 from dynamics.instruments.gram import GramOptions, GramProbe
 from dynamics.models.linear import Linear
-from dynamics.objectives import MeanFlow
 from dynamics.rng import generator
-from dynamics.training import TrainingOptions, TrainState, start
+from dynamics.training import start
 
 DIM, STD, REPETITIONS, ROWS, SPLITS = 4, 0.7, 250, 512, 8
 NEIGHBOURS = torch.tensor([[0, 1, 0, 0], [1, 0, -1, 0], [0, -1, 0, 1], [0, 0, 1, 0]]).double()
@@ -31,14 +32,14 @@ class LinearVelocity(nn.Module):
         with torch.no_grad():
             self.map.weight.copy_(W)
 
-    def forward(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Tensor) -> Tensor:
         out: Tensor = self.map(z.flatten(1)).view_as(z)
         return out
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    num_classes: int = 1
+    condition: ClassLabels = ClassLabels(1)
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         x = STD * torch.randn(batch_size, 1, 1, DIM, generator=generator(seed, "x", step))
@@ -71,8 +72,8 @@ def test_intervals_of_the_instrument_cover_the_truth() -> None:
             "rows_per_pass": 8192,
         }
     )
-    state: TrainState = start(LinearVelocity(), TrainingOptions(), ())  # type: ignore[arg-type]
-    probes = [GramProbe(Gaussian(), MeanFlow(), LogitNormalPair(), options, seed) for seed in range(REPETITIONS)]  # type: ignore[arg-type]
+    probes = [GramProbe(recipe(data=Gaussian(), seed=seed), options) for seed in range(REPETITIONS)]  # type: ignore[arg-type]
+    state = start(LinearVelocity(), probes[0].recipe.training, ())
     known = [moments(task.law, task.equal) for task in probes[0].tasks]
     mean = torch.stack([gradient.flatten() for gradient, _ in known])
     gram = (mean @ mean.T).numpy()

@@ -1,19 +1,21 @@
 """Lookahead against a real step by hand, and against its first order."""
 
 import copy
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from test_gram import DATA, DIT, GUIDED, LAW, SMALL, double, state_of
-from torch import Tensor
+from builders import LAW, NOW, Pieces, state_of
+from test_gram import DIT, RECIPE, SMALL, double
+from torch import Tensor, nn
 
 from dynamics.flow.rows import Rows
 from dynamics.instruments.gram import GramOptions, GramProbe
 from dynamics.instruments.lookahead import LookaheadOptions, LookaheadProbe
 from dynamics.instruments.tasks import gap_tasks, task_rows, velocity_task
-from dynamics.objectives import MeanFlow, total_derivative
+from dynamics.models import Network
+from dynamics.objectives import LossTerms, MeanFlow
 from dynamics.training import TrainState
 
 
@@ -23,17 +25,17 @@ def by_hand(state: TrainState, options: LookaheadOptions, i: int, j: int, split:
     other = (split + 1) % options.num_splits if options.evaluate_on == "other_split" else split
 
     def rows_of(task: int, split: int) -> Rows:
-        return double(task_rows(tasks[task], split, options, DATA, 4))
+        return double(task_rows(tasks[task], split, options, RECIPE))
 
-    def terms_of(rows: Rows):  # type: ignore[no-untyped-def]
-        return MeanFlow().terms(state.model, partial(total_derivative, state.model), rows, DATA.num_classes)
+    def terms_of(rows: Rows) -> LossTerms:
+        return MeanFlow().loss(Network(state.model), rows, NOW)
 
     rows = rows_of(j, other)
     held = terms_of(rows)
     z, _ = rows.path()
 
-    def loss_of(model: torch.nn.Module) -> Tensor:
-        error = (model(z, rows.t, rows.r, rows.y) - held.target).flatten(1).square().sum(1)
+    def loss_of(model: nn.Module) -> Tensor:
+        error = (model(z, rows.t, rows.r, rows.c) - held.target).flatten(1).square().sum(1)
         return ((held.adaptive if options.loss == "adaptive" else 1) * error).mean()
 
     model = copy.deepcopy(state.model)
@@ -63,20 +65,18 @@ def by_hand(state: TrainState, options: LookaheadOptions, i: int, j: int, split:
     ids=str,
 )
 def test_lookahead_is_a_real_step(changes: dict[str, str]) -> None:
-    state, options = state_of(DIT), LookaheadOptions.model_validate({**SMALL, **changes})
-    measured = LookaheadProbe(DATA, GUIDED, LAW, options, seed=4).measure(state)
+    state, options = state_of(RECIPE, DIT), LookaheadOptions.model_validate({**SMALL, **changes})
+    measured = LookaheadProbe(RECIPE, options).measure(state)
     for i, j, split in ((0, 0, 0), (0, 2, 1), (2, 1, 2), (1, 0, 0)):
         assert float(measured.lookahead[i, j, split]) == pytest.approx(by_hand(state, options, i, j, split), rel=1e-9)
 
 
 def test_small_plain_steps_agree_with_the_gram() -> None:
     """Z_{i -> j} = lr <g_j, g_i> / L_j to first order, with the gradients of the Gram of the same rows."""
-    state, lr = state_of(DIT), 1e-7
+    state, lr = state_of(RECIPE, DIT), 1e-7
     options = LookaheadOptions.model_validate({**SMALL, "update": "plain", "learning_rate": lr})
-    z = LookaheadProbe(DATA, GUIDED, LAW, options, seed=4).measure(state)
-    gram = (
-        GramProbe(DATA, GUIDED, LAW, GramOptions.model_validate(SMALL), seed=4).measure(state).gram.sel(group="model")
-    )
+    z = LookaheadProbe(RECIPE, options).measure(state)
+    gram = GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state).gram.sel(group="model")
     for split in range(3):
         product = gram.values[:, split, :, (split + 1) % 3]
         expected = lr * product / z.loss.values[:, split][None, :]
@@ -93,16 +93,23 @@ def test_small_plain_steps_agree_with_the_gram() -> None:
 )
 def test_values_on_rows_that_the_step_has_seen_are_marked(changes: dict[str, str], marked: np.ndarray) -> None:
     options = LookaheadOptions.model_validate({**SMALL, **changes})
-    measured = LookaheadProbe(DATA, GUIDED, LAW, options, seed=4).measure(state_of(DIT))
+    measured = LookaheadProbe(RECIPE, options).measure(state_of(RECIPE, DIT))
     np.testing.assert_array_equal(measured.biased, marked)
 
 
 def test_the_run_is_left_alone() -> None:
-    state = state_of(DIT)
+    state = state_of(RECIPE, DIT)
     before = copy.deepcopy((state.model.state_dict(), state.optimizer.state_dict()["state"]))
-    LookaheadProbe(DATA, GUIDED, LAW, LookaheadOptions.model_validate(SMALL), seed=4).measure(state)
+    LookaheadProbe(RECIPE, LookaheadOptions.model_validate(SMALL)).measure(state)
     for name, weight in state.model.state_dict().items():
         assert torch.equal(weight, before[0][name])
     for index, memory in state.optimizer.state_dict()["state"].items():
         for name, value in memory.items():
             assert torch.equal(value, before[1][index][name])
+
+
+def test_an_objective_that_regresses_something_else_is_refused_by_name() -> None:
+    of_pieces = replace(RECIPE, objective=Pieces())
+    message = "instrument lookahead: received 'pieces_of_tests'; allowed: an objective that regresses u.*; remedy: "
+    with pytest.raises(ValueError, match=message):
+        LookaheadProbe(of_pieces, LookaheadOptions.model_validate(SMALL)).measure(state_of(of_pieces, DIT))

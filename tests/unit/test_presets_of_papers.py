@@ -4,7 +4,7 @@ import pytest
 
 from dynamics.config import PRESETS, RunConfig, preset
 from dynamics.curricula import DTD, Beta, MinSNR
-from dynamics.data import dimensions
+from dynamics.flow.condition import ClassLabels
 from dynamics.flow.times import LogitNormalPair
 from dynamics.objectives import MeanFlow
 from dynamics.planning.cost import cost
@@ -32,7 +32,7 @@ def test_network_guidance_and_length(name: str, schedule: str) -> None:
     config = PRESETS[f"{name}-{schedule}"]
     model, objective = config.model, config.objective
     assert isinstance(objective, MeanFlow)
-    found = cost(model, *dimensions(config.data))
+    found = cost(model, *config.data.dimensions())
     assert (model.depth, model.dim, model.heads, model.patch_size) == (depth, dim, heads, patch)
     assert found.num_parameters == parameters
     assert found.forward_gflops == pytest.approx(gflops, rel=0.03)
@@ -53,7 +53,7 @@ def test_what_all_have_in_common(config: RunConfig) -> None:
     assert (objective.adaptive.p, objective.adaptive.c, objective.guidance.label_drop_prob) == (1.0, 0.01, 0.1)
     assert (config.times.law, config.times.gap_share) == (LogitNormalPair(mean=-0.4, std=1.0), 0.25)
     # latents of sd-vae-ft-mse at 256 x 256, scaled as in DiT (2212.09748)
-    assert dimensions(config.data) == ((4, 32, 32), 1000)
+    assert config.data.dimensions() == ((4, 32, 32), ClassLabels(1000))
 
 
 def test_the_improved_schedules() -> None:

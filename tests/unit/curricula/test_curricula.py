@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from dynamics.config import RunConfig
-from dynamics.curricula import DTD, Beta, Constant, Curriculum, GapLaw, MinSNR, Plan, Progress, State, plan_for
+from dynamics.curricula import (
+    DTD,
+    Beta,
+    Constant,
+    Curriculum,
+    GapLaw,
+    MinSNR,
+    Plan,
+    Progress,
+    State,
+    StepRecord,
+    plan_for,
+)
 from dynamics.flow.times import (
     Blend,
     LogitNormalPair,
@@ -18,6 +30,7 @@ from dynamics.flow.times import (
     UniformWithinTimes,
     WithinTimes,
 )
+from dynamics.record import RowTable, summarise
 
 TIMES = TimesOptions()
 
@@ -27,11 +40,21 @@ def plan(*chain: Curriculum, at: float = 0.0, times: TimesOptions = TIMES, state
     return plan_for(times, chain, Progress(round(at * 1000), 1000), states)
 
 
+def of_loss(raw_v: float) -> StepRecord:
+    """A step with that raw loss of v: one r = t row, and one with r < t; NaN stands for no r = t row at all."""
+    is_v = torch.tensor([not math.isnan(raw_v), False])
+    one = torch.ones(2, dtype=torch.float64)
+    raw = torch.tensor([0.0 if math.isnan(raw_v) else raw_v, 7.0], dtype=torch.float64)
+    record = summarise(1, RowTable(is_v, 0.5 * one, torch.where(is_v, 0, 0.3 * one), raw, one, one, one, one), {}, 1.0)
+    assert record.raw_v == pytest.approx(raw_v, nan_ok=True)
+    return record
+
+
 def feed(dtd: DTD, losses: list[float]) -> list[int]:
     """The stage after each loss."""
     state, stages = dtd.initial_state(), []
     for loss in losses:
-        state = dtd.observe(state, loss)
+        state = dtd.observe(state, of_loss(loss))
         stages.append(state["stage"])
     return stages
 
@@ -59,7 +82,7 @@ def test_pacing_ends_at_the_last_stage() -> None:
     dtd = DTD(num_clusters=3, patience=1)
     assert feed(dtd, [1.0] * 20)[-1] == 2
     last = {"stage": 2, "best": None, "waited": 0, "steps": 0}
-    assert dtd.observe(last, 1.0) == last
+    assert dtd.observe(last, of_loss(1.0)) == last
 
 
 def test_steps_without_a_v_loss_do_not_freeze_the_stage() -> None:
@@ -72,10 +95,10 @@ def test_state_is_json_and_not_changed_in_place() -> None:
     dtd = DTD(patience=2)
     before = dtd.initial_state()
     kept = dict(before)
-    after = dtd.observe(before, 0.5)
+    after = dtd.observe(before, of_loss(0.5))
     assert before == kept
     assert json.loads(json.dumps(after, allow_nan=False)) == after
-    json.dumps(dtd.observe(before, math.nan), allow_nan=False)
+    json.dumps(dtd.observe(before, of_loss(math.nan)), allow_nan=False)
 
 
 @pytest.mark.parametrize(("stage", "edge"), [(0, 0.95), (1, 0.9), (10, 0.45), (18, 0.05)])

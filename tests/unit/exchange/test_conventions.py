@@ -9,6 +9,7 @@ from published import Kind, State, checkpoint, dit, meanflow, positions, shapes,
 from torch import Tensor
 
 from dynamics.exchange.conventions import CONVENTIONS, Source, from_public, to_public
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES, num_parameters
 
@@ -19,7 +20,7 @@ XL: dict[str, int] = {"depth": 28, "dim": 1152, "side": 32, "classes": 1000}
 def imported(state: State, source: Source) -> DiT:
     """Our network, in the checkpoint's precision."""
     found = from_public(state, source, HEADS)
-    model = build(found.options, found.shape, found.num_classes, seed=0)
+    model = build(found.options, found.shape, ClassLabels(found.num_classes), seed=0)
     assert isinstance(model, DiT)
     model.to(next(iter(state.values())).dtype)
     found.fill(model)
@@ -70,7 +71,7 @@ def test_the_port_answers_u(sizes: dict[str, int]) -> None:
 def test_the_gap_can_be_learned_from_where_it_is_ignored(source: Source) -> None:
     """The first layer of its embedding is as drawn, so the last one, which is zero, has a gradient."""
     model = imported(checkpoint("sit" if source == "sit" else "dit"), source)
-    drawn = build(DiTOptions(dim=16, depth=2, heads=2), (4, 8, 8), 10, seed=0)
+    drawn = build(DiTOptions(dim=16, depth=2, heads=2), (4, 8, 8), ClassLabels(10), seed=0)
     assert isinstance(drawn, DiT)
     assert torch.equal(model.conditioning.gap.hidden.weight, drawn.conditioning.gap.hidden.weight.double())
     assert bool(model.conditioning.gap.hidden.weight.any())
@@ -95,7 +96,7 @@ def test_every_tensor_of_xl_2_has_its_place(kind: Kind) -> None:
     imported = from_public(state | {"pos_embed": positions(16, 1152)}, kind)
     assert (imported.options, imported.shape, imported.num_classes) == (SIZES["XL/2"], (4, 32, 32), 1000)
     with torch.device("meta"):
-        ours = {name: p.shape for name, p in DiT(imported.options, (4, 32, 32), 1000).named_parameters()}
+        ours = {name: p.shape for name, p in DiT(imported.options, (4, 32, 32), ClassLabels(1000)).named_parameters()}
     given = {name: tensor.shape for name, tensor in imported.weights.items()}
     hidden = {f"conditioning.gap.hidden.{part}" for part in ("weight", "bias")}
     assert given == {name: shape for name, shape in ours.items() if kind == "meanflow-pytorch" or name not in hidden}

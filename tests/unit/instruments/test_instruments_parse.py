@@ -4,11 +4,11 @@ import re
 from typing import get_args
 
 import pytest
-from dynamics.instruments.parse import KINDS, option_names, parse_observers
 from pydantic import ValidationError
 
 from dynamics.config import RunConfig
 from dynamics.instruments import CellsOptions, GapsOptions, ObserverOptions
+from dynamics.instruments.parse import KINDS, option_names, parse_observers
 
 
 def test_words_become_options() -> None:

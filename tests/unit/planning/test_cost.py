@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from torch import nn
 
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions, MLPOptions, build
 from dynamics.planning import cost as room
 from dynamics.planning.cost import cost
 
-SHAPE = (4, 8, 8)
+SHAPE, LABELS = (4, 8, 8), ClassLabels(10)
 SMALL = DiTOptions(patch_size=2, dim=64, depth=5, heads=4)
 
 
@@ -21,11 +22,11 @@ def _nothing_remembered() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("options", [SMALL, MLPOptions(depth=4)])
 def test_two_shallow_networks_say_what_a_deep_one_costs(options: DiTOptions | MLPOptions, mixed: bool) -> None:
-    assert cost(options, SHAPE, 10, mixed) == room._traced(options, SHAPE, 10, mixed)
+    assert cost(options, SHAPE, LABELS, mixed) == room._traced(options, SHAPE, LABELS, mixed)
 
 
 def test_blocks_are_what_the_network_calls_so() -> None:
-    found, model = cost(SMALL, SHAPE, 10), build(SMALL, SHAPE, 10, seed=0)
+    found, model = cost(SMALL, SHAPE, LABELS), build(SMALL, SHAPE, LABELS, seed=0)
     assert found.num_parameters == sum(p.numel() for p in model.parameters())
     assert found.num_blocks == 5
     assert found.block_parameters == sum(p.numel() for p in model.blocks[0].parameters())
@@ -41,5 +42,5 @@ def test_blocks_that_differ_are_counted_one_by_one(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(room, "build", uneven)
     extra = sum(8 * 7 * (1 + i**2) for i in range(5))
-    found = cost(SMALL, SHAPE, 10)
-    assert found.num_parameters == extra + sum(p.numel() for p in build(SMALL, SHAPE, 10, seed=0).parameters())
+    found = cost(SMALL, SHAPE, LABELS)
+    assert found.num_parameters == extra + sum(p.numel() for p in build(SMALL, SHAPE, LABELS, seed=0).parameters())

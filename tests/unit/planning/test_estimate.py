@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamics.config import preset
+from dynamics.config import preset, with_values
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions, build
 from dynamics.objectives import FlowMatching
 from dynamics.planning.cost import cost
 from dynamics.planning.estimate import estimate, forwards_per_row, memory
-from dynamics.sweep.grid import with_values
 
 SMALL = DiTOptions(patch_size=2, dim=64, depth=2, heads=4)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_saved_activations_are_those_of_a_real_pass(mixed: bool) -> None:
-    model = build(SMALL, (4, 8, 8), 10, seed=0)
+    model = build(SMALL, (4, 8, 8), ClassLabels(10), seed=0)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def kept(rows: int) -> int:
@@ -34,7 +34,7 @@ def test_saved_activations_are_those_of_a_real_pass(mixed: bool) -> None:
         del out
         return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
-    expected = cost(SMALL, (4, 8, 8), 10, mixed)
+    expected = cost(SMALL, (4, 8, 8), ClassLabels(10), mixed)
     for rows in (3, 8):
         assert kept(rows) == pytest.approx(rows * expected.kept_per_row + expected.kept_of_weights, rel=0.02)
 

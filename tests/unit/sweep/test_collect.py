@@ -7,7 +7,7 @@ import xarray as xr
 from sweeps._sweep import Small
 
 from dynamics.store import open_results, read_run, write_run
-from dynamics.sweep.collect import collect, set_aside
+from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events, record
 from dynamics.sweep.status import statuses
 
@@ -22,9 +22,9 @@ def flip(path: Path) -> None:
 
 def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
     runs = tiny_sweep.runs
-    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).path is None
+    assert collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).path is None
     tiny_sweep.do(*runs[:7])
-    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert found.num_runs == 7
     assert found.missing == {run.run_id: "new" for run in runs[7:]}
     tree = open_results(tiny_sweep.folder.merged)
@@ -45,7 +45,7 @@ def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
     result = tiny_sweep.folder.run(runs[3].run_id).result
     intact = read_run(result)
     flip(result)
-    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False)
     assert found.num_runs == 6
     assert str(result) in found.missing[runs[3].run_id]
     assert statuses(tiny_sweep.folder, [runs[3]])[0].state == "damaged"
@@ -55,7 +55,7 @@ def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
     assert (result.parent / "set_aside_0" / "run.nc").exists()
     record(result.parent, "set_aside")
     tiny_sweep.do(*runs)
-    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert (found.num_runs, found.missing) == (10, {})
     mended = read_run(result)
     xr.testing.assert_identical(mended["training"].to_dataset(), intact["training"].to_dataset())
@@ -65,14 +65,14 @@ def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
 def test_collecting_less_than_there_was_is_refused(tiny_sweep: Small) -> None:
     runs = tiny_sweep.runs[2:4]
     tiny_sweep.do(*runs)
-    collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     tiny_sweep.folder.run(runs[0].run_id).result.unlink()
     with pytest.raises(ValueError, match=f"1 finished runs that are not on this disk, such as {runs[0].run_id}"):
-        collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+        collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert open_results(tiny_sweep.folder.merged)["training"].sizes["run"] == 2
     other = tiny_sweep.folder.merged.with_name("other.nc")
-    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, out=other, progress=False).num_runs == 1
-    assert collect(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False).num_runs == 1
+    assert collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, out=other, progress=False).num_runs == 1
+    assert collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False).num_runs == 1
 
 
 def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small) -> None:
@@ -80,7 +80,7 @@ def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small) -> None:
     tiny_sweep.do(*runs)
     mine, other = (tiny_sweep.folder.run(run.run_id).result for run in runs)
     mine.write_bytes(other.read_bytes())
-    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert found.num_runs == 1
     assert "the config of run" in found.missing[runs[0].run_id]
 
@@ -92,7 +92,7 @@ def test_stale_runs_and_mixed_revisions_are_named(tiny_sweep: Small) -> None:
     tree = read_run(result)
     groups = {name: child.to_dataset() for name, child in tree.children.items()}
     write_run(result, groups, {**tree.attrs, "git_sha": "abc", "dirty": 0})
-    found = collect(tiny_sweep.folder, tiny_sweep.experiment, runs[1:], progress=False)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs[1:], progress=False)
     assert found.stale == [runs[0].run_id]
     assert found.revisions["abc"] == 1
     assert len(found.revisions) == 2
@@ -126,7 +126,7 @@ def test_two_people_collect_at_once(tiny_sweep: Small) -> None:
         if pid == 0:
             code = 1
             try:
-                code = collect(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).num_runs - 2
+                code = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).num_runs - 2
             finally:
                 os._exit(code)
         children.append(pid)

@@ -7,7 +7,17 @@ from dynamics.analysis.studies.study_table import label_text
 from dynamics.config import RunConfig
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GramOptions
-from dynamics.sweep.grid import Experiment, Knob, Planned, check, experiment, experiments, plan, select, with_values
+from dynamics.sweep.grid import (
+    Experiment,
+    Knob,
+    Planned,
+    check_plan,
+    experiment,
+    experiments,
+    plan,
+    select,
+    with_values,
+)
 
 TINY = experiment("sweeps", "tiny")
 
@@ -85,8 +95,8 @@ def test_select_by_first_letters_brings_what_comes_first() -> None:
 def test_observers_that_the_law_of_times_cannot_feed_are_refused_before_submission() -> None:
     config = RunConfig(times=TimesOptions(law=UniformGap(low=0.1, high=0.3)), observers=(GramOptions(),))
     with pytest.raises(ValueError, match=r"gram.*gap bin"):
-        check([Planned(config, {}, "grid")])
-    check(plan(TINY, "digits"))
+        check_plan([Planned(config, {}, "grid")])
+    check_plan(plan(TINY, "digits"))
 
 
 def test_experiments_are_the_files_of_the_package() -> None:
@@ -102,7 +112,7 @@ def test_every_experiment_can_be_planned_on_a_laptop(name: str) -> None:
     which: Experiment = experiment("experiments", name)
     runs = plan(which, "digits")
     if all(run.config.data.name != "latents" for run in runs):  # those are made first, see test_sweep_slurm
-        check(runs)
+        check_plan(runs)
     assert len(runs) > 1
     with open(f"experiments/{name}.py") as file:
         assert len(file.readlines()) <= 80

@@ -9,7 +9,7 @@ from sweeps._sweep import Small
 from dynamics.config import preset
 from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
-from dynamics.sweep.grid import Experiment, Planned, check, experiment, plan
+from dynamics.sweep.grid import Experiment, Planned, check_plan, experiment, plan
 from dynamics.sweep.machine_files import EVALUATIONS, FidRequest, Files, remembered, requested, settled
 
 FID = FidOptions(num_samples=20)
@@ -90,14 +90,14 @@ def test_on_latents_fid_takes_the_place_of_other_distances(on_latents: Experimen
 )
 def test_what_is_not_named_is_refused(on_latents: Experiment, files: Files, missing: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check(plan(on_latents, "b4", files.model_copy(update={missing: None})))
+        check_plan(plan(on_latents, "b4", files.model_copy(update={missing: None})))
 
 
 def test_what_is_not_there_is_refused(on_latents: Experiment, files: Files) -> None:
     with pytest.raises(ValueError, match=r"reference: received '.*gone\.npz'; allowed: an existing file"):
-        check(plan(on_latents, "b4", files.model_copy(update={"reference": Path("gone.npz")})))
+        check_plan(plan(on_latents, "b4", files.model_copy(update={"reference": Path("gone.npz")})))
     with pytest.raises(ValueError, match=r"record\.json"):
-        check(plan(on_latents, "b4", files))
+        check_plan(plan(on_latents, "b4", files))
 
 
 def test_old_diaries_still_know_their_evaluations(tiny_sweep: Small) -> None:

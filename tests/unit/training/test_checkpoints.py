@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from dynamics.config import RunConfig
-from dynamics.data import load
 from dynamics.models import build
 from dynamics.training import Checkpoints, DamagedCheckpointError, TrainState, start
 from dynamics.training import checkpoint as room
@@ -18,8 +17,7 @@ from dynamics.training.shards import Shards, write
 
 def state_of(config: RunConfig, seed: int, steps: int = 1) -> TrainState:
     """A state with moments and averages of its own, after steps along random gradients."""
-    data = load(config.data)
-    state = start(build(config.model, data.shape, data.num_classes, seed), config.training, config.curricula)
+    state = start(build(config.model, *config.data.dimensions(), seed), config.training, config.curricula)
     stream = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         for parameter in state.model.parameters():

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dynamics.config import RunConfig
-from dynamics.data import load
 from dynamics.models import build
 from dynamics.training import Checkpoints, DiskFullError, TimeLimit, TrainState, check_room, room_for, start, time_limit
 from dynamics.training import stop as clock
@@ -125,8 +124,7 @@ def test_an_error_without_a_reason_counts_where_there_is_no_room(
 
 @pytest.fixture
 def state(tiny: RunConfig) -> TrainState:
-    data = load(tiny.data)
-    return start(build(tiny.model, data.shape, data.num_classes, 0), tiny.training, tiny.curricula)
+    return start(build(tiny.model, *tiny.data.dimensions(), 0), tiny.training, tiny.curricula)
 
 
 def test_the_size_of_a_checkpoint_is_known(state: TrainState, tmp_path: Path) -> None:

@@ -2,21 +2,35 @@
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
-from dynamics.training.cells import RowTable
 
-from dynamics.training import StepRecord, cells
-from dynamics.training.monitor import PATIENCE, WARM_UP, Alarm, Monitor, by_gap, remembering
+from dynamics.record import RowTable, StepRecord, no_rows
+from dynamics.training.monitor import PATIENCE, WARM_UP, Alarm, Monitor, remembering
+
+NOBODY = RowTable(torch.zeros(0, dtype=torch.bool), *torch.zeros(7, 0, dtype=torch.float64))
+
+
+@dataclass
+class Shown(StepRecord):
+    """A step whose means by gap are given, not computed."""
+
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def by_gap(self) -> dict[str, float]:
+        return self.values
 
 
 def record(step: int, values: dict[str, float], grad_norm: float = 1.0) -> StepRecord:
     nothing = dict.fromkeys(
         ("loss", "raw_v", "raw_u", "weighted_v", "weighted_u", "total_v_weight", "total_u_weight", "du_dt_norm"), 0.0
     )
-    return StepRecord(step=step, **nothing, grad_norm=grad_norm, gap_count=[], by_gap=values)
+    table = {"gap_count": [], "rows": NOBODY, "cells": no_rows()}
+    return Shown(step=step, **nothing, **table, grad_norm=grad_norm, values=values)
 
 
 def alarms(values: np.ndarray, monitor: Monitor | None = None, first: int = 0) -> list[Alarm]:
@@ -96,21 +110,3 @@ def test_a_monitor_goes_on_bitwise_where_another_left_off() -> None:
         before = alarms(values[:at], first)
         second = remembering(10.0, json.loads(json.dumps(first.remembered())))
         assert before + alarms(values[at:], second, first=at) == whole
-
-
-def test_means_by_gap_are_those_of_the_rows() -> None:
-    draw = torch.Generator().manual_seed(0)
-    t = torch.rand(64, generator=draw).double()
-    gap = torch.where(torch.arange(64) < 16, 0.0, 0.6 * t)
-    raw, norm, one = torch.rand(64, generator=draw).double(), torch.rand(64, generator=draw).double(), torch.ones(64)
-    rows = RowTable(torch.arange(64) < 16, t, gap, raw, one, one, one, norm)
-    sums = cells.no_rows()
-    cells.add(sums, rows)
-    found = by_gap(sums)
-    assert found["raw loss, r = t"] == pytest.approx(float(raw[:16].mean()))
-    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7)):
-        inside = (torch.arange(64) >= 16) & (gap >= low) & (gap < high)
-        assert found[f"raw loss, gap {low} to {high}"] == pytest.approx(float(raw[inside].mean()))
-        assert found[f"du/dt norm, gap {low} to {high}"] == pytest.approx(float(norm[inside].mean()))
-    assert "raw loss, gap 0.7 to 0.9" not in found, "no rows, no mean"
-    assert "du/dt norm, r = t" not in found

@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from dynamics.config import RunConfig
+from dynamics.flow.condition import ClassLabels
 from dynamics.flow.rows import draw_rows
 from dynamics.flow.times import LogitNormalPair
+from dynamics.record import StepRecord
 from dynamics.runner import run
-from dynamics.training import NonFiniteLossError, StepRecord, World, on_all, on_first, world
+from dynamics.training import NonFiniteLossError, World, on_all, on_first, world
 from dynamics.training.distributed import _portable, interleaved, largest, whole
 
 
 def test_rows_come_back_in_the_order_of_the_batch() -> None:
     """The pass p of one rank holds what `Rows.shard` gives it."""
     law = LogitNormalPair()
-    x, y = torch.zeros(12, 1, 2, 2), torch.arange(12)
-    rows = draw_rows(x, y, equal_law=law, gap_law=law, num_gap=4, seed=0, tag=0)
-    columns = torch.cat([rows.shard(p, 3).y for p in range(3)]).unsqueeze(0)
+    x, c = torch.zeros(12, 1, 2, 2), torch.arange(12)
+    rows = draw_rows(x, c, ClassLabels(12), equal_law=law, gap_law=law, num_gap=4, seed=0, tag=0)
+    columns = torch.cat([rows.shard(p, 3).c for p in range(3)]).unsqueeze(0)
     assert interleaved(columns, passes=3).tolist() == [list(range(12))]
 
 

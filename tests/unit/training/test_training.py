@@ -9,25 +9,27 @@ import torch
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
-from dynamics.curricula import Progress, plan_for
-from dynamics.data import load
 from dynamics.models import build
+from dynamics.record import StepRecord
 from dynamics.runner import RunFolder, run
-from dynamics.training import NonFiniteLossError, StepRecord, TrainState, draw, passes, start, train_step
+from dynamics.training import NonFiniteLossError, Recipe, TrainingNetwork, TrainState, draw, start, train_step
+
+
+def begun(config: RunConfig, **training: object) -> tuple[Recipe, TrainState]:
+    """What to train with changed training options, and the state before the first step."""
+    options = config.training.model_copy(update=training)
+    recipe = config.model_copy(update={"training": options}).recipe()
+    model = build(config.model, recipe.data.shape, recipe.condition, 0)
+    return recipe, start(model, options, config.curricula)
 
 
 def after(config: RunConfig, steps: int = 3, **training: object) -> tuple[TrainState, list[StepRecord]]:
     """Train a few steps with changed training options."""
-    options = config.training.model_copy(update=training)
-    data = load(config.data)
-    state = start(build(config.model, data.shape, data.num_classes, 0), options, config.curricula)
-    ways = passes(state.model, options)
-    records = []
+    recipe, state = begun(config, **training)
+    net, records = TrainingNetwork(state, recipe.training), []
     for step in range(steps):
-        plan = plan_for(config.times, config.curricula, Progress(step, options.num_steps), state.curricula)
-        rows = draw(data, plan, config.objective, options.batch_size, 0, step)
-        args = (state, ways, config.objective, plan, rows, options, config.curricula, data.num_classes)
-        records.append(train_step(*args))
+        plan = recipe.plan(step, state.curricula)
+        records.append(train_step(state, net, recipe, plan, draw(recipe, plan, step)))
     return state, records
 
 
@@ -85,15 +87,14 @@ def test_compiled_training_is_eager_training(tiny: RunConfig, recompute: str) ->
 
 def test_a_non_finite_loss_changes_nothing(tiny: RunConfig) -> None:
     state, _ = after(tiny, steps=1)
-    options, data = tiny.training, load(tiny.data)
-    plan = plan_for(tiny.times, tiny.curricula, Progress(1, 24), state.curricula)
-    rows = draw(data, plan, tiny.objective, 16, 0, 1)
+    recipe = tiny.recipe()
+    plan = recipe.plan(1, state.curricula)
+    rows = draw(recipe, plan, 1)
     rows = dataclasses.replace(rows, x=rows.x.clone())
     rows.x[3] = torch.nan
     before = weights(state)
-    args = (state, passes(state.model, options), tiny.objective, plan, rows, options, tiny.curricula, 10)
     with pytest.raises(NonFiniteLossError) as stop:
-        train_step(*args)
+        train_step(state, TrainingNetwork(state, recipe.training), recipe, plan, rows)
     assert torch.equal(before, weights(state))
     assert state.step == 1
     assert [row["row"] for row in stop.value.rows] == [3]

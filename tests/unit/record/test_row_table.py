@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dynamics.training.cells import GAP_EDGES, QUANTITIES, T_EDGES, RowTable, add, no_rows
 
 from dynamics.config import RunConfig
-from dynamics.curricula import Plan, Progress, plan_for
-from dynamics.data import load
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions
 from dynamics.models import build
 from dynamics.objectives import FlowMatching, LossTerms
-from dynamics.training import Checkpoints, NonFiniteLossError, StepRecord, TrainState, draw, passes, start, train_step
+from dynamics.record import GAP_EDGES, QUANTITIES, T_EDGES, RowTable, StepRecord, add, no_rows, summarise
+from dynamics.training import Checkpoints, NonFiniteLossError, TrainingNetwork, TrainState, draw, start, train_step
 from dynamics.training import step as step_module
 
 Shards = list[tuple[Rows, LossTerms, torch.Tensor]]
@@ -26,11 +24,12 @@ class Trainer:
     """A run of single steps that keeps what each step's rows were."""
 
     def __init__(self, config: RunConfig, monkeypatch: pytest.MonkeyPatch, **training: object) -> None:
-        self.config, self.options = config, config.training.model_copy(update=training)
-        self.data = load(config.data)
-        model = build(config.model, self.data.shape, self.data.num_classes, 0)
-        self.state = start(model, self.options, config.curricula)
-        self.ways, self.shards, self.records = passes(model, self.options), list[Shards](), list[StepRecord]()
+        options = config.training.model_copy(update=training)
+        self.recipe = config.model_copy(update={"training": options}).recipe()
+        model = build(config.model, self.recipe.data.shape, self.recipe.condition, 0)
+        self.state = start(model, options, config.curricula)
+        self.net = TrainingNetwork(self.state, options)
+        self.shards, self.records = list[Shards](), list[StepRecord]()
         original = step_module.tabulate
 
         def spy(shards: Shards) -> RowTable:
@@ -39,18 +38,12 @@ class Trainer:
 
         monkeypatch.setattr(step_module, "tabulate", spy)
 
-    def plan(self) -> Plan:
-        progress = Progress(self.state.step, self.options.num_steps)
-        return plan_for(self.config.times, self.config.curricula, progress, self.state.curricula)
-
     def step(self, spoiled: bool = False) -> None:
-        plan = self.plan()
-        rows = draw(self.data, plan, self.config.objective, self.options.batch_size, 0, self.state.step)
+        plan = self.recipe.plan(self.state.step, self.state.curricula)
+        rows = draw(self.recipe, plan, self.state.step)
         if spoiled:
             rows = dataclasses.replace(rows, x=rows.x * torch.nan)
-        config = self.config
-        more = (self.options, config.curricula, self.data.num_classes)
-        self.records.append(train_step(self.state, self.ways, config.objective, plan, rows, *more))
+        self.records.append(train_step(self.state, self.net, self.recipe, plan, rows))
 
 
 def bin_of(value: float, edges: tuple[float, ...]) -> int:
@@ -172,3 +165,19 @@ def test_a_checkpoint_keeps_every_digit(tiny: RunConfig, monkeypatch: pytest.Mon
     assert fresh.cells.dtype == torch.float64
     assert torch.equal(fresh.cells, trainer.state.cells)
     assert bool((fresh.cells.float() != fresh.cells).any())
+
+
+def test_means_by_gap_are_those_of_the_rows() -> None:
+    draw = torch.Generator().manual_seed(0)
+    t = torch.rand(64, generator=draw).double()
+    gap = torch.where(torch.arange(64) < 16, 0.0, 0.6 * t)
+    raw, norm, one = torch.rand(64, generator=draw).double(), torch.rand(64, generator=draw).double(), torch.ones(64)
+    rows = RowTable(torch.arange(64) < 16, t, gap, raw, one, one, one, norm)
+    found = summarise(1, rows, {}, 0.0).by_gap
+    assert found["raw loss, r = t"] == pytest.approx(float(raw[:16].mean()))
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7)):
+        inside = (torch.arange(64) >= 16) & (gap >= low) & (gap < high)
+        assert found[f"raw loss, gap {low} to {high}"] == pytest.approx(float(raw[inside].mean()))
+        assert found[f"du/dt norm, gap {low} to {high}"] == pytest.approx(float(norm[inside].mean()))
+    assert "raw loss, gap 0.7 to 0.9" not in found, "no rows, no mean"
+    assert "du/dt norm, r = t" not in found
