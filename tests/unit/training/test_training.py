@@ -123,7 +123,7 @@ def check_compiled(config: RunConfig, **training: object) -> None:
     assert fast[1].loss == pytest.approx(eager[1].loss, rel=1e-5)
     assert fast[1].du_dt_norm == pytest.approx(eager[1].du_dt_norm, rel=1e-4)
     assert eager[1].du_dt_norm > 1e-3
-    torch.testing.assert_close(weights(other), weights(one), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(other), weights(one), rtol=1e-3, atol=2e-5)
 
 
 def test_a_non_finite_loss_changes_nothing(tiny: RunConfig) -> None:
