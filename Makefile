@@ -2,7 +2,8 @@
 # make findings  every study from nothing: trains, evaluates, collects, writes the table of findings and the notebooks
 #              (hours on two cores; it resumes). SCALE=digits; on a cluster SUBMIT="--cluster slurm --partition P"
 # make test    everything that must hold: style, types, room order, tests
-# Both build .venv first if it is not there; doing either again repeats nothing that is done.
+# make docs    the documentation as a site, in build/site; a link or a figure that does not work is an error
+# All build .venv first if it is not there; doing either again repeats nothing that is done.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ SCALE ?= digits
 SUBMIT ?=
 STUDIES := $(filter-out seeds_smoke final_model,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
 
-.PHONY: demo findings notebooks test check clean
+.PHONY: demo findings notebooks docs test check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,14 @@ findings: $(VENV)/.installed
 
 notebooks: $(VENV)/.installed
 	$(BIN)/python analysis_notebooks
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	@echo ">>> build/site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: $(VENV)/.installed
 	@echo ">>> style, types, room order"

@@ -11,13 +11,25 @@ import torch
 from pydantic import model_validator
 
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
-from dynamics.data import IMAGENET_IMAGES, DataOptions, DataSource, Digits, DigitsMixture, Latents, Mnist5k
+from dynamics.data import (
+    IMAGENET_IMAGES,
+    Checkerboard,
+    DataOptions,
+    DataSource,
+    Digits,
+    DigitsMixture,
+    EightGaussians,
+    Latents,
+    Mnist5k,
+    Spiral,
+    TwoMoons,
+)
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Options, invalid
+from dynamics.options import Family, Options, invalid
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -92,6 +104,8 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
     Example:
         >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
         10
+        >>> with_values(RunConfig(), {"data.name": "digits-mixture"}).data
+        DigitsMixture(name='digits-mixture', path=None, image_size=None)
     """
     try:
         return RunConfig.model_validate(_changed(config, changes))
@@ -110,8 +124,13 @@ def _changed(value: Any, changes: Changes) -> Any:
             part = here.get(name)
             if not isinstance(part, Options):
                 raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
-            here[name] = type(part).model_validate(_changed(part, inner))
+            here[name] = _member(part, inner).model_validate(_changed(part, inner))
     return here
+
+
+def _member(part: Options, inner: Changes) -> type[Options]:
+    """Return what the changed part is: of a family, the member that the changes name."""
+    return part.sibling(inner.get(part.TAG, getattr(part, part.TAG))) if isinstance(part, Family) else type(part)
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
@@ -200,6 +219,17 @@ PRESETS: dict[str, RunConfig] = {
             num_steps=800, batch_size=256, learning_rate=3e-3, ema_decays=(0.98,), num_threads=1, checkpoint_every=400
         ),
     ),
+    **{
+        f"{data.name}-meanflow": RunConfig(
+            data=data,
+            model=MLPOptions(dim=128, depth=4),
+            objective=MeanFlow(adaptive=Adaptive(p=0.5)),
+            training=TrainingOptions(
+                num_steps=3000, batch_size=512, learning_rate=2e-3, ema_decays=(0.99,), num_threads=1
+            ),
+        )
+        for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
+    },
     **{
         f"{name}-{schedule}": _at_paper_scale(row, curricula)
         for name, row in _PAPER.items()

@@ -74,8 +74,12 @@ class Family(Options):
         return {kind: member for kind, member in cls._members.items() if issubclass(member, cls)}
 
     @classmethod
-    def member(cls, kind: object) -> type[Self]:
+    def member(cls, kind: object, name: str | None = None) -> type[Self]:
         """Return the member of a kind.
+
+        Args:
+            kind: Which one.
+            name: What the reader knows the choice by, for errors; None takes the family's own name.
 
         Raises:
             ValueError: There is none.
@@ -86,9 +90,17 @@ class Family(Options):
                 "check its spelling; a member of another package is known once that is installed, or its module is "
             )
             raise invalid(
-                f"{cls._root.__name__}.{cls.TAG}", kind, ", ".join(members), f"{remedy}named in {EXTENSIONS_VARIABLE}"
+                name or f"{cls._root.__name__}.{cls.TAG}",
+                kind,
+                ", ".join(members),
+                f"{remedy}named in {EXTENSIONS_VARIABLE}",
             )
         return members[kind]
+
+    @classmethod
+    def sibling(cls, kind: object) -> type["Family"]:
+        """Return the member of a kind of the whole family; see `member`."""
+        return cls._root.member(kind)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

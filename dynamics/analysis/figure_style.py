@@ -22,7 +22,7 @@ from dynamics.options import invalid
 P = ParamSpec("P")
 Colour = str | tuple[float, float, float]
 
-WIDTH = 9.0
+PAGE_WIDTH = 9.0
 """Inches; text of 9 points stays legible when a page shows the figure 800 pixels wide."""
 DPI = 150
 COLUMNS = 3
@@ -74,7 +74,7 @@ def new_figure(title: str, width: float, height: float) -> Figure:
 
 
 def panel_figure(
-    title: str, count: int, around: float = 1.3, height: float = 2.1, width: float = WIDTH
+    title: str, count: int, around: float = 1.3, height: float = 2.1, width: float = PAGE_WIDTH
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` panels over training, in rows that share both axes.
 

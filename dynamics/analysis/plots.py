@@ -11,6 +11,7 @@ from dynamics.analysis.gradients.noise_figures import cosine_by_batch_size, nois
 from dynamics.analysis.report.curriculum_figures import schedule
 from dynamics.analysis.report.decomposition_figures import decomposition_stacks
 from dynamics.analysis.report.loss_maps import loss_map
+from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
 from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
 from dynamics.analysis.studies.arm_figures import arms, decomposition_by_arm, errors_by_length
@@ -39,8 +40,10 @@ __all__ = [
     "naive_against_unbiased",
     "noise_scale_by_gap",
     "over_training",
+    "points_by_nfe",
     "sample_grids",
     "save",
     "schedule",
+    "vector_fields",
     "velocity_errors",
 ]

@@ -69,7 +69,7 @@ def _dispatch(package: str, argv: list[str]) -> None:
 
 
 def show_findings(names: Sequence[str], args: FindingsArgs) -> None:
-    """Judge every claim, print the table, and put it into a file if asked to."""
+    """Judge every claim, and print the table or write the page."""
     scales = list(RESOURCES) if args.scale is None else [args.scale]
     paths = [SweepFolder(args.results, name, scale).merged for name in names for scale in scales]
     there = [path for path in paths if path.is_file()]

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import tyro
+from pydantic import create_model
 
 from dynamics.options import Family, invalid
 
@@ -55,7 +56,10 @@ def _member(flag: str, root: type[Family], word: str) -> Family:
             allowed = f"option=value, each option once, of {', '.join(option_names(member))}"
             raise invalid(f"{flag} {kind}", pair, allowed, f"see dynamics train --help for those of {kind}")
         content[name] = [_value(part) for part in text.split("/")] if "/" in text else _value(text)
-    return member.model_validate(content)
+    # inside a model of one field, so that errors say which member has the option
+    holder = create_model(kind, **{kind: (member, ...)})  # type: ignore[call-overload]
+    out: Family = getattr(holder.model_validate({kind: content}), kind)
+    return out
 
 
 def _value(text: str) -> Any:
@@ -92,7 +96,7 @@ def switched(config: "RunConfig", argv: Sequence[str]) -> "RunConfig":
             owner = getattr(config, path[0]) if path else config
             if getattr(getattr(owner, place), root.TAG) == kind:
                 continue
-            member = root.member(kind)
+            member = root.member(kind, flag)
             required = {name: tyro.MISSING for name, field in member.model_fields.items() if field.is_required()}
             owner = owner.model_copy(update={place: member.model_construct(**required)})
             config = config.model_copy(update={path[0]: owner}) if path else owner

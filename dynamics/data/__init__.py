@@ -6,6 +6,7 @@ from dynamics.data.image_files import Folder, FromFiles, Idx, Npz
 from dynamics.data.imageset import ImageSet
 from dynamics.data.latents import IMAGENET_IMAGES, Latents, LatentSet
 from dynamics.data.mnist import Mnist5k
+from dynamics.data.plane import Checkerboard, EightGaussians, Spiral, TwoMoons
 from dynamics.data.population import GaussianMixtureSet, Population, UniformBoxesSet
 from dynamics.data.source import DataOptions, DataSource
 from dynamics.flow.path import Shape
@@ -16,10 +17,12 @@ import_all(__name__, __path__)
 
 __all__ = [
     "IMAGENET_IMAGES",
+    "Checkerboard",
     "DataOptions",
     "DataSource",
     "Digits",
     "DigitsMixture",
+    "EightGaussians",
     "Folder",
     "FromFiles",
     "GaussianMixtureSet",
@@ -31,17 +34,8 @@ __all__ = [
     "Npz",
     "Population",
     "Shape",
+    "Spiral",
+    "TwoMoons",
     "UniformBoxesSet",
     "batch_indices",
-    "dimensions",
-    "load",
 ]
-
-
-def load(options: DataOptions) -> DataSource:
-    return options.load()
-
-
-def dimensions(options: DataOptions) -> tuple[Shape, int]:
-    shape, condition = options.dimensions()
-    return shape, condition.num_classes

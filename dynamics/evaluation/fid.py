@@ -20,13 +20,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynamics.atomic import replacing
-from dynamics.data import Shape
 from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import frechet_from_moments, kernel_distance, precision_recall
 from dynamics.evaluation.inception import SPLITS, Inception, inception_score
 from dynamics.evaluation.moments import Moments, Statistics
-from dynamics.evaluation.sample_quality import EvaluationOptions, check_settings, draw_labels, draw_samples
-from dynamics.flow.path import Velocity
+from dynamics.evaluation.sample_quality import (
+    EvaluationOptions,
+    check_settings,
+    draw_conditions,
+    draw_samples,
+    on_device,
+)
+from dynamics.flow.condition import Condition
+from dynamics.flow.path import Shape, Velocity
 from dynamics.options import invalid
 from dynamics.rng import generator, normal_rows
 from dynamics.training import on_all, on_first, world
@@ -60,31 +66,31 @@ def pixels_to_images(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """What makes images of noise and labels.
+    """What makes images of noise and conditions.
 
     Args:
         u: The network, u(z, t, r, y).
         shape: (C, H, W) of its samples.
-        num_classes: Number of classes K.
+        condition: What its samples are asked for.
         device: Where it computes.
         decode: Maps samples float32 [B, C, H, W] to images uint8 [B, 3, height, width].
     """
 
     u: Velocity
     shape: Shape
-    num_classes: int
+    condition: Condition
     device: torch.device
     decode: Callable[[Tensor], Tensor] = pixels_to_images
 
-    def images(self, first: int, labels: Tensor, options: FidOptions) -> dict[int, Tensor]:
-        """Return each setting's images of the samples first, first + 1, ..., one per label.
+    def images(self, first: int, c: Any, options: FidOptions) -> dict[int, Tensor]:
+        """Return each setting's images of the samples first, first + 1, ..., one for each row of c.
 
         The noise of a sample is a stream of its own, so that neither ranks nor batches change it.
         """
-        rows = range(first, first + len(labels))
+        rows = range(first, first + len(c))
         e = normal_rows(rows, self.shape, options.seed, "fid noise").to(self.device)
-        y = labels.to(self.device)
-        return {nfe: self._decoded(draw_samples(self.u, e, y, nfe, options).float(), nfe) for nfe in options.nfe}
+        c = on_device(c, self.device)
+        return {nfe: self._decoded(draw_samples(self.u, e, c, nfe, options).float(), nfe) for nfe in options.nfe}
 
     @torch.no_grad()
     def _decoded(self, samples: Tensor, nfe: int) -> Tensor:
@@ -183,8 +189,8 @@ def evaluate_fid(
 def _draw(source: ImageSource, options: FidOptions, inception: Inception, parts: Parts, progress: bool) -> None:
     """Keep the features of this rank's batches: every K-th of those that are not there yet."""
     here = world()
-    labels = torch.split(draw_labels(options, source.num_classes), options.batch_size)
-    own = range(here.rank, len(labels), here.size)
+    c = draw_conditions(options, source.condition)
+    own = range(here.rank, -(-options.num_samples // options.batch_size), here.size)
     missing = [index for index in own if parts.read(index, options.nfe) is None]
     bar = tqdm(
         missing,
@@ -196,18 +202,22 @@ def _draw(source: ImageSource, options: FidOptions, inception: Inception, parts:
         dynamic_ncols=True,
     )
     for index in bar:
-        images = source.images(index * options.batch_size, labels[index], options)
+        first = index * options.batch_size
+        images = source.images(first, c[first : first + options.batch_size], options)
         parts.write(index, {nfe: inception.features(batch) for nfe, batch in images.items()})
 
 
 def _pictures(source: ImageSource, options: FidOptions) -> dict[int, NDArray[np.uint8]]:
     """Draw some images to look at [class, row, 3, H, W], by number of evaluations."""
-    num_classes = min(source.num_classes, PICTURE_CLASSES)
-    labels = (torch.arange(num_classes) * source.num_classes // num_classes).repeat_interleave(PICTURE_ROWS)
-    batches, first = [], options.num_samples  # noise that no other sample has
-    for some in torch.split(labels, options.batch_size):
-        batches.append(source.images(first, some, options))
-        first += len(some)
+    c = source.condition.pictured(PICTURE_ROWS)
+    count = len(c) // PICTURE_ROWS
+    num_classes = min(count, PICTURE_CLASSES)
+    shown = torch.arange(num_classes) * count // num_classes * PICTURE_ROWS
+    c = c[(shown[:, None] + torch.arange(PICTURE_ROWS)).flatten()]
+    batches, noise = [], options.num_samples  # noise that no other sample has
+    for first in range(0, len(c), options.batch_size):
+        some = c[first : first + options.batch_size]
+        batches.append(source.images(noise + first, some, options))
     joined = {nfe: torch.cat([batch[nfe].cpu() for batch in batches]) for nfe in options.nfe}
     return {nfe: images.view(num_classes, PICTURE_ROWS, *images.shape[1:]).numpy() for nfe, images in joined.items()}
 

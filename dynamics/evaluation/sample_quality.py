@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from dynamics.data import DataSource
 from dynamics.data.imageset import to_pixels
-from dynamics.evaluation.distances import frechet_distance, kernel_distance, precision_recall
+from dynamics.evaluation.distances import energy_distance, frechet_distance, kernel_distance, precision_recall
+from dynamics.evaluation.vector_field import vector_field
 from dynamics.features import Extractor
+from dynamics.flow.condition import Condition, each
 from dynamics.flow.path import Velocity
 from dynamics.options import Options, invalid
 from dynamics.rng import generator
@@ -25,6 +27,10 @@ from dynamics.sampling import check_nfe, sample_u, sample_v
 CPU = torch.device("cpu")
 GRID_ROWS = 10
 """Samples per class kept for the picture."""
+POINT_DIMENSIONS = 3
+"""Up to so many numbers a row, samples are points: they are compared and kept as they are."""
+NUM_POINTS = 4000
+"""Most points that are kept."""
 
 
 class EvaluationOptions(Options):
@@ -48,22 +54,24 @@ class EvaluationOptions(Options):
 
 @dataclass(frozen=True)
 class Reference:
-    """A data set, and its images as the feature extractor sees them."""
+    """A data set, and its rows as samples are compared with them."""
 
     data: DataSource
     extractor: Extractor | None
-    """None where the data have no labels to train one with, or are latents; then there are no distances."""
+    """The feature space; None where there is none."""
     features: Tensor
-    """[N, 64] float64."""
+    """[N, D] float64, no rows without a feature space."""
+    points: Tensor | None
+    """[N, d] float64, the rows as they are; None where they are not points of few dimensions."""
 
 
 @lru_cache(maxsize=1)
 def reference_for(data: DataSource) -> Reference:
     """Return the reference that the data set's samples are compared with; runs of one study share it."""
-    extractor = data.features()
-    if extractor is None:
-        return Reference(data, None, torch.zeros(0, 64, dtype=torch.float64))
-    return Reference(data, extractor, extractor.features(data.reference()[0]))
+    extractor, few = data.features(), math.prod(data.shape) <= POINT_DIMENSIONS
+    x = data.reference()[0] if few or extractor is not None else torch.zeros(0)
+    features = torch.zeros(0, 0, dtype=torch.float64) if extractor is None else extractor.features(x)
+    return Reference(data, extractor, features, x.flatten(1).double() if few else None)
 
 
 def evaluate(
@@ -76,43 +84,81 @@ def evaluate(
     """Measure samples of u at each number of evaluations.
 
     Args:
-        u: The network, u(z, t, r, y).
+        u: The network, u(z, t, r, c).
         reference: From `reference_for`.
         options: What to measure.
         device: Where the network computes; noise is drawn and distances are computed on the CPU.
         progress: Show a bar.
 
     Returns:
-        Dimensions field (one value) and nfe. fd_<extractor> and kd_<extractor> are the Frechet and kernel distance,
-        `accuracy` the share of samples that the classifier puts into the class they were asked for, `samples` a
-        grid of uint8 pictures [field, nfe, class, row, C, H, W]. Of latents there is none of these: their samples have
-        to be decoded first, see `fid`.
+        Dimensions field (one value) and nfe. Of data with features, fd_<extractor> and kd_<extractor> are the Frechet
+        and kernel distance and `accuracy` the share of samples that the classifier puts into the class they were asked
+        for. Of pictures, `samples` is a grid of uint8 [field, nfe, class, row, C, H, W]. Of points of few dimensions,
+        `energy_distance` compares them as they are, `points` [field, nfe, point, axis] and `reference_points`
+        [reference_point, axis] keep some of them, and of the plane there is a `vector_field`. Of latents there is none
+        of these: their samples have to be decoded first, see `fid`.
     """
     check_settings(options)
     data = reference.data
-    labels = draw_labels(options, data.num_classes)
+    c = draw_conditions(options, data.condition)
     rows: list[dict[str, object]] = []
     for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
-        row: dict[str, object] = {} if not data.pictures else {"samples": _grid(u, nfe, options, data, device)}
-        if reference.extractor is not None:
-            samples = _samples(u, labels, nfe, options, data, device, "evaluation noise")
-            row |= _distances(samples, labels, reference.extractor, reference.features)
+        row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)} if data.pictures else {}
+        if reference.extractor is not None or reference.points is not None:
+            samples = _samples(u, c, nfe, options, data, device, "evaluation noise")
+            row |= _in_features(samples, c, reference) | _as_points(samples, reference)
         rows.append(row)
-    return _labelled(rows, options, reference)
+    measured = _labelled(rows, options, reference)
+    if reference.points is not None:
+        measured = measured.merge(_kept(reference, c))
+        if data.shape == (2, 1, 1):
+            measured = measured.merge(vector_field(u, data, device))
+    return measured
 
 
-def _distances(samples: Tensor, labels: Tensor, extractor: Extractor, real: Tensor) -> dict[str, object]:
+def _as_points(samples: Tensor, reference: Reference) -> dict[str, object]:
+    if reference.points is None:
+        return {}
+    points = samples.flatten(1)
+    energy = energy_distance(reference.points, points)
+    return {
+        "energy_distance": energy.value,
+        "energy_distance_sem": energy.standard_error,
+        "points": points[:NUM_POINTS].numpy(),
+    }
+
+
+def _in_features(samples: Tensor, c: Any, reference: Reference) -> dict[str, object]:
+    extractor, real = reference.extractor, reference.features
+    if extractor is None:
+        return {}
     features = extractor.features(samples)
     kernel = kernel_distance(real, features)
     inside = precision_recall(real, features)
+    labelled = reference.data.num_classes > 0 and isinstance(c, Tensor)
+    accuracy = {"accuracy": float((extractor.classify(samples) == c).double().mean())} if labelled else {}
     return {
         f"fd_{extractor.name}": frechet_distance(real, features),
         f"kd_{extractor.name}": kernel.value,
         f"kd_{extractor.name}_sem": kernel.standard_error,
-        "accuracy": float((extractor.classify(samples) == labels).double().mean()),
+        **accuracy,
         "precision": inside.precision,
         "recall": inside.recall,
     }
+
+
+def _kept(reference: Reference, c: Any) -> xr.Dataset:
+    """Return the points that samples are drawn beside, and the class of either where there are several."""
+    x, y = reference.data.reference()
+    columns: dict[str, tuple[tuple[str, ...], NDArray[Any], str]] = {
+        "reference_points": (("reference_point", "axis"), x[:NUM_POINTS].flatten(1).numpy(), "points of the data"),
+    }
+    if reference.data.num_classes > 1 and isinstance(c, Tensor):
+        columns["class_of_point"] = (("point",), c[:NUM_POINTS].numpy(), "class that a sample was asked for")
+        columns["class_of_reference_point"] = (("reference_point",), y[:NUM_POINTS].numpy(), "class of a point")
+    return xr.Dataset(
+        {name: (dims, values, {"units": "1", "long_name": text}) for name, (dims, values, text) in columns.items()}
+    )
 
 
 def check_settings(options: EvaluationOptions) -> None:
@@ -122,55 +168,60 @@ def check_settings(options: EvaluationOptions) -> None:
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
 
 
-def draw_labels(options: EvaluationOptions, num_classes: int) -> Tensor:
-    """Return the labels [num_samples] long, the same for every setting."""
-    if options.label_mode == "balanced":
-        return torch.arange(options.num_samples) % num_classes
-    stream = generator(options.seed, "evaluation labels")
-    return torch.randint(num_classes, (options.num_samples,), generator=stream)
+def draw_conditions(options: EvaluationOptions, condition: Condition) -> Any:
+    """Return what is asked of each of `num_samples` samples, the same for every setting."""
+    return condition.draw(options.num_samples, options.label_mode, generator(options.seed, "evaluation labels"))
 
 
 def _samples(
     u: Velocity,
-    labels: Tensor,
+    c: Any,
     nfe: int,
     options: EvaluationOptions,
     data: DataSource,
     device: torch.device,
     purpose: str,
 ) -> Tensor:
-    """Sample one image per label, rounded to the data's pixel levels; noise depends on the seed alone."""
-    noise = torch.randn(len(labels), *data.shape, generator=generator(options.seed, purpose))
+    """Sample one x for each row of c, rounded to the data's levels; noise depends on the seed alone."""
+    noise = torch.randn(len(c), *data.shape, generator=generator(options.seed, purpose))
     parts: list[Tensor] = []
-    pairs = zip(torch.split(noise, options.batch_size), torch.split(labels, options.batch_size), strict=True)
-    for e, y in ((e.to(device), y.to(device)) for e, y in pairs):
-        parts.append(draw_samples(u, e, y, nfe, options))
+    for first in range(0, len(c), options.batch_size):
+        some = slice(first, first + options.batch_size)
+        parts.append(draw_samples(u, noise[some].to(device), on_device(c[some], device), nfe, options))
     return data.quantise(torch.cat(parts).float().cpu())
 
 
-def draw_samples(u: Velocity, e: Tensor, y: Tensor, nfe: int, options: EvaluationOptions) -> Tensor:
-    """Return the samples [B, C, H, W] that noise e and labels y [B] lead to, by the field that the options name."""
+def on_device(c: Any, device: torch.device) -> Any:
+    """Return a condition on a device."""
+    return each(c, lambda column: column.to(device))
+
+
+def draw_samples(u: Velocity, e: Tensor, c: Any, nfe: int, options: EvaluationOptions) -> Tensor:
+    """Return the samples [B, C, H, W] that noise e and a condition c lead to, by the field that the options name."""
     if options.field == "u":
-        return sample_u(u, e, y, nfe)
-    return sample_v(u, e, y, nfe, options.method)
+        return sample_u(u, e, c, nfe)
+    return sample_v(u, e, c, nfe, options.method)
 
 
 def _grid(
     u: Velocity, nfe: int, options: EvaluationOptions, data: DataSource, device: torch.device
 ) -> NDArray[np.uint8]:
-    labels = torch.arange(data.num_classes).repeat_interleave(GRID_ROWS)
-    pictures = _samples(u, labels, nfe, options, data, device, "picture noise")
-    return to_pixels(pictures).view(data.num_classes, GRID_ROWS, *data.shape).numpy()
+    c = data.condition.pictured(GRID_ROWS)
+    pictures = _samples(u, c, nfe, options, data, device, "picture noise")
+    return to_pixels(pictures).view(-1, GRID_ROWS, *data.shape).numpy()
 
 
 _NAMES = {
     "fd": ("squared feature", "Frechet distance of {} features to the reference images"),
     "kd": ("1", "kernel distance of {} features to the reference images"),
+    "energy": ("1", "energy distance of points to the reference points"),
     "accuracy": ("1", "share of samples that the classifier puts into the class asked for"),
     "precision": ("1", "share of samples inside the reference's neighbourhoods"),
     "recall": ("1", "share of reference images inside the samples' neighbourhoods"),
     "samples": ("1", "pictures, pixel levels 0..255"),
+    "points": ("1", "samples"),
 }
+_DIMENSIONS = {"samples": ("class", "row", "channel", "height", "width"), "points": ("point", "axis")}
 
 
 def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, reference: Reference) -> xr.Dataset:
@@ -181,7 +232,7 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         units, text = _NAMES[name.split("_")[0]]
         text = text.format(extractor_name) + (", standard error" if name.endswith("_sem") else "")
         values = np.stack([np.asarray(row[name]) for row in rows])[None]
-        dims = ("field", "nfe", "class", "row", "channel", "height", "width")[: values.ndim]
+        dims = ("field", "nfe", *_DIMENSIONS.get(name, ()))
         variables[name] = (dims, values, {"units": units, "long_name": text})
     coords = {
         "nfe": ("nfe", list(options.nfe), {"units": "1", "long_name": "network evaluations per sample"}),
@@ -189,7 +240,7 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
     }
     attrs = {
         "num_samples": options.num_samples,
-        "num_reference": len(reference.features),
+        "num_reference": len(reference.features if reference.points is None else reference.points),
         "label_mode": options.label_mode,
         "method": options.method,
         "evaluation_seed": options.seed,
@@ -199,16 +250,3 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         "data_sha256": data.sha256,
     }
     return xr.Dataset(variables, coords=coords, attrs=attrs)
-
-
-def accuracy_interval(accuracy: float, num_samples: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of an accuracy measured on num_samples samples.
-
-    Example:
-        >>> [round(a, 3) for a in accuracy_interval(0.97, 1000)]
-        [0.957, 0.979]
-    """
-    z, n = 1.96, num_samples
-    centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return centre - half, centre + half

@@ -105,7 +105,7 @@ def prove_dual_attention(name: DualAttention, device: torch.device) -> None:
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if not torch.is_grad_enabled():
+    if not scores.requires_grad:
         return scores.softmax(-1) @ v
     # nobody can go back through torch's derivative of softmax, which divides in place what it has kept
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()

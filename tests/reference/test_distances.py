@@ -4,11 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
 from dynamics.evaluation import distances
-from dynamics.evaluation.distances import frechet_distance, frechet_from_moments, kernel_distance, precision_recall
+from dynamics.evaluation.distances import (
+    energy_distance,
+    frechet_distance,
+    frechet_from_moments,
+    kernel_distance,
+    precision_recall,
+)
 from dynamics.evaluation.inception import import_torchvision
 
 
@@ -228,3 +235,48 @@ def test_what_is_kept_of_a_reference_is_kept_of_no_other() -> None:
     assert kernel[1] == kernel_distance(second.clone(), fake) != kernel[0]
     assert inside[1] == precision_recall(second.clone(), fake) != inside[0]
     assert precision_recall(first, fake, k=1) == precision_recall(first.clone(), fake, k=1)
+
+
+def brute_energy(a: Tensor, b: Tensor) -> float:
+    def mean(one: Tensor, two: Tensor, own: bool) -> float:
+        values = [
+            math.dist(x, y) for i, x in enumerate(one.tolist()) for j, y in enumerate(two.tolist()) if not own or i != j
+        ]
+        return sum(values) / len(values)
+
+    return 2 * mean(a, b, False) - mean(a, a, True) - mean(b, b, True)
+
+
+def test_energy_distance_equals_brute_force_and_its_jackknife() -> None:
+    a, b = normal(9, 2, 0), normal(7, 2, 1) + 0.5
+    found = energy_distance(a, b)
+    assert found.value == pytest.approx(brute_energy(a, b), rel=1e-12)
+    left_a = np.array([brute_energy(torch.cat([a[:i], a[i + 1 :]]), b) for i in range(9)])
+    left_b = np.array([brute_energy(a, torch.cat([b[:i], b[i + 1 :]])) for i in range(7)])
+    variance = 8 * left_a.var() + 6 * left_b.var()
+    assert found.standard_error == pytest.approx(variance**0.5, rel=1e-9)
+
+
+def test_energy_distance_is_twice_the_squared_distance_of_distribution_functions() -> None:
+    """On a line, against scipy, whose estimate counts a row with itself too."""
+    a, b = normal(300, 1, 2), 1.3 * normal(200, 1, 3)
+    biased = scipy.stats.energy_distance(a[:, 0].numpy(), b[:, 0].numpy()) ** 2
+    within = sum(float(torch.cdist(x, x).sum()) * (1 / len(x) / (len(x) - 1) - 1 / len(x) ** 2) for x in (a, b))
+    assert energy_distance(a, b).value == pytest.approx(biased - within, rel=1e-9)
+
+
+def test_energy_distance_is_unbiased_and_its_error_is_the_spread() -> None:
+    found = [energy_distance(normal(60, 2, 2 * i), normal(60, 2, 2 * i + 1) + 0.5) for i in range(200)]
+    values = np.array([f.value for f in found])
+    large = energy_distance(normal(4000, 2, 1000), normal(4000, 2, 1001) + 0.5)
+    assert abs(values.mean() - large.value) < 4 * (values.std() / 200**0.5 + large.standard_error)
+    assert np.mean([f.standard_error for f in found]) == pytest.approx(values.std(), rel=0.15)
+    same = np.array([energy_distance(normal(60, 2, 2 * i), normal(60, 2, 2 * i + 1)).value for i in range(200)])
+    assert abs(same.mean()) < 4 * same.std() / 200**0.5
+
+
+def test_energy_distance_refuses_what_it_cannot_compare() -> None:
+    with pytest.raises(ValueError, match="points: received '2 rows'"):
+        energy_distance(normal(2, 2, 0), normal(5, 2, 1))
+    with pytest.raises(ValueError, match="the same D"):
+        energy_distance(normal(5, 3, 0), normal(5, 2, 1))

@@ -7,12 +7,12 @@ import numpy as np
 import xarray as xr
 
 from dynamics.analysis.gradients.measurements import ONE, PAIR, Labels, over_measurements, row_gram
-from dynamics.analysis.gradients.task_affinity import COSINES, judged
+from dynamics.analysis.gradients.task_affinity import COSINE_LABELS, judged
 from dynamics.estimators import Floats, row_affinity
 from dynamics.options import check_edges, invalid
 
-ROW_AFFINITIES: Labels = {
-    **COSINES,
+ROW_AFFINITY_LABELS: Labels = {
+    **COSINE_LABELS,
     "naive_cosine": (PAIR, "1", "cosine of the mean gradients of the tasks' rows, biased"),
     "self_cosine": (ONE, "1", "cosine of a gradient with itself over two halves of the rows, expected 1"),
     "num_rows": (("task",), "rows", "effective number of rows, (sum of weights)^2 / sum of squared weights"),
@@ -76,7 +76,7 @@ def affinity_of_rows(
 
     coords = {**{n: c for n, c in weights.coords.items() if c.dims == ("task",)}, "task2": weights.task.values}
     bare = ds.drop_vars([name for name, c in ds.coords.items() if "row" in c.dims or "row2" in c.dims])
-    out = over_measurements(bare, [ds.gram, weights], compute, ROW_AFFINITIES, coords)
+    out = over_measurements(bare, [ds.gram, weights], compute, ROW_AFFINITY_LABELS, coords)
     return judged(out.assign_attrs(level=level))
 
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from dynamics.analysis.figure_style import (
     COLUMNS,
-    WIDTH,
+    PAGE_WIDTH,
     at_step,
     line_legend,
     log_axis,
@@ -43,7 +43,7 @@ def noise_scale_by_gap(noise: xr.Dataset, step: int | None = None, group: str = 
     """
     chosen = at_step(group_part(noise, group), step, None, "squared_norm")
     tasks = [str(name) for name in noise.task.values]
-    figure = new_figure("How many rows does each task need until signal equals noise?", WIDTH, 3.9)
+    figure = new_figure("How many rows does each task need until signal equals noise?", PAGE_WIDTH, 3.9)
     ax = figure.subplots()
     colours = palette(list(chosen))
     ends: list[np.ndarray[Any, Any]] = []
@@ -82,7 +82,7 @@ def cosine_by_batch_size(curve: xr.Dataset, step: int | None = None, group: str 
     """
     chosen = at_step(group_part(curve, group), step, None, "naive")
     names = f"{curve.attrs['task']} and {curve.attrs['task2']}"
-    width = max(5.8, WIDTH * min(len(chosen), COLUMNS) / COLUMNS)
+    width = max(5.8, PAGE_WIDTH * min(len(chosen), COLUMNS) / COLUMNS)
     title = f"Does the cosine of {names}\ndepend on the batch size?"
     figure, axes = panel_figure(title, len(chosen), 1.5, 2.5, width)
     colours = palette(list(ESTIMATES))

@@ -16,7 +16,7 @@ from dynamics.analysis.run_groups import attribute
 from dynamics.estimators import Floats, batch_cosines, split_noise
 from dynamics.options import invalid
 
-NOISES: Labels = {
+NOISE_LABELS: Labels = {
     "noise_scale": (ONE, "rows", "gradient noise scale"),
     "noise_scale_low": (ONE, "rows", "lower end of the noise scale's interval"),
     "noise_scale_high": (ONE, "rows", "upper end of the noise scale's interval"),
@@ -25,7 +25,7 @@ NOISES: Labels = {
     "covariance_trace": (ONE, SQUARED, "trace of the covariance of a single row's gradient"),
 }
 BATCH = ("group", "merged")
-BATCHES: Labels = {
+BATCH_LABELS: Labels = {
     "naive": (BATCH, "1", "cosine of gradients of the same split, biased"),
     "naive_sem": (BATCH, "1", "its standard error"),
     "independent": (BATCH, "1", "cosine of gradients of different splits, biased towards 0"),
@@ -71,7 +71,7 @@ def noise_scale(results: xr.DataTree | xr.Dataset, group: str = "gram", level: f
         splits = finite_splits(gram)
         return split_noise(gram[:, :, splits][..., splits], error, float(rows), level)
 
-    out = over_measurements(ds, [ds.gram, ds.product_error, _rows_per_split(ds, group)], compute, NOISES)
+    out = over_measurements(ds, [ds.gram, ds.product_error, _rows_per_split(ds, group)], compute, NOISE_LABELS)
     return out.assign_attrs(level=level)
 
 
@@ -104,12 +104,12 @@ def cosine_by_batch(results: xr.DataTree | xr.Dataset, task: str, task2: str, gr
         splits = finite_splits(gram)
         two = gram[:, pair][:, :, splits][:, :, :, pair][..., splits]
         each = [batch_cosines(two, int(m)) for m in sizes]
-        return {name: np.stack([values[name] for values in each], -1) for name in BATCHES}
+        return {name: np.stack([values[name] for values in each], -1) for name in BATCH_LABELS}
 
     batch_size = (rows * xr.DataArray(sizes, dims="merged")).assign_attrs(units="rows", long_name="rows of a batch")
     merged = ("merged", sizes, {"units": "1", "long_name": "splits averaged"})
     coords = {"merged": merged, "batch_size": batch_size.reset_coords(drop=True)}
-    out = over_measurements(ds, [ds.gram], compute, BATCHES, coords)
+    out = over_measurements(ds, [ds.gram], compute, BATCH_LABELS, coords)
     return out.assign_attrs(task=task, task2=task2)
 
 

@@ -8,7 +8,7 @@ from dynamics.analysis.run_groups import group_or_dataset
 from dynamics.estimators import Floats, mean_sem, t_quantile
 
 STEPPED = ("task", "task2")
-STEP_EFFECTS: Labels = {
+STEP_LABELS: Labels = {
     "lookahead": (STEPPED, "1", "relative fall of task2's loss by a step on task"),
     "low": (STEPPED, "1", "lower end of its interval"),
     "high": (STEPPED, "1", "upper end of its interval"),
@@ -42,6 +42,6 @@ def lookahead(results: xr.DataTree | xr.Dataset, group: str = "lookahead", level
         mean, half = there.mean(-1), t_quantile(level, there.shape[-1] - 1) * mean_sem(there)
         return {"lookahead": mean, "low": mean - half, "high": mean + half, "biased": biased}
 
-    out = over_measurements(ds, [ds.lookahead, ds.biased], compute, STEP_EFFECTS)
+    out = over_measurements(ds, [ds.lookahead, ds.biased], compute, STEP_LABELS)
     out["significant"] = ((out.low > 0) | (out.high < 0)).assign_attrs(units="1", long_name="interval excludes 0")
     return out.assign_attrs(level=level)

@@ -20,7 +20,7 @@ from dynamics.analysis.gradients.measurements import (
 from dynamics.estimators import Floats, IntervalKind, combine_tasks, split_affinity
 from dynamics.options import invalid
 
-COSINES: Labels = {
+COSINE_LABELS: Labels = {
     "cosine": (PAIR, "1", "cosine of the true gradients, unbiased products"),
     "cosine_low": (PAIR, "1", "lower end of the cosine's interval"),
     "cosine_high": (PAIR, "1", "upper end of the cosine's interval"),
@@ -29,8 +29,8 @@ COSINES: Labels = {
     "product_sem": (PAIR, SQUARED, "standard error of the product"),
     "conflict_share": (PAIR, "1", "share of independent gradient pairs with negative inner product"),
 }
-AFFINITIES: Labels = {
-    **COSINES,
+AFFINITY_LABELS: Labels = {
+    **COSINE_LABELS,
     "naive_cosine": (PAIR, "1", "cosine of gradients of the same split, biased"),
     "naive_independent": (PAIR, "1", "cosine of gradients of different splits, biased towards 0"),
     "self_cosine": (ONE, "1", "cosine of a gradient with itself over two halves of the splits, expected 1"),
@@ -94,7 +94,7 @@ def affinity(
         splits = finite_splits(gram)
         return split_affinity(gram[:, :, splits][..., splits], error, interval, level)
 
-    out = over_measurements(ds, [ds.gram, ds.product_error], compute, AFFINITIES)
+    out = over_measurements(ds, [ds.gram, ds.product_error], compute, AFFINITY_LABELS)
     return judged(out.assign_attrs(interval=interval, level=level))
 
 
@@ -141,9 +141,9 @@ def update_cosine(
         spread = np.abs(here) @ error[:, used][..., used] @ np.abs(here).T
         mixed = combine_tasks(own, here)
         found = split_affinity(mixed, spread, level=level)
-        return {name: found[name][:, :-1, -1] for name in COSINES}
+        return {name: found[name][:, :-1, -1] for name in COSINE_LABELS}
 
-    labels: Labels = {name: (ONE, units, f"{text}, with the update") for name, (_, units, text) in COSINES.items()}
+    labels = {name: (ONE, units, f"{text}, with the update") for name, (_, units, text) in COSINE_LABELS.items()}
     out = over_measurements(ds, [ds.gram, ds.product_error], compute, labels)
     return judged(out.assign_attrs(level=level))
 

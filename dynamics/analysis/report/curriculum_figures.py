@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from dynamics.analysis.figure_style import COLUMNS, WIDTH, line_legend, new_figure, run_colours, styled
+from dynamics.analysis.figure_style import COLUMNS, PAGE_WIDTH, line_legend, new_figure, run_colours, styled
 from dynamics.analysis.report.training_figures import smooth
 from dynamics.analysis.run_groups import group
 from dynamics.estimators import Floats
@@ -36,7 +36,7 @@ def schedule(tree: xr.DataTree) -> Figure:
         series[_wrapped(str(ds[name].attrs.get("long_name", name)), name)] = ds[name]
     lines, maps = -(-len(series) // COLUMNS), -(-ds.sizes["run"] // COLUMNS)
     heights = [2.4 * lines + 0.5, 2.4 * maps]
-    figure = new_figure("What did the curricula do?", WIDTH, sum(heights) + 0.4)
+    figure = new_figure("What did the curricula do?", PAGE_WIDTH, sum(heights) + 0.4)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = top.subplots(lines, COLUMNS if lines > 1 else len(series), sharex=True, squeeze=False).ravel()
     for ax, (title, values) in zip(grid, series.items(), strict=False):

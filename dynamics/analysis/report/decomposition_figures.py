@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dynamics.analysis.figure_style import WIDTH, Colour, at_step, new_figure, styled
+from dynamics.analysis.figure_style import PAGE_WIDTH, Colour, at_step, new_figure, styled
 from dynamics.analysis.run_groups import bin_edges, group
 
 
@@ -31,7 +31,7 @@ def decomposition_stacks(tree: xr.DataTree, step: int | None = None) -> Figure:
     """
     ds = group(tree, "decomposition")
     chosen = at_step(ds, step, None, "v_loss")
-    figure = new_figure("What do the loss of v and the error of u consist of?", WIDTH, 0.9 + 2.7 * len(chosen))
+    figure = new_figure("What do the loss of v and the error of u consist of?", PAGE_WIDTH, 0.9 + 2.7 * len(chosen))
     grid = figure.subplots(len(chosen), 2, squeeze=False)
     blue, orange, green = sns.color_palette("colorblind", 3)
     of_v = [("v_irreducible", "variance of the target", "0.78"), ("v_excess", "excess", blue)]

@@ -10,11 +10,11 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from dynamics.analysis.figure_style import WIDTH, check_known, log_axis, new_figure, plain_grid, styled
+from dynamics.analysis.figure_style import PAGE_WIDTH, check_known, log_axis, new_figure, plain_grid, styled
 from dynamics.analysis.report.losses_by_cell import loss_stages
 from dynamics.analysis.run_groups import bin_edges
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Grid = np.ndarray[Any, np.dtype[Any]]
 
 CELL_QUANTITIES = {
     "raw": ("At which times and gaps is the raw loss large, and where does it fall?", "raw loss in squared pixels"),
@@ -50,7 +50,7 @@ def loss_map(tree: xr.DataTree, quantity: str = "raw") -> Figure:
     values = ds[quantity].where(ds["count"] > 0).values
     shown = np.isfinite(values) & ((ds["count"].values >= FEW) | (quantity == "count"))
     runs, scale = ds.sizes["run"], _scale(values)
-    figure = new_figure(question, WIDTH, 1.4 + 2.4 * runs)
+    figure = new_figure(question, PAGE_WIDTH, 1.4 + 2.4 * runs)
     grid = figure.subplots(runs, ds.sizes["stage"], squeeze=False, sharex=True, sharey=True)
     for (run, stage), ax in np.ndenumerate(grid):
         first, last = (float(ds[name][run, stage]) for name in ("first_step", "last_step"))
@@ -70,7 +70,7 @@ def loss_map(tree: xr.DataTree, quantity: str = "raw") -> Figure:
     return figure
 
 
-def _scale(values: Array) -> LogNorm:
+def _scale(values: Grid) -> LogNorm:
     """Return logarithmic colours over at least a factor of 2, lest noise look like structure."""
     positive = values[values > 0]
     low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
@@ -78,7 +78,7 @@ def _scale(values: Array) -> LogNorm:
     return LogNorm(centre / reach, centre * reach)
 
 
-def _map(ax: Axes, ds: xr.Dataset, values: Array, shown: Array, scale: LogNorm) -> None:
+def _map(ax: Axes, ds: xr.Dataset, values: Grid, shown: Grid, scale: LogNorm) -> None:
     """Draw values [t bin, gap bin] as cells of equal size, numbers where `shown`; the r = t rows stand apart."""
     times, gaps = bin_edges(ds, "t_bin"), bin_edges(ds, "gap_bin")
     x, y = np.array([0, 1, *(np.arange(len(gaps)) + 1 + SPACE)]), np.arange(len(times) + 1)
@@ -96,7 +96,7 @@ def _map(ax: Axes, ds: xr.Dataset, values: Array, shown: Array, scale: LogNorm) 
     ax.tick_params(length=2)
 
 
-def _apart(table: Array) -> Array:
+def _apart(table: Grid) -> Grid:
     """Put an empty column behind the first one."""
     return np.insert(table, 1, np.nan, axis=1)
 

@@ -11,9 +11,6 @@ from dynamics.analysis.report.report_tables import number, runs_about
 from dynamics.analysis.report.summary_table import PROTOCOL
 from dynamics.analysis.run_groups import attribute, group, sampled_settings
 
-IMPORTED = {"willisma/SiT": "sit", "facebookresearch/DiT": "dit", "zhuyu-cs/MeanFlow": "meanflow-pytorch"}
-"""What `dynamics import --from` calls each repository of public weights."""
-
 
 def how_to_repeat(
     tree: xr.DataTree, folders: Mapping[str, Path], out: Path, title: str | None, baseline: str | None
@@ -47,7 +44,8 @@ def _made(known: Mapping[str, Any], folder: Path) -> str:
     if not known.get("imported_from"):
         return _command("train", folder / "config.json", "--out", folder)
     which = ["--weights", known["imported_weights"]] if known.get("imported_weights") else []
-    made = ["import", known["imported_file"], "--from", IMPORTED[known["imported_from"]], "--out", folder]
+    source = known.get("imported_as") or known["imported_from"]
+    made = ["import", known["imported_file"], "--from", source, "--out", folder]
     return _command(*made, "--preset", folder / "config.json", *which)
 
 

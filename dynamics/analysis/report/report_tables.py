@@ -11,7 +11,7 @@ import xarray as xr
 
 from dynamics.analysis.report.comparison import BEYOND, MEASURED_OTHERWISE, NOT_JUDGED, WITHIN
 from dynamics.analysis.report.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_columns, metric_title
-from dynamics.analysis.report.summary_table import PROTOCOL, Evaluation, protocol
+from dynamics.analysis.report.summary_table import PROTOCOL, SampleGroup, protocol
 from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
 
@@ -154,7 +154,7 @@ REFERENCES = {
 }
 
 
-def _protocol_of(tree: xr.DataTree, of: Evaluation) -> str:
+def _protocol_of(tree: xr.DataTree, of: SampleGroup) -> str:
     ds, table = group(tree, of), protocol(tree, of)
     table["checkpoint_step"] = [number(step) for step in attribute(ds, of, "checkpoint")]
     table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"

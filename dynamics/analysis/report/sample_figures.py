@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from dynamics.analysis.figure_style import WIDTH, line_legend, log_axis, new_figure, run_colours, styled
-from dynamics.analysis.report.summary_table import Evaluation, wilson_interval
+from dynamics.analysis.figure_style import PAGE_WIDTH, line_legend, log_axis, new_figure, run_colours, styled
+from dynamics.analysis.report.summary_table import SampleGroup, wilson_interval
 from dynamics.analysis.run_groups import attribute, group, sampled_settings
 from dynamics.options import invalid
 
@@ -25,7 +25,7 @@ LINES: dict[str, Literal["-", "--"]] = {"u": "-", "v": "--"}
 
 @styled
 def sample_grids(
-    tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int = 3, of: Evaluation = "evaluation"
+    tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int = 3, of: SampleGroup = "evaluation"
 ) -> Figure:
     """Draw samples of all runs side by side, a row for each field and number of network evaluations.
 
@@ -48,7 +48,7 @@ def sample_grids(
     ]
     runs = ds.sizes["run"]
     height, width = (n * ds.sizes[dim] for n, dim in ((rows, "height"), (min(CLASSES, ds.sizes["class"]), "width")))
-    cell = min(4.5, (14.0 if runs > 3 else WIDTH - 0.6) / runs)
+    cell = min(4.5, (14.0 if runs > 3 else PAGE_WIDTH - 0.6) / runs)
     title = "What do the samples look like?"
     figure = new_figure(title, max(cell * runs + 0.6, 5.0), 0.7 + len(settings) * (cell * height / width + 0.12))
     grid = figure.subplots(len(settings), runs, squeeze=False)
@@ -93,7 +93,7 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     if not distances:
         allowed = "an evaluation with distances"
         raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
-    figure = new_figure("How good are samples of few network evaluations?", WIDTH, 3.9)
+    figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
     axes = figure.subplots(1, len(distances) + 1)
     for ax, name in zip(axes, distances, strict=False):
         _points(ax, ds, name, tree)
@@ -120,7 +120,7 @@ def fid_by_nfe(tree: xr.DataTree) -> Figure:
         "recall_inception": ("recall", "higher is better"),
     }
     names = [name for name in shown if name in ds]
-    figure = new_figure("What does Inception say of samples of few network evaluations?", WIDTH, 3.9)
+    figure = new_figure("What does Inception say of samples of few network evaluations?", PAGE_WIDTH, 3.9)
     for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         _points(ax, ds, name, tree)
         text, title = shown[name]

@@ -15,9 +15,9 @@ T_FROM = 0.3
 """On a finite data set the exact v* memorises below this t, so that its error there does not measure quality."""
 
 _SAMPLES = ("num_samples", "num_reference", "label_mode", "method", "evaluation_seed", "data", "data_sha256", "weights")
-Evaluation = Literal["evaluation", "fid"]
+SampleGroup = Literal["evaluation", "fid"]
 """Groups of what samples are worth."""
-PROTOCOL: dict[Evaluation, tuple[str, ...]] = {
+PROTOCOL: dict[SampleGroup, tuple[str, ...]] = {
     "evaluation": (*_SAMPLES, "extractor", "extractor_sha256", "exact_rows_per_bin"),
     "fid": (
         *(*_SAMPLES, "inception", "inception_sha256", "reference", "reference_sha256", "decoder"),
@@ -114,7 +114,7 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
     return table
 
 
-def protocol(tree: xr.DataTree, name: Evaluation = "evaluation") -> pd.DataFrame:
+def protocol(tree: xr.DataTree, name: SampleGroup = "evaluation") -> pd.DataFrame:
     """Return how each run was evaluated: index `run`, a column of texts for each name in PROTOCOL ("" if unknown).
 
     Args:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.analysis.figure_style import (
-    WIDTH,
+    PAGE_WIDTH,
     Colour,
     line_legend,
     log_axis,
@@ -58,7 +58,7 @@ def losses(tree: xr.DataTree) -> Figure:
         ValueError: No run has the group training.
     """
     ds = group(tree, "training")
-    figure = new_figure("Do the raw losses fall, and do they stay finite?", WIDTH, 3.7)
+    figure = new_figure("Do the raw losses fall, and do they stay finite?", PAGE_WIDTH, 3.7)
     titles = {"raw_v": "r = t rows (v)", "raw_u": "r < t rows (u)"}
     for ax, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for run, colour in run_colours(tree).items():

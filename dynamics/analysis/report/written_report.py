@@ -29,7 +29,7 @@ from dynamics.options import invalid
 from dynamics.store import collect, read_run, write_tree
 
 
-class Picture(NamedTuple):
+class ReportPicture(NamedTuple):
     """One figure of the report."""
 
     name: str
@@ -39,88 +39,88 @@ class Picture(NamedTuple):
     caption: str
 
 
-PICTURES = (
-    Picture(
+REPORT_PICTURES = (
+    ReportPicture(
         "sample_grids",
         "evaluation",
         sample_grids,
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
     ),
-    Picture(
+    ReportPicture(
         "samples_decoded",
         "fid",
         lambda tree: sample_grids(tree, of="fid"),
         "Samples of the same noise and labels, decoded where they are latents, by sampled field and number of network "
         "evaluations (NFE); a column is a class.",
     ),
-    Picture("fid_by_nfe", "fid", fid_by_nfe, "FID and its companions by number of network evaluations."),
-    Picture(
+    ReportPicture("fid_by_nfe", "fid", fid_by_nfe, "FID and its companions by number of network evaluations."),
+    ReportPicture(
         "distance_by_nfe",
         "evaluation",
         distance_by_nfe,
         "Frechet distance to the reference images, and share of samples that a classifier puts into the class asked "
         "for, by number of network evaluations.",
     ),
-    Picture(
+    ReportPicture(
         "error_by_gap",
         "gaps",
         error_by_gap,
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
     ),
-    Picture(
+    ReportPicture(
         "velocity_errors",
         "gaps",
         velocity_errors,
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
     ),
-    Picture(
+    ReportPicture(
         "losses",
         "training",
         losses,
         "Raw losses (before any weighting) of the rows with r = t and with r < t; smoothed, the recorded values faint.",
     ),
-    Picture(
+    ReportPicture(
         "loss_map",
         "cells",
         loss_map,
         "Mean raw loss of all training rows by time and gap, in the first, second and last third of training.",
     ),
-    Picture(
+    ReportPicture(
         "schedule",
         "training",
         schedule,
         "What the curricula did: share of the weight that u gets, their own series, and the gaps that were drawn.",
     ),
-    Picture(
+    ReportPicture(
         "affinity",
         "gram",
         lambda tree: affinity_heatmap(affinity(tree)),
         "Cosine between the true gradients of v and of u in each gap bin, from products of independent splits of rows, "
         "at the last measured step.",
     ),
-    Picture(
+    ReportPicture(
         "affinity_over_training",
         "gram",
         lambda tree: affinity_over_training(affinity(tree)),
         "Cosine between the true gradients of v and of u in each gap bin, over training.",
     ),
-    Picture(
+    ReportPicture(
         "noise_scale",
         "gram",
         lambda tree: noise_scale_by_gap(noise_scale(tree)),
         "Gradient noise scale: the batch size at which noise and signal of a task's gradient are equal.",
     ),
-    Picture(
+    ReportPicture(
         "decomposition_stacks",
         "decomposition",
         decomposition_stacks,
         "What the loss of v consists of by time, and the error of u by gap: where u contradicts the network's own v, "
         "and what that v has wrong.",
     ),
-    Picture(
+    ReportPicture(
         "lookahead",
         "lookahead",
         lambda tree: lookahead_heatmap(lookahead(tree)),
@@ -208,7 +208,7 @@ def _open(folders: Sequence[Path], names: Sequence[str]) -> xr.DataTree:
 def _pictures(tree: xr.DataTree, out: Path) -> str:
     """Draw the figures that the groups allow, and link them; say what adds the others."""
     parts = []
-    for picture in PICTURES:
+    for picture in REPORT_PICTURES:
         if _left_out(tree, picture.group):
             continue
         if picture.group not in tree.children:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from dynamics.analysis.figure_style import (
-    WIDTH,
+    PAGE_WIDTH,
     check_known,
     line_legend,
     log_axis,
@@ -62,7 +62,7 @@ def arms(
         names = list(order)
     if baseline is not None:
         check_known("baseline", baseline, names)
-    figure = new_figure("Do the arms differ by more than their seeds?", WIDTH, 1.5 + 0.25 * len(names))
+    figure = new_figure("Do the arms differ by more than their seeds?", PAGE_WIDTH, 1.5 + 0.25 * len(names))
     for ax, name in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
         means = over_seeds(columns[name], ["arm"], is_ratio(name))
         seeds = columns[name].groupby(["arm", "seed"])["value"].mean()
@@ -107,7 +107,7 @@ def errors_by_length(
     frames = {
         name: seed_values(table, by, name).assign(length=seed_values(table, along, name)["arm"]) for name in metrics
     }
-    figure = new_figure("How long must each arm train for the same result?", WIDTH, 4.0)
+    figure = new_figure("How long must each arm train for the same result?", PAGE_WIDTH, 4.0)
     names = list(dict.fromkeys(frames[metrics[0]].arm))
     check_known("baseline", baseline, names)
     colours = palette(names)

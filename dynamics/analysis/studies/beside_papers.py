@@ -15,7 +15,7 @@ from dynamics.options import invalid
 
 Ours = tuple[str, str, str, str]
 OUR_COLUMNS = ("ours", "our change", "verdict", "reason")
-PUBLISHED = Path(__file__).with_name("published.csv")
+PUBLISHED_FILE = Path(__file__).with_name("published.csv")
 FID1, FID2, FID32 = "FID, 1 evaluation of u", "FID, 2 evaluations of u", "FID, 32 evaluations of v = u(z, t, t)"
 PARAMETERS, GFLOPS = "million parameters", "GFLOPs of a forward pass"
 RETRAINING = "2606.20536"
@@ -42,7 +42,7 @@ def published() -> pd.DataFrame:
         (9.87, 11.58, '2511.19065')
     """
     numbers = ("value", "reference")
-    table = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
+    table = pd.read_csv(PUBLISHED_FILE, dtype=str, keep_default_na=False)
     return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from dynamics.analysis.figure_style import WIDTH, Colour, new_figure, styled
+from dynamics.analysis.figure_style import PAGE_WIDTH, Colour, new_figure, styled
 from dynamics.analysis.studies.claims import LEVEL, Finding
 from dynamics.options import invalid
 
@@ -35,7 +35,7 @@ def effects(findings: Sequence[Finding]) -> Figure:
         raise invalid("findings", [], "one finding or more", "pass the findings of an experiment that makes claims")
     kinds = [(f.is_ratio, not f.is_ratio and f.claim.than is not None) for f in findings]
     parts = [[f for f, own in zip(findings, kinds, strict=True) if own == kind] for kind in sorted(set(kinds))[::-1]]
-    figure = new_figure("Does each claim come out as it was stated?", WIDTH, 1.5 + 0.42 * len(findings))
+    figure = new_figure("Does each claim come out as it was stated?", PAGE_WIDTH, 1.5 + 0.42 * len(findings))
     grid = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(part) + 0.8 for part in parts])[:, 0]
     for ax, part in zip(grid, parts, strict=True):
         _forest(ax, part)

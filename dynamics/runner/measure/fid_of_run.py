@@ -99,7 +99,7 @@ def _source(
         "data": data.name,
         "data_sha256": data.sha256,
     }
-    return ImageSource(u, data.shape, data.num_classes, device, decode), about
+    return ImageSource(u, data.shape, data.condition, device, decode), about
 
 
 def _decoder(

@@ -75,7 +75,7 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
         ValueError: An unknown kind, an option that none of the kinds has, or a value it does not take.
     """
     config = RunFolder(Path(run_dir)).read_config()
-    members = {kind: InstrumentOptions.member(kind) for kind in kinds}
+    members = {kind: InstrumentOptions.member(kind, "instruments") for kind in kinds}
     unused = [name for name in changes if not any(name in member.model_fields for member in members.values())]
     if unused:
         raise invalid("options", unused, f"options of {', '.join(kinds)}", "leave them out, or add their instrument")

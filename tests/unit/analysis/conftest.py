@@ -65,7 +65,7 @@ def on_latents(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def imported(tmp_path: Path) -> Path:
     """Folder of public weights, of which nothing is known but FID."""
-    about = {"imported_from": "willisma/SiT", "imported_file": "SiT-XL-2-256.pt", "meaning": "v"}
+    about = {"imported_as": "sit", "imported_from": "willisma/SiT", "imported_file": "SiT-XL-2-256.pt", "meaning": "v"}
     return store(tmp_path / "sit", {"name": "sit"}, {"fid": fid(2.0)}, **about)
 
 

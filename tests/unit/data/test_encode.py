@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamics.data import DataOptions, Latents, load
+from dynamics.data import DataOptions, Latents
 from dynamics.data.encode import EncodeOptions, centre_crop, encode
 from dynamics.data.image_files import read_image
 from dynamics.data.latents import shard_path, verify
@@ -73,7 +73,7 @@ def test_latents_are_the_autoencoders_own_moments_of_image_and_flip(
     tmp_path: Path, images: Path, vae_folder: Path, vae: Vae
 ) -> None:
     assert encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False) == 0
-    data = load(of(tmp_path / "out"))
+    data = of(tmp_path / "out").load()
     files = sorted(images.rglob("*.png"))
     pixels = torch.stack([cropped(path) for path in files])
     for flip, seen in enumerate((pixels, pixels.flip(3))):
@@ -111,7 +111,7 @@ def test_shards_and_interruptions_change_nothing(
     assert sorted(made(parts)) == ["shards/00000.f16", "shards/00000.json"]
     assert list(parts.rglob("*.tmp")) == []
     with pytest.raises(ValueError, match=r"1 files of latents and no record\.json.*repeat the command"):
-        load(of(parts))
+        of(parts).load()
     before = shard_path(parts, 0).stat().st_mtime_ns
     left_by_a_kill = parts / "shards" / ".00002.f16.0123.tmp"
     left_by_a_kill.write_bytes(b"half")
@@ -217,7 +217,7 @@ def test_tar_files_with_classes_as_folders(tmp_path: Path, images: Path, vae_fol
         packed(tmp_path / "tars" / name, members | {"README.txt": b"no image"})
     assert encode(tmp_path / "tars", tmp_path / "packed", options(vae_folder), CPU, progress=False) == 0
     encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    packed_set, plain = load(of(tmp_path / "packed")), load(of(tmp_path / "out"))
+    packed_set, plain = of(tmp_path / "packed").load(), of(tmp_path / "out").load()
     assert packed_set.record.classes == CLASSES
     assert [shard.count for shard in packed_set.record.shards] == [3, 6]
     torch.testing.assert_close(packed_set.reference(), plain.reference(), rtol=2e-3, atol=1e-4)
@@ -229,7 +229,7 @@ def test_tar_files_with_numbers_as_classes(tmp_path: Path, images: Path, vae_fol
     members = {f"{key}.{end}": x for key, number in numbers.items() for end, x in (("png", content), ("cls", number))}
     tar = packed(tmp_path / "one.tar", members)
     encode(tar, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    data = load(of(tmp_path / "out"))
+    data = of(tmp_path / "out").load()
     assert data.reference()[1].tolist() == [10, 2, 0]
     assert data.record.classes == tuple(map(str, range(11)))
 

@@ -10,7 +10,7 @@ from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
 from dynamics.config import RunConfig
 from dynamics.curricula import Progress, plan_for
-from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices, dimensions, load
+from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, shard_path, verify
 from dynamics.evaluation import EvaluationOptions, reference_for
 from dynamics.flow.condition import ClassLabels
@@ -107,11 +107,11 @@ def test_what_results_say_about_latents(data: LatentSet, folder: Path) -> None:
 
 
 def test_dimensions_need_no_latents(folder: Path) -> None:
-    assert dimensions(Latents(image_size=512)) == ((4, 64, 64), 1000)
-    assert dimensions(Digits()) == ((1, 8, 8), 10)
+    assert Latents(image_size=512).dimensions() == ((4, 64, 64), ClassLabels(1000))
+    assert Digits().dimensions() == ((1, 8, 8), ClassLabels(10))
     for file in (folder / "shards").iterdir():
         file.unlink()
-    assert dimensions(Latents(path=folder, **OPTIONS)) == (SHAPE, 3)
+    assert Latents(path=folder, **OPTIONS).dimensions() == (SHAPE, ClassLabels(3))
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_dimensions_need_no_latents(folder: Path) -> None:
 )
 def test_latents_of_another_making_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load(Latents(**({"path": folder} | OPTIONS | changes)))
+        Latents(**({"path": folder} | OPTIONS | changes)).load()
 
 
 def test_the_hash_of_the_weights_names_an_autoencoder_too(folder: Path) -> None:
-    assert load(Latents(path=folder, **(OPTIONS | {"vae": "f" * 64}))).num_classes == 3
+    assert Latents(path=folder, **(OPTIONS | {"vae": "f" * 64})).load().num_classes == 3
 
 
 def truncate(folder: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_run_records_losses_and_leaves_out_what_needs_exact_velocities(
     assert {"gram", "v_loss", "u_inconsistency", "u_ode_error"} <= parts
     assert [name for name in parts if str(name).startswith(("u_error", "u_scale", "u_inherited"))] == []
 
-    assert reference_for(load(config.data)).extractor is None
+    assert reference_for(config.data.load()).extractor is None
     evaluate_run(out, EvaluationOptions(nfe=(1,), num_samples=4), exact_rows=4, progress=False)
     evaluate_run(out, EvaluationOptions(nfe=(1, 2), num_samples=4), exact_rows=4, progress=False)
     evaluation = read_run(out / "run.nc")["evaluation"].to_dataset()

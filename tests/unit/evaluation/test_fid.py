@@ -15,7 +15,8 @@ from dynamics.evaluation.distances import frechet_distance, frechet_from_moments
 from dynamics.evaluation.fid import FidOptions, ImageSource, Parts, evaluate_fid, pixels_to_images
 from dynamics.evaluation.inception import Inception, import_torchvision, inception_score
 from dynamics.evaluation.moments import Moments, Statistics, compute_statistics, load_statistics
-from dynamics.evaluation.sample_quality import draw_labels
+from dynamics.evaluation.sample_quality import draw_conditions
+from dynamics.flow.condition import ClassLabels
 from dynamics.rng import generator
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def u(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
 
 
 def source(velocity: Any = u, channels: int = 3) -> ImageSource:
-    return ImageSource(velocity, (channels, 4, 4), 4, CPU)
+    return ImageSource(velocity, (channels, 4, 4), ClassLabels(4), CPU)
 
 
 def options(**changes: Any) -> FidOptions:
@@ -178,7 +179,7 @@ def test_statistics_of_a_folder(inception: Inception, tmp_path: Path) -> None:
 
 def test_numbers_are_those_of_the_features(inception: Inception, reference: Statistics, tmp_path: Path) -> None:
     measured = evaluate_fid(source(), options(), inception, reference, Parts(tmp_path / "parts"))
-    labels, real = draw_labels(options(), 4), reference.features
+    labels, real = draw_conditions(options(), ClassLabels(4)), reference.features
     assert real is not None
     for nfe in (1, 2):
         images = source().images(0, labels, options())[nfe]
@@ -206,7 +207,8 @@ def test_pictures_are_of_every_class_and_of_noise_that_counts_for_nothing_else(
         shown = measured.samples.sel(field="u", nfe=nfe).values
         expected = source().images(30, labels, options())[nfe]
         assert np.array_equal(shown, expected.reshape(4, 3, *expected.shape[1:]).numpy())
-    counted = {image.numpy().tobytes() for image in source().images(0, draw_labels(options(), 4), options())[1]}
+    images = source().images(0, draw_conditions(options(), ClassLabels(4)), options())[1]
+    counted = {image.numpy().tobytes() for image in images}
     assert not counted & {image.tobytes() for image in measured.samples.values[0, 0].reshape(12, 3, 4, 4)}
 
 
@@ -215,7 +217,7 @@ def test_precision_and_recall_compare_equal_counts(inception: Inception, referen
     measured = evaluate_fid(
         source(), options(num_samples=40, neighbour_rows=100), inception, reference, Parts(tmp_path / "parts")
     )
-    images = source().images(0, draw_labels(options(num_samples=40), 4), options())[1]
+    images = source().images(0, draw_conditions(options(num_samples=40), ClassLabels(4)), options())[1]
     inside = precision_recall(reference.features, inception.features(images))
     assert 0 < inside.precision < 1 or 0 < inside.recall < 1
     assert float(measured.precision_inception[0, 0]) == inside.precision
@@ -229,7 +231,7 @@ def test_many_rows_take_kernel_subsets(
     monkeypatch.setattr(fid, "KERNEL_ROWS", 30)
     monkeypatch.setattr(fid, "KERNEL_SUBSET", 10)
     measured = evaluate_fid(source(), options(nfe=(1,)), inception, reference, Parts(tmp_path / "parts"))
-    images = source().images(0, draw_labels(options(), 4), options())[1]
+    images = source().images(0, draw_conditions(options(), ClassLabels(4)), options())[1]
     assert reference.features is not None
     kernel = kernel_distance(reference.features, inception.features(images), 10)
     assert float(measured.kd_inception[0, 0]) == pytest.approx(kernel.value, rel=1e-9)
@@ -271,7 +273,7 @@ def test_all_settings_share_noise_and_labels(inception: Inception, reference: St
     noise = {nfe: torch.cat(parts) for nfe, parts in starts.items()}
     assert torch.equal(noise[1], noise[2])
     assert torch.equal(noise[1], noise[4])
-    assert torch.equal(torch.cat(asked[0::3])[:30], draw_labels(options(), 4))
+    assert torch.equal(torch.cat(asked[0::3])[:30], draw_conditions(options(), ClassLabels(4)))
     assert abs(float(noise[1].mean())) < 0.1
     assert abs(float(noise[1].std()) - 1) < 0.1
     other = source().images(0, torch.zeros(3, dtype=torch.long), options(seed=1))[1]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from dynamics.training.cells import QUANTITIES
 
 from dynamics.config import RunConfig
 from dynamics.data import load
@@ -9,7 +10,6 @@ from dynamics.instruments import CellsOptions, CellsProbe
 from dynamics.models import build
 from dynamics.store.schema import check
 from dynamics.training import start
-from dynamics.training.cells import QUANTITIES
 
 
 def test_the_record_is_the_state_labelled(tiny: RunConfig) -> None:

@@ -1,36 +1,36 @@
 """Corrupted targets of v: how the noise enters, whose it is, and that nothing else changes."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
+from builders import CPU, NOW, batch, recipe
 from torch import Tensor
 
-from dynamics.curricula import Progress, plan_for
-from dynamics.data import Digits
-from dynamics.flow.rows import Rows, draw_rows
-from dynamics.flow.times import LogitNormalPair, TimesOptions
-from dynamics.objectives import CorruptedMeanFlow, MeanFlow, total_derivative
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.rows import Rows
+from dynamics.models import Network
+from dynamics.objectives import CorruptedMeanFlow, Guidance, MeanFlow, Objective
+from dynamics.objectives.corruption import CorruptedRows
 from dynamics.training import draw
-
-LAW = LogitNormalPair()
 
 
 def rows(num: int = 8, num_gap: int = 2, seed: int = 0) -> Rows:
-    x = torch.randn(num, 1, 2, 3, generator=torch.Generator().manual_seed(seed))
-    y = torch.zeros(num, dtype=torch.long)
-    return draw_rows(x, y, equal_law=LAW, gap_law=LAW, num_gap=num_gap, seed=seed, tag=0)
+    return batch(num, num_gap, shape=(1, 2, 3), condition=ClassLabels(1), seed=seed, dtype=torch.float32)
 
 
-def field(z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+def field(z: Tensor, t: Tensor, r: Tensor, c: Tensor) -> Tensor:
     return 0.5 * z * (1 + t + r)[:, None, None, None]
 
 
+def corrupted(objective: Objective, rows: Rows, seed: int = 0, step: int = 0) -> CorruptedRows:
+    prepared = objective.prepare(rows, seed, step)
+    assert isinstance(prepared, CorruptedRows)
+    return prepared
+
+
 def noise(seed: int = 0, step: int = 0, batch: Rows | None = None, **options: object) -> Tensor:
-    found = CorruptedMeanFlow.model_validate(options).corrupt(batch or rows(), seed, step).v_noise
-    assert found is not None
-    return found
+    return corrupted(CorruptedMeanFlow.model_validate(options), batch or rows(), seed, step).v_noise
 
 
 @pytest.mark.parametrize("kind", ["fresh", "image", "run"])
@@ -71,46 +71,45 @@ def test_noise_of_the_run_is_one_for_all_rows_and_steps() -> None:
 
 
 def test_only_targets_of_r_equal_t_rows_move_and_by_exactly_the_noise() -> None:
-    du_dt = partial(total_derivative, field)
-    clean = MeanFlow().terms(field, du_dt, rows(), num_classes=1)
-    corrupted = CorruptedMeanFlow(level=0.5)
-    batch = corrupted.corrupt(rows(), seed=0, step=0)
-    assert batch.v_noise is not None
-    terms = corrupted.terms(field, du_dt, batch, num_classes=1)
+    net, objective = Network(field), CorruptedMeanFlow(level=0.5)
+    clean, batch = MeanFlow().loss(net, rows(), NOW), corrupted(objective, rows())
+    terms = objective.loss(net, batch, NOW)
     torch.testing.assert_close(terms.target[:6] - clean.target[:6], batch.v_noise[:6])
     assert torch.equal(terms.target[6:], clean.target[6:])
     assert torch.equal(terms.prediction, clean.prediction)
-    assert torch.equal(corrupted.terms(field, du_dt, rows(), 1).raw, clean.raw), "instruments draw clean rows"
+    assert torch.equal(objective.loss(net, rows(), NOW).raw, clean.raw), "instruments draw clean rows"
 
 
 def test_level_zero_is_meanflow() -> None:
-    du_dt = partial(total_derivative, field)
-    corrupted = CorruptedMeanFlow(level=0.0)
-    terms = corrupted.terms(field, du_dt, corrupted.corrupt(rows(), 0, 0), num_classes=1)
-    assert torch.equal(terms.raw, MeanFlow().terms(field, du_dt, rows(), num_classes=1).raw)
+    objective = CorruptedMeanFlow(level=0.0)
+    terms = objective.loss(Network(field), corrupted(objective, rows()), NOW)
+    assert torch.equal(terms.raw, MeanFlow().loss(Network(field), rows(), NOW).raw)
 
 
 def test_noise_stays_with_its_rows() -> None:
-    batch = CorruptedMeanFlow(level=1.0).corrupt(rows(8, 4), 0, 0)
-    assert batch.v_noise is not None
-    shard, part = batch.shard(1, 2), batch.part(3, 6)
-    assert shard.v_noise is not None
-    assert part.v_noise is not None
-    assert torch.equal(shard.v_noise, batch.v_noise[1::2])
-    assert torch.equal(part.v_noise, batch.v_noise[3:6])
-    moved = batch.to(torch.device("cpu"), torch.float64).v_noise
-    assert moved is not None
-    assert moved.dtype == torch.float64
+    batch = corrupted(CorruptedMeanFlow(level=1.0), rows(8, 4))
+    shard, part, moved = batch.shard(1, 2), batch.part(3, 6), batch.to(CPU, torch.float64)
+    for found, expected in ((shard, batch.v_noise[1::2]), (part, batch.v_noise[3:6]), (moved, batch.v_noise.double())):
+        assert isinstance(found, CorruptedRows)
+        assert torch.equal(found.v_noise, expected)
+    assert moved.v_noise.dtype == torch.float64
 
 
 def test_training_draws_it() -> None:
-    data = Digits().load()
-    plan = plan_for(TimesOptions(), (), Progress(0, 10), [])
-    drawn = draw(data, plan, CorruptedMeanFlow(level=0.3), 16, seed=2, step=5)
-    clean = draw(data, plan, MeanFlow(), 16, seed=2, step=5)
-    assert clean.v_noise is None
-    assert torch.equal(drawn.e, clean.e), "the same rows with and without"
-    assert drawn.v_noise is not None
-    expected = CorruptedMeanFlow(level=0.3).corrupt(clean, seed=2, step=5).v_noise
-    assert expected is not None
-    assert torch.equal(drawn.v_noise, expected)
+    """On the rows that clean training would draw, with the same conditions dropped."""
+    of = {o.kind: recipe(o, seed=2) for o in (CorruptedMeanFlow(level=0.3), MeanFlow())}
+    drawn, clean = (draw(r, r.plan(5, []), step=5) for r in of.values())
+    assert not isinstance(clean, CorruptedRows)
+    assert isinstance(drawn, CorruptedRows)
+    for name in ("x", "e", "t", "r", "c", "dropped"):
+        assert torch.equal(getattr(drawn, name), getattr(clean, name)), name
+    again = corrupted(CorruptedMeanFlow(level=0.3), clean, seed=2, step=5)
+    assert torch.equal(drawn.v_noise, again.v_noise)
+    assert not torch.equal(drawn.v_noise, corrupted(CorruptedMeanFlow(level=0.3), clean, seed=2, step=6).v_noise)
+
+
+def test_instruments_measure_the_clean_loss() -> None:
+    guidance = Guidance(k=0.5)
+    objective = CorruptedMeanFlow(level=0.3, guidance=guidance)
+    assert objective.measured("run") == MeanFlow(guidance=guidance)
+    assert objective.measured("off") == MeanFlow()

@@ -1,53 +1,25 @@
 """Edges and errors of the objectives, what they ask of the network, and the compiled derivative."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from builders import LABELS, NOW, SHAPE, Counting, Pieces, batch, gradients, network
 
-from dynamics.flow.rows import Rows, draw_rows
-from dynamics.flow.times import LogitNormalPair
-from dynamics.models import DiTOptions, MLPOptions, Model, build
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, total_derivative
-from dynamics.rng import generator
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import expand
+from dynamics.flow.rows import Rows
+from dynamics.models import DiTOptions, MLPOptions, Network, build, directional_derivative
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.oracles import GuidedOracle, MixtureOracle
 
-SHAPE, NUM_CLASSES = (1, 4, 4), 3
-
-
-def network(options: DiTOptions | MLPOptions = MLPOptions(dim=16, depth=1)) -> Model:  # noqa: B008 - frozen
-    model = build(options, SHAPE, NUM_CLASSES, seed=0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    return model
+NO_DROP = Guidance(label_drop_prob=0)
 
 
-def batch(num_rows: int, num_gap: int, guidance: Guidance = Guidance(label_drop_prob=0)) -> Rows:  # noqa: B008
-    x, y = torch.randn(num_rows, *SHAPE, generator=generator(0, "x")), torch.arange(num_rows) % NUM_CLASSES
-    law = LogitNormalPair()
-    rows = draw_rows(x, y, equal_law=law, gap_law=law, num_gap=num_gap, seed=0, tag=0)
-    return guidance.drop_labels(rows, NUM_CLASSES, generator(0, "drop"))
-
-
-class Counting:
-    """A network that notes how many rows it is asked for, with and without gradient."""
-
-    def __init__(self) -> None:
-        self.net = network()
-        self.with_gradient: list[int] = []
-        self.without: list[int] = []
-        self.derivative: list[int] = []
-
-    def __call__(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        (self.with_gradient if torch.is_grad_enabled() else self.without).append(len(z))
-        out: Tensor = self.net(z, t, r, y)
-        return out
-
-    def du_dt(self, z: Tensor, t: Tensor, r: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.derivative.append(len(z))
-        return total_derivative(self.net, z, t, r, y, v)
+def rows_of(num_rows: int, num_gap: int, guidance: Guidance = NO_DROP) -> Rows:
+    return guidance.drop_conditions(batch(num_rows, num_gap), seed=0, step=0)
 
 
 @pytest.mark.parametrize(
@@ -61,56 +33,82 @@ class Counting:
 )
 def test_an_objective_asks_only_for_what_it_needs(guidance: Guidance, without: list[int]) -> None:
     """One gradient pass of all rows, the derivative on r < t rows only, guidance in one pass."""
-    counting = Counting()
-    MeanFlow(guidance=guidance).terms(counting, counting.du_dt, batch(16, 4), NUM_CLASSES)
-    assert counting.with_gradient == [16]
-    assert counting.derivative == [4]
-    assert counting.without == without
+    counting = Counting(network())
+    MeanFlow(guidance=guidance).loss(counting, rows_of(16, 4), NOW)
+    assert counting.reached == {"gradient": [16], "jvp": [4], "frozen": without}
 
 
 def test_dropped_rows_ask_for_no_guidance() -> None:
     guidance = Guidance(k=0.5, label_drop_prob=0.5)
-    rows, counting = batch(16, 4, guidance), Counting()
-    MeanFlow(guidance=guidance).terms(counting, counting.du_dt, rows, NUM_CLASSES)
+    rows, counting = rows_of(16, 4, guidance), Counting(network())
+    MeanFlow(guidance=guidance).loss(counting, rows, NOW)
     kept = int((~rows.dropped).sum())
-    assert counting.without == [kept + int((~rows.dropped[12:]).sum())]
+    assert counting.reached["frozen"] == [kept + int((~rows.dropped[12:]).sum())]
     assert 0 < kept < 16
 
 
+@pytest.mark.parametrize("guidance", [Guidance(k=0.5), Guidance(w=0.5, k=0.5), Guidance(w=2.0), Guidance()])
+def test_the_sequence_of_calls_never_depends_on_the_rows(guidance: Guidance) -> None:
+    """Ranks that split the weights meet in every call, whichever rows each has drawn: also none, or only dropped ones."""
+    sequences = set()
+    for num_gap, dropped in ((4, 0), (4, 16), (0, 0), (16, 0), (16, 16), (0, 16), (4, 12)):
+        rows = batch(16, num_gap)
+        rows, counting = rows.drop(torch.arange(16) < dropped), Counting(network())
+        MeanFlow(guidance=guidance).loss(counting, rows, NOW)
+        sequences.add(tuple(kind for kind, _ in counting.calls))
+    expected = ("frozen", "jvp", "gradient") if guidance.active else ("jvp", "gradient")
+    assert sequences == {expected}
+
+
 def test_guidance_asks_once_even_if_every_label_was_dropped() -> None:
-    """Ranks that split the weights must call the network equally often, whichever rows each has drawn."""
-    guidance = Guidance(k=0.5, label_drop_prob=1 - 1e-9)
-    rows, counting = batch(4, 2, guidance), Counting()
-    assert bool(rows.dropped.all())
-    v_unc, v_con = guidance.velocities(counting, rows, rows.x, NUM_CLASSES)
-    assert counting.without == [1]
+    guidance, counting = Guidance(k=0.5), Counting(network())
+    rows = batch(4, 2).drop(torch.ones(4, dtype=torch.bool))
+    v_unc, v_con = guidance.velocities(counting, rows, rows.x)
+    assert counting.calls == [("frozen", 0)]
     assert not v_unc.any()
     assert not v_con.any()
-    assert v_con.shape[0] == 2
+    assert v_unc.shape == v_con.shape == rows.x.shape
+
+
+def test_guidance_asks_for_the_velocities_of_its_rows() -> None:
+    """v_unc of all rows whose label was kept, v_con of those with r < t; zero elsewhere."""
+    net, rows = network(), batch(16, 4).drop(torch.arange(16) % 3 == 0)
+    z, _ = rows.path()
+    v_unc, v_con = Guidance(k=0.5).velocities(Network(net), rows, z)
+    with torch.no_grad():
+        null = torch.full_like(rows.c, LABELS.num_classes)
+        of_null, of_label = net(z, rows.t, rows.t, null), net(z, rows.t, rows.t, rows.c)
+    kept, is_gap = ~rows.dropped, torch.arange(16) >= 12
+    for found, expected, where in ((v_unc, of_null, kept), (v_con, of_label, kept & is_gap)):
+        torch.testing.assert_close(found[where], expected[where], rtol=1e-12, atol=1e-12)
+        assert not found[~where].any()
+        assert not found.requires_grad
+        assert 0 < int(where.sum()) < 16
 
 
 def test_without_gap_rows_nothing_is_differentiated() -> None:
-    counting = Counting()
-    terms = MeanFlow().terms(counting, counting.du_dt, batch(4, 0), NUM_CLASSES)
-    assert counting.derivative == []
-    assert terms.du_dt_norm.shape == (0,)
+    counting = Counting(network())
+    terms = MeanFlow().loss(counting, rows_of(4, 0), NOW)
+    assert counting.reached["jvp"] == []
+    assert terms.du_dt is not None
+    assert len(terms.du_dt) == 0
+    assert terms.du_dt_norm.tolist() == [0] * 4
     assert terms.raw.shape == terms.target_norm.shape == (4,)
 
 
 @pytest.mark.parametrize(("t", "r"), [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (1e-6, 0.0)])
 def test_edges_of_time_are_finite(t: float, r: float) -> None:
-    rows = batch(4, 4)
-    rows = Rows(rows.x, rows.e, torch.full((4,), t), torch.full((4,), r), rows.y, rows.dropped, 0)
-    net = network()
-    terms = MeanFlow(guidance=Guidance(k=0.5)).terms(net, partial(total_derivative, net), rows, NUM_CLASSES)
+    net, rows = network(dtype=torch.float32), batch(4, 4, dtype=torch.float32)
+    rows = replace(rows, t=torch.full((4,), t), r=torch.full((4,), r))
+    terms = MeanFlow(guidance=Guidance(k=0.5)).loss(Network(net), rows, NOW)
     (terms.raw * terms.adaptive).mean().backward()
     assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
 
 
 def test_losses_are_sums_over_channels_and_pixels() -> None:
     """At initialisation u = 0, so an r = t row's loss is ||e - x||^2."""
-    model, rows = build(MLPOptions(dim=16, depth=1), SHAPE, NUM_CLASSES, seed=0), batch(6, 0)
-    raw = MeanFlow().terms(model, partial(total_derivative, model), rows, NUM_CLASSES).raw
+    model, rows = build(MLPOptions(dim=16, depth=1), SHAPE, LABELS, seed=0).double(), rows_of(6, 0)
+    raw = MeanFlow().loss(Network(model), rows, NOW).raw
     torch.testing.assert_close(raw.detach(), (rows.e - rows.x).square().sum((1, 2, 3)))
 
 
@@ -128,9 +126,8 @@ def test_a_full_adaptive_weight_hides_the_loss() -> None:
 
 
 def test_flow_matching_refuses_gap_rows() -> None:
-    net = network()
     with pytest.raises(ValueError, match=r"rows: received '2 rows with r < t'; allowed: .*; remedy: .*gap_share to 0"):
-        FlowMatching().terms(net, partial(total_derivative, net), batch(4, 2), NUM_CLASSES)
+        FlowMatching().loss(Network(network()), rows_of(4, 2), NOW)
 
 
 def test_guidance_errors() -> None:
@@ -152,19 +149,151 @@ def test_a_broken_conditional_branch_does_not_hide() -> None:
     net = network()
     with torch.no_grad():
         net.final.bias[0] = math.nan
-    terms = MeanFlow().terms(net, partial(total_derivative, net), batch(4, 2), NUM_CLASSES)
+    terms = MeanFlow().loss(Network(net), rows_of(4, 2), NOW)
     assert bool(terms.raw.isnan().all())
 
 
 def test_compiled_derivative_agrees() -> None:
     """The tracer takes other branches in our linear layer and attention; the numbers must stay."""
-    net = network(DiTOptions(patch_size=2, dim=8, depth=1, heads=2))
-    rows = batch(6, 2)
+    net = network(DiTOptions(patch_size=2, dim=8, depth=1, heads=2), dtype=torch.float32)
+    rows = batch(6, 2, dtype=torch.float32)
     z, v = rows.path()
     n = rows.num_equal
-    arguments = [a.clone() for a in (z[n:], rows.t[n:], rows.r[n:], rows.y[n:], v[n:])]
-    eager = total_derivative(net, *arguments)
-    compiled = torch.compile(partial(total_derivative, net), backend="aot_eager")(*arguments)
+    t = rows.t[n:].clone()
+    arguments = [z[n:].clone(), t, rows.r[n:].clone(), rows.c[n:].clone(), v[n:].clone(), 0 * t + 1, 0 * t]
+    with torch.no_grad():
+        eager = directional_derivative(net, *arguments)
+        compiled = torch.compile(partial(directional_derivative, net), backend="aot_eager")(*arguments)
     for found, expected in zip(compiled, eager, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert float(eager[1].abs().max()) > 1e-2
+
+
+# ---- what the toolkit has to know of an objective --------------------------------------------------------------------
+
+MEMBERS = {k: m for k, m in Objective.members().items() if m.__module__.startswith("dynamics.")}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
+    """For r = t and r < t rows alike, whatever the guidance; an objective without parts says so."""
+    net = network("dit")
+    for guidance in (Guidance(), Guidance(w=0.5, k=0.4, t_start=0.3)):
+        objective = MEMBERS[kind].model_validate({"guidance": guidance})
+        rows = objective.prepare(batch(8, 4 if objective.TAKES_GAPS else 0), seed=0, step=0)
+        terms = objective.loss(Network(net), rows, NOW)
+        parts = objective.parts(terms, rows)
+        if not parts:
+            assert kind == "flow_matching"
+            continue
+        assert all(part.shape == (8,) for part in parts.values())
+        weight = torch.rand(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        whole = torch.autograd.grad((weight * terms.raw).sum(), list(net.parameters()), retain_graph=True)
+        each = [
+            torch.autograd.grad((weight * p).sum(), list(net.parameters()), retain_graph=True) for p in parts.values()
+        ]
+        for gradient, *shares in zip(whole, *each, strict=True):
+            torch.testing.assert_close(gradient, sum(shares), rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
+        assert bool((parts["consistency"][4:] != 0).all())
+        assert not parts["consistency"][:4].any(), "r = t rows have no gap to be consistent over"
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance(label_drop_prob=0.25),
+        Guidance(k=0.5, label_drop_prob=0.25),
+        Guidance(w=0.5, k=0.5, label_drop_prob=0.25),
+        Guidance(w=2.0, label_drop_prob=0.25),
+    ],
+)
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_forwards_per_row_are_those_that_are_made(kind: str, guidance: Guidance) -> None:
+    """A pass with gradient counts three, a derivative two; labels dropped at exactly their probability."""
+    objective = MEMBERS[kind].model_validate({"guidance": guidance})
+    for num_gap in (4, 8, 16) if objective.TAKES_GAPS else (0,):
+        rows, counting = batch(16, num_gap).drop(torch.arange(16) % 4 == 1), Counting(network())
+        objective.loss(counting, rows, NOW)
+        made = {name: sum(of_call) for name, of_call in counting.reached.items()}
+        expected = (3 * made["gradient"] + 2 * made["jvp"] + made["frozen"]) / 16
+        assert objective.forwards_per_row(num_gap / 16) == pytest.approx(expected)
+
+
+GUIDANCES = {
+    "none": Guidance(),
+    "everywhere": Guidance(w=0.6, k=0.3),
+    "inside an interval": Guidance(w=0.5, k=0.6, t_start=0.3, t_end=0.8),
+}
+
+
+def known(oracle: MixtureOracle, at_mean: bool) -> Rows:
+    """Rows of two classes, half of them with r = t; `at_mean` gives each the mean of v at its z_t in place of its v."""
+    rows = batch(32, 16, shape=(2, 1, 1), condition=ClassLabels(2))
+    if not at_mean:
+        return rows
+    z, t = rows.path()[0], expand(rows.t, rows.x)
+    v = oracle.v(z, rows.t, rows.c)
+    return replace(rows, x=z - t * v, e=z + (1 - t) * v)
+
+
+@pytest.fixture
+def oracle() -> MixtureOracle:
+    """Two classes in the plane, of two Gaussians each."""
+    means = torch.tensor([[1.0, 0.2], [-0.5, 1.0], [-1.0, -0.3], [0.4, -1.1]])
+    spread = torch.eye(2).expand(4, 2, 2) * torch.tensor([0.3, 0.2, 0.25, 0.4])[:, None, None]
+    return MixtureOracle(means, spread, torch.full((4,), 0.25), torch.tensor([0, 0, 1, 1]), num_steps=64)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
+    """Targets are linear in v; at v's mean given z_t they are what u has to be, if u is the truth."""
+    objective = MEMBERS[kind].model_validate({"guidance": guidance})
+    truth, rows = objective.truth(oracle), known(oracle, at_mean=True)
+    rows = rows if objective.TAKES_GAPS else rows.part(0, 16)
+    terms = objective.loss(Network(truth.u), rows, NOW)
+    assert float(terms.raw.max()) < 1e-6
+    assert float(terms.target.flatten(1).norm(dim=1).min()) > 0.05
+    if kind != "flow_matching" and guidance.active:
+        assert isinstance(truth, GuidedOracle)
+        assert float(objective.loss(Network(oracle.u), rows, NOW).raw.max()) > 1e-2, "the data's own are not it"
+    else:
+        assert truth is oracle
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
+    objective, net = MEMBERS[kind].model_validate({"guidance": guidance}), network("mlp", (2, 1, 1), ClassLabels(2))
+    drawn, mean = (known(oracle, at_mean).part(0, 16) for at_mean in (False, True))
+    targets = [objective.loss(Network(net), rows, NOW).target for rows in (drawn, mean)]
+    noise = objective.target_noise(drawn.path()[1] - mean.path()[1], drawn)
+    torch.testing.assert_close(noise, targets[0] - targets[1], rtol=1e-9, atol=1e-12)
+    assert float(noise.abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_what_instruments_measure(kind: str) -> None:
+    """The clean loss that is trained, or the same with targets that nobody guides."""
+    guidance, adaptive = Guidance(w=0.5, k=0.4), Adaptive(p=0.7, c=0.3)
+    objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive})
+    plain = MEMBERS["flow_matching" if kind == "flow_matching" else "meanflow"]
+    assert objective.measured("run") == plain.model_validate({"guidance": guidance, "adaptive": adaptive})
+    free = objective.measured("off")
+    rows, net = batch(8, 4 if objective.TAKES_GAPS else 0), Network(network())
+    unguided = plain.model_validate({"adaptive": adaptive})
+    torch.testing.assert_close(free.loss(net, rows, NOW).raw, unguided.loss(net, rows, NOW).raw)
+    assert torch.equal(free.loss(net, rows, NOW).adaptive, unguided.loss(net, rows, NOW).adaptive)
+    assert free.measured("run") == free == free.measured("off")
+
+
+@pytest.mark.parametrize("late", ["none", "some", "all"])
+def test_an_objective_may_ask_for_rows_by_what_they_are(late: str) -> None:
+    """Each row gets the gradient that it has alone, whichever others there are; of no rows there is none."""
+    net = network("dit")
+    rows = batch(8, 5)
+    objective = Pieces(split={"none": 1.0, "some": float(rows.t[3:].median()), "all": 0.0}[late])
+    whole = gradients(net, objective.loss(Network(net), rows, NOW).raw.sum())
+    single = [gradients(net, objective.loss(Network(net), rows.part(i, i + 1), NOW).raw.sum()) for i in range(8)]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(gradient, sum(g[name] for g in single), rtol=1e-9, atol=1e-10)

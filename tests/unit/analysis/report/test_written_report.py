@@ -6,12 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dynamics.models.public import CONVENTIONS
 from synthetic_runs import BASE
 
 from dynamics.analysis import run_labels, write_report
 from dynamics.analysis.report import written_report
-from dynamics.analysis.report.repeating import IMPORTED
 from dynamics.store import open_results
 
 
@@ -144,7 +142,3 @@ def test_bad_input_writes_nothing(two: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         write_report([], out)
     assert not out.exists()
-
-
-def test_every_repository_of_public_weights_has_its_name() -> None:
-    assert {of.repository: source for source, of in CONVENTIONS.items()} == IMPORTED
