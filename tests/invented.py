@@ -24,7 +24,9 @@ class Picky(Objective):
     slope alone, which does not depend on every weight; or an ordinary pass and a differentiable derivative together.
     """
 
-    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"picked": ("1", "share of rows that the network was asked about")}
+    SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "picked": ("1", "share of rows that the network was asked about")
+    }
 
     kind: Literal["picky"] = "picky"
     passes: Literal["ordinary", "derivative", "slope", "both"] = "ordinary"

@@ -54,7 +54,10 @@ def test_every_kind_of_the_family_has_its_word(flag: str, root: type[Family]) ->
         (["none", "gaps"], "observe: received 'none'; allowed: .*none alone"),
         ([""], "observe: received ''; allowed: .*gaps"),
         ([], "observe: received .*; allowed: .*gaps, .*or none; remedy"),
-        (["cells:rows=3"], "observe cells: received 'rows=3'; allowed: .* of every; remedy: .*--help for those of cells"),
+        (
+            ["cells:rows=3"],
+            "observe cells: received 'rows=3'; allowed: .* of every; remedy: .*--help for those of cells",
+        ),
         (["cells:"], "observe cells: received ''"),
         (["cells:every"], "observe cells: received 'every'; allowed: option=value"),
         (["cells:every=1,every=2"], "observe cells: received 'every=2'; allowed: option=value, each option once"),
@@ -146,7 +149,9 @@ def test_what_a_member_demands_is_left_for_the_command_line_to_give() -> None:
 def test_an_unknown_kind_is_refused_with_those_there_are(flag: str) -> None:
     root = switches()[flag]
     known = next(iter(root.members()))
-    with pytest.raises(ValueError, match=rf"{root.__name__}.{root.TAG}: received 'mean_flow'; allowed: .*{known}.*; remedy"):
+    with pytest.raises(
+        ValueError, match=rf"{root.__name__}.{root.TAG}: received 'mean_flow'; allowed: .*{known}.*; remedy"
+    ):
         switched(CONFIG, [flag, "mean_flow"])
 
 

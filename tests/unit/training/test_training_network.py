@@ -41,9 +41,7 @@ def by_torch_func(model: torch.nn.Module, rows: Rows, objective: Picky) -> dict[
 @pytest.mark.parametrize("backbone", ["mlp", "dit"])
 @pytest.mark.parametrize("passes", ["derivative", "slope"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_step_goes_back_through_derivatives_as_torch_func_does(
-    passes: str, backbone: str, accumulation: int
-) -> None:
+def test_a_step_goes_back_through_derivatives_as_torch_func_does(passes: str, backbone: str, accumulation: int) -> None:
     objective = Picky.model_validate({"passes": passes, "late": 0.4})
     what = recipe(objective, times=HALF, accumulation=accumulation)
     state = state_of(what, backbone)
@@ -113,8 +111,9 @@ def test_no_rows_are_rows_whose_gradient_is_zero() -> None:
 def test_half_precision_is_for_values_alone() -> None:
     what = recipe(precision="bfloat16")
     state = state_of(what, "dit", torch.float32)
-    net, (z, t, r, c, dz) = TrainingNetwork(state, what.training), (
-        a.float() if a.is_floating_point() else a for a in rows_of_digits()
+    net, (z, t, r, c, dz) = (
+        TrainingNetwork(state, what.training),
+        (a.float() if a.is_floating_point() else a for a in rows_of_digits()),
     )
     exact = state.network("model")
     for answer in (net(z, t, r, c), net.frozen(z, t, r, c), net.frozen(z, t, r, c, "ema")):
