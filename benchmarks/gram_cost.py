@@ -191,11 +191,7 @@ def agreement(bench: Bench, num_splits: int) -> dict[str, object]:
         bench.probe(s.rows_per_split, num_splits=num_splits, backend=backend, rows_per_pass=s.rows_per_pass)
         for backend in ("exact", "sketch")
     )
-    groups = [
-        Group(task_rows(task, k, exact.options, bench.recipe))
-        for task in exact.tasks
-        for k in range(num_splits)
-    ]
+    groups = [Group(task_rows(task, k, exact.options, bench.recipe)) for task in exact.tasks for k in range(num_splits)]
 
     def product(probe: GramProbe) -> tuple[np.ndarray, np.ndarray]:
         collected, _ = collect(bench.state, groups, bench.recipe, probe.options)

@@ -1,13 +1,13 @@
 """Training dynamics of one-step generative models: MeanFlow, its curricula, and the instruments to understand them.
 
-    run = dynamics.train("digits-meanflow", "runs/first")      a preset, a config or the path of a config.json
-    dynamics.evaluate(run, nfe=(1, 2, 32))                     distances and exact errors, into the run's own file
-    dynamics.probe(run, "gram", "lookahead")                   any instrument, at any checkpoint
-    results = dynamics.open_results(run)                       a labelled xarray tree: one run, a sweep, a study
-    dynamics.analysis.affinity(results)                        estimates with error bars
-    dynamics.plots.affinity_heatmap(...)                       figures
-    u = dynamics.load_model(run)                               the trained network u(z, t, r, y)
-    dynamics.oracles.EmpiricalOracle(x, y)                     exact velocities to compare with
+run = dynamics.train("digits-meanflow", "runs/first")      a preset, a config or the path of a config.json
+dynamics.evaluate(run, nfe=(1, 2, 32))                     distances and exact errors, into the run's own file
+dynamics.probe(run, "gram", "lookahead")                   any instrument, at any checkpoint
+results = dynamics.open_results(run)                       a labelled xarray tree: one run, a sweep, a study
+dynamics.analysis.affinity(results)                        estimates with error bars
+dynamics.plots.affinity_heatmap(...)                       figures
+u = dynamics.load_model(run)                               the trained network u(z, t, r, y)
+dynamics.oracles.EmpiricalOracle(x, y)                     exact velocities to compare with
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Options, invalid
+from dynamics.options import Family, Options, invalid
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -104,6 +104,8 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
     Example:
         >>> with_values(RunConfig(), {"seed": 3, "training.num_steps": 10}).training.num_steps
         10
+        >>> with_values(RunConfig(), {"data.name": "digits-mixture"}).data
+        DigitsMixture(name='digits-mixture', path=None, image_size=None)
     """
     try:
         return RunConfig.model_validate(_changed(config, changes))
@@ -122,8 +124,13 @@ def _changed(value: Any, changes: Changes) -> Any:
             part = here.get(name)
             if not isinstance(part, Options):
                 raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
-            here[name] = type(part).model_validate(_changed(part, inner))
+            here[name] = _member(part, inner).model_validate(_changed(part, inner))
     return here
+
+
+def _member(part: Options, inner: Changes) -> type[Options]:
+    """Return what the changed part is: of a family, the member that the changes name."""
+    return part.sibling(inner.get(part.TAG, getattr(part, part.TAG))) if isinstance(part, Family) else type(part)
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))

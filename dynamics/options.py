@@ -98,6 +98,11 @@ class Family(Options):
         return members[kind]
 
     @classmethod
+    def sibling(cls, kind: object) -> type["Family"]:
+        """Return the member of a kind of the whole family; see `member`."""
+        return cls._root.member(kind)
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if "_root" not in cls.__dict__:
             return handler(source)

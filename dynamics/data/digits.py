@@ -10,6 +10,8 @@ import torch
 
 from dynamics.data.imageset import ImageSet
 from dynamics.data.source import Embedded
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
 
 
 class Digits(Embedded):
@@ -25,6 +27,9 @@ class Digits(Embedded):
 
     def load(self) -> ImageSet:
         return load_digits()
+
+    def dimensions(self) -> tuple[Shape, ClassLabels]:
+        return (1, 8, 8), ClassLabels(10)
 
 
 @lru_cache(maxsize=1)

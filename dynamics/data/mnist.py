@@ -11,6 +11,8 @@ from dynamics.data.cache import cache_folder
 from dynamics.data.image_files import load_npz
 from dynamics.data.imageset import ImageSet
 from dynamics.data.source import Embedded
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.path import Shape
 from dynamics.options import invalid
 
 
@@ -21,6 +23,9 @@ class Mnist5k(Embedded):
 
     def load(self) -> ImageSet:
         return _once()
+
+    def dimensions(self) -> tuple[Shape, ClassLabels]:
+        return (1, 28, 28), ClassLabels(10)
 
 
 def load_mnist5k(cache: Path | None = None) -> ImageSet:

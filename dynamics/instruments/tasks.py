@@ -32,15 +32,17 @@ class LossOptions(Options):
     """Which weights are measured: the raw ones, which training moves, or the first average."""
 
     def objective(self, trained: Objective) -> Objective:
-        """Return the objective whose gradients are measured: the one that was trained.
+        """Return the objective whose gradients are measured: what the one that was trained names.
 
         Raises:
             ValueError: It has no loss for r < t rows, whose gradients are asked for.
         """
-        if not trained.TAKES_GAPS:
+        measured = trained.measured(self.guidance)
+        if not measured.TAKES_GAPS:
+            allowed = "an objective with a loss for r < t rows, or whose `measured` names one"
             remedy = "measure its exact errors by gaps, or the gradients of a run that starts from it (start.run)"
-            raise invalid("instrument of gradients", trained.kind, "an objective that trains r < t rows", remedy)
-        return trained.measured(self.guidance)
+            raise invalid("instrument of gradients", trained.kind, allowed, remedy)
+        return measured
 
 
 class TaskOptions(LossOptions):

@@ -6,6 +6,7 @@ from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
 from dynamics.objectives.guidance import Guidance
+from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import invalid
@@ -40,4 +41,5 @@ class FlowMatching(Objective):
         return oracle
 
     def measured(self, guidance: Literal["run", "off"]) -> Objective:
-        return self
+        """Return MeanFlow without guidance: the same on r = t rows, and what u would learn from here on the others."""
+        return MeanFlow(adaptive=self.adaptive)

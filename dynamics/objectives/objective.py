@@ -77,7 +77,9 @@ class Objective(Family):
 
     @abstractmethod
     def measured(self, guidance: Literal["run", "off"]) -> "Objective":
-        """Return the objective whose gradients instruments measure on rows of their own.
+        """Return the objective that instruments measure on rows of their own: this one, or the one that it stands for.
+
+        Results say its kind. Where it has no loss for r < t rows (TAKES_GAPS), gradients by gap are refused.
 
         Args:
             guidance: As in training, or none.

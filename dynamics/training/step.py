@@ -106,6 +106,7 @@ def train_step(state: TrainState, net: TrainingNetwork, recipe: Recipe, plan: Pl
             loss = (weight * terms.adaptive * terms.raw).mean() / passes
             loss.backward()  # type: ignore[no-untyped-call]
         shards.append((shard, terms, weight))
+    net.back_to_parts()
     _check_series(recipe.objective, shards[0][1])
     grad_norm = clip(state, options)
     record = summarise(state.step + 1, tabulate(shards), plan.series, grad_norm)

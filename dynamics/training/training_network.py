@@ -51,6 +51,11 @@ class TrainingNetwork(Network):
         """Return the context of passes whose gradients stay on this rank: more of the same step follow."""
         return nullcontext() if self._ddp is None else self._ddp.no_sync()
 
+    def back_to_parts(self) -> None:
+        """Put split weights back in place, where a pass that nobody went back through has left whole ones."""
+        if self._parts is not None:
+            self._state.model.reshard()  # type: ignore[operator]
+
     def _alone(self, z: Tensor) -> bool:
         return len(z) == 0 and self._parts is None
 
@@ -88,14 +93,15 @@ class TrainingNetwork(Network):
         self, z: Tensor, t: Tensor, r: Tensor, c: Any, dz: Tensor, dt: Tensor, dr: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Take the derivative with gradient, which neither the wrapper nor split weights let through by themselves."""
-        u: Velocity = self._state.model
-        if self._ddp is not None:
-            # a pass of the wrapper makes it expect gradients; they reach the weights by another way
-            self._ddp(z[:1], t[:1], r[:1], c[:1])
-        elif self._parts is not None:
-            u = self._gathered(self._parts, grad=True)
+        u: Velocity = self._state.model if self._parts is None else self._gathered(self._parts, grad=True)
         # the explicit product: a fused kernel has no derivative of its derivative
-        return directional_derivative(u, z, t, r, c, dz, dt, dr, "math")
+        value, derivative = directional_derivative(u, z, t, r, c, dz, dt, dr, "math")
+        if self._ddp is None:
+            return value, derivative
+        # the wrapper exchanges gradients after a pass of its own, and then waits for those of all weights, also of
+        # weights on which the derivative does not depend: none of the pass's row is used, but it ties all weights in
+        nothing = self._ddp(z[:1], t[:1], r[:1], c[:1])[:0]
+        return torch.cat([nothing, value]), torch.cat([nothing, derivative])
 
     def _gathered(self, parts: Weights, grad: bool = False) -> Velocity:
         """Return the velocity of split weights, put together for one pass; every rank must call this.

@@ -34,7 +34,9 @@ def test_jvp_equals_central_differences(kind: str, along: str, per_row: bool) ->
     net, (z, t, r, c, dz), h = network(kind), arguments(), 1e-5
     a, dt, dr = ALONG[along]
     dz = a * dz
-    moves = (dt, dr) if not per_row else (dt * torch.arange(1.0, 9.0).double(), dr * torch.arange(8.0, 0.0, -1).double())
+    moves = (
+        (dt, dr) if not per_row else (dt * torch.arange(1.0, 9.0).double(), dr * torch.arange(8.0, 0.0, -1).double())
+    )
     value, derivative = Network(net).jvp(z, t, r, c, dz, *moves)
     dt, dr = moves
     with torch.no_grad():

@@ -106,8 +106,7 @@ def test_an_objective_that_asks_for_all_rows_has_many_groups_in_one_pass(monkeyp
 def test_average_weights_are_another_measurement() -> None:
     state = state_of(RECIPE, DIT)
     raw, ema = (
-        GramProbe(RECIPE, GramOptions.model_validate({**SMALL, "weights": w})).measure(state)
-        for w in ("model", "ema")
+        GramProbe(RECIPE, GramOptions.model_validate({**SMALL, "weights": w})).measure(state) for w in ("model", "ema")
     )
     assert not np.allclose(raw.gram, ema.gram)
     state.model.load_state_dict(state.emas["0.5"])
@@ -140,9 +139,7 @@ def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
 @pytest.mark.parametrize("t_law", ["training", "uniform"])
 def test_row_gram_is_one_backward_pass_per_row(t_law: str) -> None:
     state = state_of(RECIPE, DIT)
-    probe = RowGramProbe(
-        RECIPE, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law, "guidance": "off"})
-    )
+    probe = RowGramProbe(RECIPE, RowGramOptions.model_validate({"num_rows": 9, "t_law": t_law, "guidance": "off"}))
     measured, rows = probe.measure(state), probe.rows()
     singles = [brute_gradient(state, rows.part(i, i + 1), MeanFlow(), weighted=True) for i in range(9)]
     table = torch.stack([torch.cat([g.flatten() for g in single.values()]) for single in singles])

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 from builders import LABELS, NOW, SHAPE, Counting, Pieces, batch, gradients, network
-from torch import Tensor
 
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import expand
@@ -190,7 +189,9 @@ def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
         assert all(part.shape == (8,) for part in parts.values())
         weight = torch.rand(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         whole = torch.autograd.grad((weight * terms.raw).sum(), list(net.parameters()), retain_graph=True)
-        each = [torch.autograd.grad((weight * p).sum(), list(net.parameters()), retain_graph=True) for p in parts.values()]
+        each = [
+            torch.autograd.grad((weight * p).sum(), list(net.parameters()), retain_graph=True) for p in parts.values()
+        ]
         for gradient, *shares in zip(whole, *each, strict=True):
             torch.testing.assert_close(gradient, sum(shares), rtol=1e-9, atol=1e-9 * float(gradient.abs().max()))
         assert bool((parts["consistency"][4:] != 0).all())
@@ -262,9 +263,7 @@ def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, ora
 
 @pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_noise_of_a_target_is_what_it_has_beyond_its_mean(
-    kind: str, guidance: Guidance, oracle: MixtureOracle
-) -> None:
+def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
     objective, net = MEMBERS[kind].model_validate({"guidance": guidance}), network("mlp", (2, 1, 1), ClassLabels(2))
     drawn, mean = (known(oracle, at_mean).part(0, 16) for at_mean in (False, True))
     targets = [objective.loss(Network(net), rows, NOW).target for rows in (drawn, mean)]
