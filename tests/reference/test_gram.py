@@ -1,7 +1,7 @@
 """The gradient Gram against brute force: one ordinary backward pass per task, split or row, in float64."""
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,13 +9,14 @@ import torch
 from builders import CPU, LAW, Pieces, gradients, recipe, state_of
 from torch import Tensor, nn
 
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.instruments.gram import GramOptions, GramProbe, parts_of, products, task_gram
 from dynamics.instruments.group_gradients import Group, collect
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
 from dynamics.instruments.tasks import WHOLE, Task, gap_tasks, task_rows, velocity_task
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
-from dynamics.objectives import Guidance, MeanFlow, Objective
+from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
 from dynamics.training import TrainState, start
 
 GUIDED = MeanFlow(guidance=Guidance(k=0.5))
@@ -137,18 +138,40 @@ def test_weights_of_any_layer_are_measured() -> None:
         np.testing.assert_allclose(found, table @ table.T, rtol=1e-9)
 
 
-class OnePass(Pieces):
-    """What an objective must not say of itself: it asks for some rows at a time."""
+class SecondPass(MeanFlow):
+    """Inherits what it must not say of itself: it asks for some rows again."""
 
-    ONE_PASS: ClassVar[bool] = True
+    kind: Literal["second_pass_of_tests"] = "second_pass_of_tests"  # type: ignore[assignment]
 
-    kind: Literal["one_pass_of_tests"] = "one_pass_of_tests"  # type: ignore[assignment]
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        (z, _), terms = rows.path(), super().loss(net, rows, now)
+        again = net.velocity(z[:3], rows.t[:3], rows.c[:3])
+        return replace(terms, raw=terms.raw + again.square().sum())
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self
 
 
-def test_an_objective_that_claims_to_ask_for_all_rows_is_caught() -> None:
-    of_pieces = replace(RECIPE, objective=OnePass())
-    with pytest.raises(ValueError, match=r"pass: received '.* rows'; allowed: .* all 45 rows.*; remedy: leave ONE_PASS"):
-        GramProbe(of_pieces, GramOptions.model_validate(SMALL)).measure(state_of(RECIPE, DIT))
+class WithSlope(MeanFlow):
+    """Inherits what it must not say of itself: it goes back through a derivative of all rows."""
+
+    kind: Literal["with_slope_of_tests"] = "with_slope_of_tests"  # type: ignore[assignment]
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        (z, v), terms = rows.path(), super().loss(net, rows, now)
+        _, slope = net.jvp(z, rows.t, rows.r, rows.c, dz=v, differentiable=True)
+        return replace(terms, raw=terms.raw + slope.flatten(1).square().sum(1))
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("objective", "received"), [(SecondPass(), "'3 rows'"), (WithSlope(), "'a derivative with gradient'")]
+)
+def test_an_objective_that_claims_to_ask_for_all_rows_once_is_caught(objective: Objective, received: str) -> None:
+    with pytest.raises(ValueError, match=rf"pass: received {received}; allowed: .* all 45 rows.*; remedy: leave ONE_PASS"):
+        GramProbe(replace(RECIPE, objective=objective), GramOptions.model_validate(SMALL)).measure(state_of(RECIPE, DIT))
 
 
 def test_average_weights_are_another_measurement() -> None:
