@@ -73,7 +73,7 @@ class Picky(Objective):
 
 
 class Loudest(Objective):
-    """Flow matching that records numbers of its rows; `says` names those that it hands over, SERIES those it declares."""
+    """Flow matching that records numbers of its rows; `says` names those it hands over, SERIES declares."""
 
     SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
         "loudest": ("pixel", "largest component of the prediction, mean over rows"),

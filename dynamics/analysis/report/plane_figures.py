@@ -123,7 +123,8 @@ def _distance(one: xr.DataArray, two: xr.DataArray) -> xr.DataArray:
 def _scatter(ax: Axes, points: xr.DataArray, classes: xr.DataArray | None) -> None:
     palette, there = np.array(sns.color_palette("colorblind", 10)), points.notnull().all("axis").values
     of = np.zeros(len(there), dtype=int) if classes is None else classes.fillna(0).values.astype(int)
-    ax.scatter(*points.values[there].T, s=1.5, c=palette[of[there] % len(palette)], linewidths=0)
+    x, y = points.values[there].T
+    ax.scatter(x, y, s=1.5, c=palette[of[there] % len(palette)], linewidths=0)
     _bare(ax)
 
 

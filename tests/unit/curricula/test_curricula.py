@@ -309,7 +309,9 @@ def test_weights_of_a_chain_multiply() -> None:
 def test_a_curriculum_that_reads_an_observer_needs_it() -> None:
     gaps, cells = GapsOptions(every=50), CellsOptions(every=50)
     for observers in ((), (cells,)):
-        with pytest.raises(ValueError, match=r"observers: received .*; allowed: gaps among them, which the curriculum l"):
+        with pytest.raises(
+            ValueError, match=r"observers: received .*; allowed: gaps among them, which the curriculum l"
+        ):
             RunConfig(curricula=(Beta(), Listening()), observers=observers)
     config = RunConfig(curricula=(Listening(),), observers=(cells, gaps))
     assert RunConfig.model_validate_json(config.to_json()) == config
