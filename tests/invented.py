@@ -73,7 +73,7 @@ class Picky(Objective):
 
 
 class Loudest(Objective):
-    """Flow matching that records numbers of its rows; `says` names those that it hands over, SERIES those it declares."""
+    """Flow matching that records numbers of its rows; `says` names those it hands over, SERIES declares."""
 
     SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {
         "loudest": ("pixel", "largest component of the prediction, mean over rows"),
@@ -87,7 +87,8 @@ class Loudest(Objective):
         z, v = rows.path()
         prediction = net(z, rows.t, rows.r, rows.c)
         raw = squared_error(prediction, v)
-        columns = {"loudest": prediction.detach().flatten(1).abs().amax(1), "hour": rows.t, "other": rows.r}
+        # that one of them still has a gradient does no harm
+        columns = {"loudest": prediction.flatten(1).abs().amax(1), "hour": rows.t, "other": rows.r}
         extras = {name: columns[name] for name in self.says}
         return LossTerms(raw, Adaptive(p=0.0).weight(raw), prediction, v, extras=extras)
 

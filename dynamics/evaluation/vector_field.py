@@ -78,7 +78,7 @@ def _density(data: DataSource) -> Tensor:
     z, t, _ = _grid(data)
     points = data.reference()[0].flatten(1)
     parts = []
-    for some, times in zip(z.flatten(1).split(NUM_SIDE**2), t.split(NUM_SIDE**2), strict=True):
+    for some, times in zip(torch.split(z.flatten(1), NUM_SIDE**2), torch.split(t, NUM_SIDE**2), strict=True):
         time = times[0]
         squared = torch.cdist(some, (1 - time) * points) ** 2
         parts.append((-squared / (2 * time**2)).exp().mean(1) / (2 * torch.pi * time**2))

@@ -86,7 +86,7 @@ def test_words_that_are_no_curricula(words: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("value", ["0", "often", "1.5", "null", "1/2"])
 def test_a_value_of_the_wrong_kind_names_the_option(value: str) -> None:
-    with pytest.raises(ValidationError, match=re.compile("GapsOptions\\nevery", re.MULTILINE)):
+    with pytest.raises(ValidationError, match=re.escape("gaps.every")):
         parse_members("observe", InstrumentOptions, [f"gaps:every={value}"])
 
 
@@ -149,9 +149,7 @@ def test_what_a_member_demands_is_left_for_the_command_line_to_give() -> None:
 def test_an_unknown_kind_is_refused_with_those_there_are(flag: str) -> None:
     root = switches()[flag]
     known = next(iter(root.members()))
-    with pytest.raises(
-        ValueError, match=rf"{root.__name__}.{root.TAG}: received 'mean_flow'; allowed: .*{known}.*; remedy"
-    ):
+    with pytest.raises(ValueError, match=rf"{flag}: received 'mean_flow'; allowed: .*{known}.*; remedy"):
         switched(CONFIG, [flag, "mean_flow"])
 
 

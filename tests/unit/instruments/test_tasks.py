@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from builders import LAW, recipe
+from builders import LAW, network, recipe
 from torch import nn
 
-from dynamics.instruments.gradients import Sketch, tapped
+from dynamics.instruments.gradients import Sketch, tapped, untapped
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
 from dynamics.models.linear import Linear
 
@@ -64,11 +64,20 @@ class Scaled(nn.Module):
 
 
 def test_weights_that_cannot_be_tapped_are_named() -> None:
-    with (
-        pytest.raises(ValueError, match=r"model: received \['gain'\]; allowed: weights of linear and embedding layers"),
-        tapped(Scaled(), lambda *_: None),
-    ):
-        pass
+    assert untapped(Scaled()) == ["gain"]
+    assert untapped(network("dit")) == untapped(network("mlp")) == []
+
+
+def test_a_pass_of_other_rows_is_no_pass_of_all() -> None:
+    message = r"pass: received '2 rows'; allowed: passes with gradient of all 5 rows, .*; remedy: leave ONE_PASS"
+    layer = Linear(3, 3)
+    with tapped(layer, lambda *_: None, num_rows=5):
+        layer(torch.zeros(5, 3))
+        with torch.no_grad():
+            layer(torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=message):
+            layer(torch.zeros(2, 3))
+    layer(torch.zeros(2, 3))
 
 
 def test_small_tensors_are_kept_whole_and_large_ones_keep_inner_products_on_average() -> None:

@@ -1,4 +1,4 @@
-"""What may be done with the weights of a velocity: passes with and without gradient, of any number of rows, by teachers."""
+"""What may be done with the weights of a velocity: passes with and without gradient, of any rows, by teachers."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -172,7 +172,7 @@ def test_networks_of_a_state_follow_it(state: TrainState, rows: tuple[Tensor, ..
 def test_a_network_of_other_weights_moves_no_gradient_of_the_model(
     state: TrainState, rows: tuple[Tensor, ...], which: str
 ) -> None:
-    net = state.network(which, bind=True)
+    net = state.network(which, state.weights(which))
     assert torch.equal(net(*rows), bound(state.model, state.weights(which))(*rows))
     assert not net(*rows).requires_grad
     assert all(p.grad is None for p in state.model.parameters())
