@@ -121,14 +121,22 @@ def bin_edges(ds: xr.Dataset, dim: str) -> list[tuple[float, float]]:
     return list(zip(*edges, strict=True))
 
 
-def sampled_settings(ds: xr.Dataset) -> xr.DataArray:
+def sampled_settings(ds: xr.Dataset, pictures: bool = False) -> xr.DataArray:
     """Return which settings of the group evaluation or fid were sampled, bool [run, field, nfe].
 
-    Settings that only some runs have are there for all after merging, without pictures.
+    Settings that only some runs have are there for all after merging, without numbers and with black pictures.
+
+    Args:
+        ds: The group.
+        pictures: Only those that have pictures.
     """
     settings = ("run", "field", "nfe")
-    brightest: xr.DataArray = ds.samples.fillna(0).max([dim for dim in ds.samples.dims if dim not in settings])
-    return (brightest > 0).transpose(*settings)
+    names = ["samples"] if pictures else [name for name in ds.data_vars if set(settings) <= set(ds[name].dims)]
+    there = xr.ones_like(ds.run, dtype=bool) & xr.ones_like(ds.field, dtype=bool) & xr.ones_like(ds.nfe, dtype=bool)
+    if names:
+        known = [ds[name].fillna(0) > 0 if name == "samples" else ds[name].notnull() for name in names]
+        there &= sum(some.any([dim for dim in some.dims if dim not in settings]) for some in known) > 0
+    return there.transpose(*settings)
 
 
 def _remedy(name: str) -> str:

@@ -39,7 +39,7 @@ def sample_grids(
         ValueError: No run has that group.
     """
     ds = group(tree, of)
-    shown = sampled_settings(ds).values
+    shown = sampled_settings(ds, pictures=True).values
     settings = [
         (field, n)
         for field in range(ds.sizes["field"])
@@ -83,7 +83,7 @@ def tile(samples: Pixels) -> Pixels:
 
 @styled
 def distance_by_nfe(tree: xr.DataTree) -> Figure:
-    """Draw the Frechet distance, and the class accuracy with its 95% interval, by number of network evaluations.
+    """Draw the Frechet distance, and any class accuracy with its 95% interval, by number of network evaluations.
 
     Raises:
         ValueError: No run has the group evaluation, or none has distances because the data have no labels.
@@ -93,14 +93,16 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     if not distances:
         allowed = "an evaluation with distances"
         raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
+    classified = "accuracy" in ds
     figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
-    axes = figure.subplots(1, len(distances) + 1)
+    axes = np.atleast_1d(figure.subplots(1, len(distances) + classified))
     for ax, name in zip(axes, distances, strict=False):
         _points(ax, ds, name, tree)
         ax.set(ylabel=f"Frechet distance (squared {name[3:]} feature)", title="lower is better")
         log_axis(ax)
-    _points(axes[-1], ds, "accuracy", tree)
-    axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
+    if classified:
+        _points(axes[-1], ds, "accuracy", tree)
+        axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
     line_legend(figure, run_colours(tree), extra=_lines(ds), columns=5)
     return figure
 

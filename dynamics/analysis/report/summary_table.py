@@ -27,7 +27,7 @@ PROTOCOL: dict[SampleGroup, tuple[str, ...]] = {
 """Attributes of a group that must agree before two runs can be compared."""
 
 
-SAMPLED = ("fid_", "is_", "fd_", "kd_", "accuracy", "precision", "recall")
+SAMPLED = ("fid_", "is_", "fd_", "kd_", "energy_distance", "accuracy", "precision", "recall")
 """How the names begin of what is measured of samples."""
 
 

@@ -18,6 +18,7 @@ from dynamics.analysis.report.comparison import differences
 from dynamics.analysis.report.curriculum_figures import schedule
 from dynamics.analysis.report.decomposition_figures import decomposition_stacks
 from dynamics.analysis.report.loss_maps import loss_map
+from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.repeating import how_to_repeat
 from dynamics.analysis.report.report_tables import difference_sentences, protocol_table, results_tables, run_tables
 from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
@@ -37,6 +38,9 @@ class ReportPicture(NamedTuple):
     """What it shows."""
     draw: Callable[[xr.DataTree], Figure]
     caption: str
+    needs: str = ""
+    """How the names of the variables of the group begin without which there is nothing to draw: pictures, for one,
+    that data of points do not have."""
 
 
 REPORT_PICTURES = (
@@ -46,6 +50,22 @@ REPORT_PICTURES = (
         sample_grids,
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
+        needs="samples",
+    ),
+    ReportPicture(
+        "points_by_nfe",
+        "evaluation",
+        points_by_nfe,
+        "Samples of the same noise beside the data, by sampled field and number of network evaluations (NFE), with "
+        "their energy distance.",
+        needs="points",
+    ),
+    ReportPicture(
+        "vector_fields",
+        "evaluation",
+        vector_fields,
+        "Velocities on a grid of z_t, coloured by their distance to the exact ones.",
+        needs="velocity",
     ),
     ReportPicture(
         "samples_decoded",
@@ -53,6 +73,7 @@ REPORT_PICTURES = (
         lambda tree: sample_grids(tree, of="fid"),
         "Samples of the same noise and labels, decoded where they are latents, by sampled field and number of network "
         "evaluations (NFE); a column is a class.",
+        needs="samples",
     ),
     ReportPicture("fid_by_nfe", "fid", fid_by_nfe, "FID and its companions by number of network evaluations."),
     ReportPicture(
@@ -68,6 +89,7 @@ REPORT_PICTURES = (
         error_by_gap,
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
+        needs="v_error",
     ),
     ReportPicture(
         "velocity_errors",
@@ -75,6 +97,7 @@ REPORT_PICTURES = (
         velocity_errors,
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
+        needs="v_error",
     ),
     ReportPicture(
         "losses",
@@ -209,14 +232,15 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     """Draw the figures that the groups allow, and link them; say what adds the others."""
     parts = []
     for picture in REPORT_PICTURES:
-        if _left_out(tree, picture.group):
+        if _left_out(tree, picture):
             continue
         if picture.group not in tree.children:
             name, command = picture.name.replace("_", " "), REMEDIES[picture.group]
             parts.append(f"No {name}: no run has the group {picture.group}. {command}")
             continue
-        if picture.name == "distance_by_nfe" and not _has_distances(tree):
-            parts.append("No distances: the data have no labels to train a feature extractor with.")
+        if picture.name == "distance_by_nfe" and not _has(tree[picture.group], "fd_"):
+            if not _has(tree[picture.group], "points"):
+                parts.append("No distances: the data have no labels to train a feature extractor with.")
             continue
         figure = picture.draw(tree)
         save(figure, out / "figures" / picture.name)
@@ -224,12 +248,14 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _left_out(tree: xr.DataTree, group: str) -> bool:
-    """Whether the figures of a group are left out without a word."""
+def _left_out(tree: xr.DataTree, picture: ReportPicture) -> bool:
+    """Whether a figure is left out without a word."""
+    group = picture.group
     if group not in tree.children:  # those of FID take the place of the evaluation's, where it alone was measured
-        return group in ADDED_LATER or (group == "evaluation" and "fid" in tree.children)
-    return group == "gaps" and "v_error" not in tree["gaps"]  # latents have no exact errors
+        later = group in ADDED_LATER or picture.needs in ("points", "velocity")
+        return later or (group == "evaluation" and "fid" in tree.children)
+    return not _has(tree[group], picture.needs)
 
 
-def _has_distances(tree: xr.DataTree) -> bool:
-    return any(str(name).startswith("fd_") for name in tree["evaluation"].data_vars)
+def _has(node: xr.DataTree, needed: str) -> bool:
+    return any(str(name).startswith(needed) for name in node.data_vars)
