@@ -121,7 +121,7 @@ def bin_edges(ds: xr.Dataset, dim: str) -> list[tuple[float, float]]:
     return list(zip(*edges, strict=True))
 
 
-def sampled_settings(ds: xr.Dataset) -> xr.DataArray:
+def sampled_settings(ds: xr.Dataset, pictures: bool = False) -> xr.DataArray:
     """Return which settings of the group evaluation or fid were sampled, bool [run, field, nfe].
 
     Settings that only some runs have are there for all after merging: black pictures, and numbers that are missing.

@@ -156,9 +156,12 @@ def _kept(reference: Reference, c: Any) -> xr.Dataset:
     if reference.data.num_classes > 1 and isinstance(c, Tensor):
         columns["class_of_point"] = (("point",), c[:NUM_POINTS].numpy(), "class that a sample was asked for")
         columns["class_of_reference_point"] = (("reference_point",), y[:NUM_POINTS].numpy(), "class of a point")
-    return xr.Dataset(
-        {name: (dims, values, {"units": "1", "long_name": text}) for name, (dims, values, text) in columns.items()}
-    )
+    content = {
+        name: (dims, values, {"units": "1", "long_name": text}) for name, (dims, values, text) in columns.items()
+    }
+    # numbered, so that runs with more or fewer of them can be merged
+    counts = {"point": min(len(c), NUM_POINTS), "reference_point": min(len(x), NUM_POINTS)}
+    return xr.Dataset(content, {name: (name, np.arange(count)) for name, count in counts.items()})
 
 
 def check_settings(options: EvaluationOptions) -> None:

@@ -39,7 +39,7 @@ def sample_grids(
         ValueError: No run has that group.
     """
     ds = group(tree, of)
-    shown = sampled_settings(ds).values
+    shown = sampled_settings(ds, pictures=True).values
     settings = [
         (field, n)
         for field in range(ds.sizes["field"])
@@ -93,6 +93,7 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     if not distances:
         allowed = "an evaluation with distances"
         raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
+    classified = "accuracy" in ds
     figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
     axes = np.atleast_1d(figure.subplots(1, len(distances) + shares))
     for ax, name in zip(axes, distances, strict=False):
