@@ -81,7 +81,9 @@ def test_a_class_joins_by_being_defined_and_complete() -> None:
     assert Animal.member("hybrid") is Hybrid
     assert "bird" not in Objective.members()
     for kind in ("unfinished", "nameless", "meanflow", "", None, 3):
-        with pytest.raises(ValueError, match="Animal.kind: received .*; allowed: bird, hybrid; remedy: check its spelling"):
+        with pytest.raises(
+            ValueError, match=r"Animal.kind: received .*; allowed: bird, hybrid; remedy: check its spelling"
+        ):
             Animal.member(kind)
 
 
@@ -89,7 +91,9 @@ def test_members_are_of_the_class_that_is_asked() -> None:
     assert set(MaxMinLaw.members()) == {"logit_normal", "uniform_pair"}
     assert set(MaxMinLaw.members()) < set(TimeLaw.members())
     assert LogitNormalPair().sibling("uniform_gap") is UniformGap
-    with pytest.raises(ValueError, match=r"TimeLaw.kind: received 'uniform_gap'; allowed: logit_normal, uniform_pair; "):
+    with pytest.raises(
+        ValueError, match=r"TimeLaw.kind: received 'uniform_gap'; allowed: logit_normal, uniform_pair; "
+    ):
         MaxMinLaw.member("uniform_gap")
 
 
@@ -109,7 +113,9 @@ def test_families_of_the_package() -> None:
 
 
 def test_two_classes_of_one_kind_are_refused() -> None:
-    message = r"Animal.kind: received 'bird of .*Parrot'; allowed: a name that .*Bird.* has not taken; remedy: give it a"
+    message = (
+        r"Animal.kind: received 'bird of .*Parrot'; allowed: a name that .*Bird.* has not taken; remedy: give it a"
+    )
     with pytest.raises(ValueError, match=message):
 
         class Parrot(Animal):
@@ -161,7 +167,9 @@ def test_two_families_may_have_a_kind_in_common() -> None:
 
 def test_a_field_takes_instances_and_json_by_kind() -> None:
     bird = Bird(wings=3)
-    zoo = Zoo.model_validate({"animals": [{"kind": "bird", "wings": 1}, bird], "star": {"kind": "hybrid", "back": bird}})
+    zoo = Zoo.model_validate(
+        {"animals": [{"kind": "bird", "wings": 1}, bird], "star": {"kind": "hybrid", "back": bird}}
+    )
     assert zoo.animals == (Bird(wings=1), bird)
     assert zoo.star == Hybrid(back=bird)
     assert zoo.animals[1] is bird, "what is there already is not validated again"
@@ -194,7 +202,10 @@ def test_json_of_nested_members_comes_back() -> None:
 @pytest.mark.parametrize(
     ("star", "message"),
     [
-        ({"kind": "cat"}, "Animal.kind: received 'cat'; allowed: bird, hybrid; remedy: check its spelling; a member of .*"),
+        (
+            {"kind": "cat"},
+            "Animal.kind: received 'cat'; allowed: bird, hybrid; remedy: check its spelling; a member of .*",
+        ),
         ({"wings": 2}, "Animal.kind: received None; allowed: bird, hybrid"),
         ({"kind": "bird", "fins": 2}, "fins"),
         ({"kind": "bird", "wings": -1}, "greater than or equal to 0"),
@@ -255,7 +266,7 @@ def test_run_ids_hold() -> None:
 def test_a_law_without_a_kind_cannot_be_named_by_a_config() -> None:
     """Curricula make such laws; as part of a config they would not come back."""
     assert Blend not in TimeLaw.members().values()
-    with pytest.raises(ValidationError, match="TimeLaw.kind: received 'blend'; allowed: logit_normal, uniform_pair"):
+    with pytest.raises(ValidationError, match=r"TimeLaw.kind: received 'blend'; allowed: logit_normal, uniform_pair"):
         TimesOptions.model_validate({"law": {"kind": "blend", "share": 0.1}})
 
 
@@ -348,7 +359,7 @@ def test_a_config_alone_imports_nothing(elsewhere: Path) -> None:
     """A file of results may come from anybody."""
     with pytest.raises(ValidationError, match="named in DYNAMICS_EXTENSIONS"):
         RunConfig.model_validate({"objective": {"kind": "ours_of_tests"}})
-    with pytest.raises(ValidationError, match="Objective.kind: received 'ours'"):
+    with pytest.raises(ValidationError, match=r"Objective.kind: received 'ours'"):
         RunConfig.model_validate({"objective": {"kind": "ours"}})
     assert "ours_of_tests" not in sys.modules
 

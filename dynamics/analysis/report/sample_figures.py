@@ -93,7 +93,6 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     if not distances:
         allowed = "an evaluation with distances"
         raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
-    classified = "accuracy" in ds
     figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
     axes = np.atleast_1d(figure.subplots(1, len(distances) + shares))
     for ax, name in zip(axes, distances, strict=False):
