@@ -201,7 +201,7 @@ def test_what_stops_the_first_rank_stops_all(
     other = failing(twenty(learning_rate=1.0), alone)
     assert all("ValueError: config: received 'training.learning_rate: 0.001 there, 1.0 asked for'" in e for e in other)
     with locked(RunFolder(alone).log):
-        assert all("RunInUseError: out: received" in e for e in failing(twenty(), alone))
+        assert all("RunInUseError: run: received" in e for e in failing(twenty(), alone))
     indivisible = failing(twenty(accumulation=16), tmp_path / "indivisible")
     assert all("training.batch_size: received 16; allowed: a multiple of 2 ranks" in e for e in indivisible)
     assert not (tmp_path / "indivisible").exists()
