@@ -25,7 +25,7 @@ def test_points_are_reported_by_their_energy_distance(tmp_path: Path) -> None:
         evaluate_run(folders[-1], options, exact_rows=4, progress=False)
     alone, both = (write_report(part, tmp_path / f"{len(part)}").read_text() for part in (folders[:1], folders))
     for text in (alone, both):
-        assert "| energy distance, u, NFE 2 |" in text
+        assert "| energy distance of points, u, NFE 2 |" in text
         assert "figures/points_by_nfe.png" in text
         assert "figures/vector_fields.png" in text
         assert "sample_grids" not in text
