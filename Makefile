@@ -1,7 +1,8 @@
 # make demo    trains, evaluates and compares three runs on the embedded digits -> results/demo/report.md
 # make findings  every study from nothing: trains, evaluates, collects, writes the table of findings and the notebooks
 #              (hours on two cores; it resumes). SCALE=digits; on a cluster SUBMIT="--cluster slurm --partition P"
-# make test    everything that must hold: style, types, room order, tests
+# make test    everything that must hold: style, types, room order, tests (some minutes)
+# make soak    the long random tests, of what those of make test show in brief
 # make docs    the documentation as a site, in build/site; a link or a figure that does not work is an error
 # All build .venv first if it is not there; doing either again repeats nothing that is done.
 PYTHON ?= python3
@@ -13,7 +14,7 @@ SCALE ?= digits
 SUBMIT ?=
 STUDIES := $(filter-out seeds_smoke final_model,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
 
-.PHONY: demo findings notebooks docs test check clean
+.PHONY: demo findings notebooks docs style types rooms check tests test soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,16 +52,32 @@ docs: $(VENV)/.installed-docs
 	@echo ">>> build/site/index.html"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-check: $(VENV)/.installed
-	@echo ">>> style, types, room order"
+check: style types rooms
+
+style: $(VENV)/.installed
+	@echo ">>> style"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	@echo ">>> types"
 	$(BIN)/mypy
+
+rooms: $(VENV)/.installed
+	@echo ">>> order of the rooms"
 	$(BIN)/lint-imports
 
-test: check
+# three workers on two cores: that of the clusters waits more than it works
+tests: $(VENV)/.installed
 	@echo ">>> tests"
-	$(BIN)/pytest -n 2 --dist loadgroup tests dynamics --doctest-modules
+	$(BIN)/pytest -n 3 --dist loadgroup tests dynamics --doctest-modules
+
+test: $(VENV)/.installed
+	$(MAKE) --no-print-directory --jobs 2 tests check
+
+soak: $(VENV)/.installed
+	@echo ">>> the long random tests"
+	$(BIN)/pytest -m soak tests
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

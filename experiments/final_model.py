@@ -34,14 +34,14 @@ CLAIMS = (
 SMALL = {
     "data": Latents(image_size=32, vae=VAE),
     "model": DiTOptions(patch_size=1, dim=64, depth=2, heads=4),
-    "training.num_steps": 200,
+    "training.num_steps": 60,
     "training.batch_size": 64,
     "training.learning_rate": 1e-3,
     "training.ema_decays": (0.98,),
     "training.compile": False,
     "training.num_threads": 1,
-    "training.checkpoint_every": 50,
-    "observers": (GapsOptions(every=100, rows_per_bin=32), CellsOptions()),
+    "training.checkpoint_every": 20,
+    "observers": (GapsOptions(every=30, rows_per_bin=32), CellsOptions()),
 }
 
 

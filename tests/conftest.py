@@ -1,6 +1,7 @@
 """What all tests share: one thread, and a run small enough to be repeated many times."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from dynamics.atomic import locked
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw, MinSNR
 from dynamics.flow.times import TimesOptions
@@ -22,6 +24,8 @@ from dynamics.training import TrainingOptions
 
 if TYPE_CHECKING:
     from sweeps._sweep import Small
+
+    from dynamics.sweep.grid import Planned
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,17 +51,56 @@ def tiny() -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the session, for all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def twin(shared: Path) -> Callable[[RunConfig], Path]:
     """Return the folder of a config's undisturbed run, which is made once a session: to compare with, not to change."""
     from dynamics.runner import run
 
-    results = tmp_path_factory.mktemp("twins")
-    return lambda config: run(config, results / config.run_id, progress=False)
+    def folder(config: RunConfig) -> Path:
+        out = shared / config.run_id
+        with locked(out):
+            return run(config, out, progress=False)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared: Path) -> "Callable[[str, Planned], Path]":
+    """Return the same of a run of the tests' sweeps, by the sweep's name; it is evaluated too."""
+    from sweeps._sweep import small  # imported here: most tests need no sweeps
+
+    def folder(name: str, run: "Planned") -> Path:
+        sweep = small(name, shared)
+        out = sweep.folder.run(run.run_id).path
+        with locked(shared / name):
+            sweep.do(run)  # which does nothing where it is done
+        return out
+
+    return folder
 
 
 @pytest.fixture
 def tiny_sweep(tmp_path: Path) -> "Small":
     """A planned sweep of ten tiny runs."""
-    from sweeps._sweep import small  # imported here: most tests need no sweeps
+    from sweeps._sweep import small
 
     return small("tiny", tmp_path / "results")
+
+
+@pytest.fixture
+def have_done(tiny_sweep: "Small", undisturbed: "Callable[[str, Planned], Path]") -> "Callable[..., None]":
+    """Put runs into the folder of the sweep of ten as if they had been done there."""
+
+    def have(*runs: "Planned") -> None:
+        for run in runs:
+            shutil.copytree(undisturbed("tiny", run), tiny_sweep.folder.run(run.run_id).path)
+
+    return have

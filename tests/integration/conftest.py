@@ -1,14 +1,10 @@
 """A real Slurm for the tests that ask for one: fixtures slurm and slurm_with_accounting."""
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from slurm_cluster import PREFIXES, Slurm, cluster, missing
-from sweeps._sweep import small
-
-from dynamics.sweep.grid import Planned
 
 REQUIRED = "DYNAMICS_REQUIRE_SLURM"
 """Where this variable is set, tests without a Slurm fail; elsewhere they are skipped."""
@@ -16,12 +12,20 @@ FIXTURES = ("slurm_with_accounting", "slurm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Send the tests of a cluster to one worker, so that a session starts one of each kind (--dist loadgroup)."""
+    """Send the tests of a cluster to one worker, so that a session starts one of each kind (--dist loadgroup).
+
+    They come first: they wait more than they work, and the other workers do the rest meanwhile.
+    """
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
-            wanted = [name for name in FIXTURES if name in getattr(item, "fixturenames", ())]
-            if wanted:
-                item.add_marker(pytest.mark.xdist_group(wanted[0]))
+            if wanted := of_cluster(item):
+                item.add_marker(pytest.mark.xdist_group(wanted))
+        items.sort(key=lambda item: not of_cluster(item))
+
+
+def of_cluster(item: pytest.Item) -> str:
+    """Return the fixture by which a test asks for a cluster, "" if it asks for none."""
+    return next((name for name in FIXTURES if name in getattr(item, "fixturenames", ())), "")
 
 
 def session(accounting: bool) -> Iterator[Slurm]:
@@ -70,16 +74,3 @@ def slurm(slurm_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
 def slurm_with_accounting(slurm_accounting_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """Yield a Slurm whose sacct answers; otherwise like slurm."""
     yield from use(slurm_accounting_session, monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Planned], Path]:
-    """Return the folder of a run of the tests' sweeps, by the sweep's name, that nobody disturbed; made once."""
-    results = tmp_path_factory.mktemp("undisturbed")
-
-    def folder(name: str, run: Planned) -> Path:
-        sweep = small(name, results)
-        sweep.do(run)  # which does nothing where it is done
-        return sweep.folder.run(run.run_id).path
-
-    return folder

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,8 +98,7 @@ def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     tiny: RunConfig, undisturbed: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "damaged"
-    run(tiny, out, progress=False)
+    out = Path(shutil.copytree(undisturbed, tmp_path / "damaged"))
     (out / "run.nc").unlink()
     newest = RunFolder(out).checkpoints().path(24) / "model.safetensors"
     content = bytearray(newest.read_bytes())
@@ -109,8 +109,10 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     same_results(out, undisturbed)
 
 
-def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(tiny: RunConfig, tmp_path: Path) -> None:
-    run(tiny, tmp_path, progress=False)
+def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(
+    tiny: RunConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     (tmp_path / "run.nc").unlink()
     for step in RunFolder(tmp_path).checkpoints().steps():
         (RunFolder(tmp_path).checkpoints().path(step) / "state.json").write_text("{")
@@ -121,20 +123,23 @@ def test_all_checkpoints_damaged_is_an_error_and_never_a_silent_restart(tiny: Ru
         run(tiny, tmp_path, progress=False)
 
 
-def test_another_config_in_the_same_folder_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    run(tiny, tmp_path, progress=False)
+def test_another_config_in_the_same_folder_is_refused(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match="seed: 0 there, 1 asked for"):
         run(tiny.model_copy(update={"seed": 1}), tmp_path, progress=False)
 
 
-def test_a_finished_run_is_left_alone(tiny: RunConfig, undisturbed: Path) -> None:
-    before = (undisturbed / "run.nc").stat().st_mtime_ns
-    run(tiny, undisturbed, progress=False)
-    assert (undisturbed / "run.nc").stat().st_mtime_ns == before
-
-
-def test_a_log_that_lacks_steps_is_an_error_and_never_a_result_with_holes(tiny: RunConfig, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_alone(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "run.nc").stat().st_mtime_ns
     run(tiny, tmp_path, progress=False)
+    assert (tmp_path / "run.nc").stat().st_mtime_ns == before
+
+
+def test_a_log_that_lacks_steps_is_an_error_and_never_a_result_with_holes(
+    tiny: RunConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     (tmp_path / "run.nc").unlink()
     log = RunFolder(tmp_path).log
     log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"step": 7' not in line))

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events, record
 from dynamics.sweep.status import statuses
 
+Done = Callable[..., None]
+
 
 def flip(path: Path) -> None:
     """Damage a file in its middle, where numbers are."""
@@ -20,10 +23,10 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
+def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small, have_done: Done) -> None:
     runs = tiny_sweep.runs
     assert collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False).path is None
-    tiny_sweep.do(*runs[:7])
+    have_done(*runs[:7])
     found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert found.num_runs == 7
     assert found.missing == {run.run_id: "new" for run in runs[7:]}
@@ -54,6 +57,7 @@ def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
     assert set_aside(tiny_sweep.folder, runs[3]) == ["run.nc"]
     assert (result.parent / "set_aside_0" / "run.nc").exists()
     record(result.parent, "set_aside")
+    have_done(*runs[7:])
     tiny_sweep.do(*runs)
     found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     assert (found.num_runs, found.missing) == (10, {})
@@ -62,9 +66,9 @@ def test_a_sweep_done_missing_damaged_and_mended(tiny_sweep: Small) -> None:
     xr.testing.assert_identical(mended["evaluation"].to_dataset(), intact["evaluation"].to_dataset())
 
 
-def test_collecting_less_than_there_was_is_refused(tiny_sweep: Small) -> None:
+def test_collecting_less_than_there_was_is_refused(tiny_sweep: Small, have_done: Done) -> None:
     runs = tiny_sweep.runs[2:4]
-    tiny_sweep.do(*runs)
+    have_done(*runs)
     collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
     tiny_sweep.folder.run(runs[0].run_id).result.unlink()
     with pytest.raises(ValueError, match=f"1 finished runs that are not on this disk, such as {runs[0].run_id}"):
@@ -75,9 +79,9 @@ def test_collecting_less_than_there_was_is_refused(tiny_sweep: Small) -> None:
     assert collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, replace=True, progress=False).num_runs == 1
 
 
-def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small) -> None:
+def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small, have_done: Done) -> None:
     runs = tiny_sweep.runs[2:4]
-    tiny_sweep.do(*runs)
+    have_done(*runs)
     mine, other = (tiny_sweep.folder.run(run.run_id).result for run in runs)
     mine.write_bytes(other.read_bytes())
     found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
@@ -85,9 +89,9 @@ def test_a_result_of_another_config_is_never_merged(tiny_sweep: Small) -> None:
     assert "the config of run" in found.missing[runs[0].run_id]
 
 
-def test_stale_runs_and_mixed_revisions_are_named(tiny_sweep: Small) -> None:
+def test_stale_runs_and_mixed_revisions_are_named(tiny_sweep: Small, have_done: Done) -> None:
     runs = tiny_sweep.runs[2:5]
-    tiny_sweep.do(*runs)
+    have_done(*runs)
     result = tiny_sweep.folder.run(runs[1].run_id).result
     tree = read_run(result)
     groups = {name: child.to_dataset() for name, child in tree.children.items()}
@@ -98,9 +102,9 @@ def test_stale_runs_and_mixed_revisions_are_named(tiny_sweep: Small) -> None:
     assert len(found.revisions) == 2
 
 
-def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small) -> None:
+def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small, have_done: Done) -> None:
     run = tiny_sweep.runs[2]
-    tiny_sweep.do(run)
+    have_done(run)
     folder = tiny_sweep.folder.run(run.run_id)
     assert set_aside(tiny_sweep.folder, run) == []
     folder.log.write_text("no json\n" + folder.log.read_text())
@@ -117,9 +121,9 @@ def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small) -> No
     assert [event["kind"] for event in events(folder.path)].count("finished") == 3
 
 
-def test_two_people_collect_at_once(tiny_sweep: Small) -> None:
+def test_two_people_collect_at_once(tiny_sweep: Small, have_done: Done) -> None:
     runs = tiny_sweep.runs[2:4]
-    tiny_sweep.do(*runs)
+    have_done(*runs)
     children = []
     for _ in range(4):
         pid = os.fork()
