@@ -17,6 +17,10 @@ import dynamics
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ROOT / "build" / "docs" / "drawn"
 PLOTS = "dynamics.analysis.plots"
+SHOWN = {"findings.md": "results/FINDINGS.md", "log.md": "experiments/LOG.md"}
+"""Files of the repository that are pages of the site."""
+LINKS = {"../experiments/LOG.md": "log.md", "../analysis_notebooks": "analysis_notebooks/00_quickstart.ipynb"}
+"""Their links to files, as pages of the site."""
 FORMULA = re.compile(r"<(span|div) class=\"arithmatex\">\\[(\[](.+?)\\[)\]]</\1>", re.DOTALL)
 
 
@@ -66,6 +70,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _fresh(figure: Path, page: Path) -> bool:
     sources = [page, *(ROOT / "dynamics" / "analysis").rglob("*.py"), *(ROOT / "results").glob("*/*.nc")]
     return figure.exists() and figure.stat().st_mtime > max(path.stat().st_mtime for path in sources)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show a file of the repository where a page stands for one."""
+    shown = SHOWN.get(page.file.src_uri)
+    if shown is None:
+        return markdown
+    text = (ROOT / shown).read_text(encoding="utf-8")
+    for link, target in LINKS.items():
+        text = text.replace(f"]({link})", f"]({target})")
+    return text
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import dynamics.models.attention as attention
 from dynamics.curricula import Curriculum, Progress
 from dynamics.data import DataSource, Digits
-from dynamics.flow.condition import ClassLabels, Condition
+from dynamics.flow.condition import ClassLabels, Condition, Joint
 from dynamics.flow.path import Shape, Velocity, expand
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import LogitNormalPair, TimeLaw, TimesOptions
@@ -133,6 +134,41 @@ def plain_torch() -> Iterator[None]:
         patch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight, self.bias))
         patch.setattr(attention, "attend", textbook)
         yield
+
+
+@dataclass(frozen=True)
+class Asked(Joint):
+    """What a row asks for."""
+
+    label: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class LabelAndScale(Condition):
+    """A label and the number that it is meant with."""
+
+    def embedding(self, dim: int) -> nn.Module:
+        return Both(dim)
+
+    def null(self, c: Asked) -> Asked:
+        return Asked(LABELS.null(c.label), torch.zeros_like(c.scale))
+
+    def example(self, num_rows: int) -> Asked:
+        return Asked(LABELS.example(num_rows), torch.ones(num_rows))
+
+    def draw(self, num_rows: int, mode: Literal["uniform", "balanced"], stream: torch.Generator) -> Asked:
+        return Asked(LABELS.draw(num_rows, mode, stream), torch.rand(num_rows, generator=stream))
+
+
+class Both(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.label, self.scale = LABELS.embedding(dim), Linear(1, dim)
+
+    def forward(self, c: Asked) -> Tensor:
+        out: Tensor = self.label(c.label) + self.scale(c.scale[:, None])
+        return out
 
 
 class Pieces(Objective):

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,15 @@ def tiny() -> RunConfig:
         ),
         observers=(GapsOptions(every=7, rows_per_bin=4), CellsOptions(every=7)),
     )
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Path]:
+    """Return the folder of a config's undisturbed run, which is made once a session: to compare with, not to change."""
+    from dynamics.runner import run
+
+    results = tmp_path_factory.mktemp("twins")
+    return lambda config: run(config, results / config.run_id, progress=False)
 
 
 @pytest.fixture

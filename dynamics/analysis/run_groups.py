@@ -124,19 +124,16 @@ def bin_edges(ds: xr.Dataset, dim: str) -> list[tuple[float, float]]:
 def sampled_settings(ds: xr.Dataset, pictures: bool = False) -> xr.DataArray:
     """Return which settings of the group evaluation or fid were sampled, bool [run, field, nfe].
 
-    Settings that only some runs have are there for all after merging, without numbers and with black pictures.
-
-    Args:
-        ds: The group.
-        pictures: Only those that have pictures.
+    Settings that only some runs have are there for all after merging: black pictures, and numbers that are missing.
     """
     settings = ("run", "field", "nfe")
-    names = ["samples"] if pictures else [name for name in ds.data_vars if set(settings) <= set(ds[name].dims)]
-    there = xr.ones_like(ds.run, dtype=bool) & xr.ones_like(ds.field, dtype=bool) & xr.ones_like(ds.nfe, dtype=bool)
-    if names:
-        known = [ds[name].fillna(0) > 0 if name == "samples" else ds[name].notnull() for name in names]
-        there &= sum(some.any([dim for dim in some.dims if dim not in settings]) for some in known) > 0
-    return there.transpose(*settings)
+    none = np.zeros([ds.sizes[name] for name in settings], dtype=bool)
+    found = xr.DataArray(none, {name: ds[name] for name in settings}, settings)
+    for name, values in ds.data_vars.items():
+        if set(settings) <= set(values.dims):
+            there = values.fillna(0) > 0 if name == "samples" else values.notnull()
+            found = found | there.any([dim for dim in values.dims if dim not in settings])
+    return found.transpose(*settings)
 
 
 def _remedy(name: str) -> str:

@@ -28,7 +28,8 @@ def vector_field(u: Velocity, data: DataSource, device: torch.device) -> xr.Data
         device: Where the network computes.
 
     Returns:
-        `velocity` and, where it is known, `velocity_exact` [times, vertical, horizontal, axis] at the times t and r.
+        `velocity` and, where it is known, `velocity_exact` [times, vertical, horizontal, axis] at the times t and r;
+        `density` [times, vertical, horizontal] of z_t, from the data's reference points.
     """
     z, t, r = _grid(data)
     c = data.condition.example(len(z))
@@ -44,6 +45,8 @@ def vector_field(u: Velocity, data: DataSource, device: torch.device) -> xr.Data
         name: (dims, values.view(shape).numpy(), {"units": "1", "long_name": texts[name]})
         for name, values in found.items()
     }
+    text = "density of z_t"
+    variables["density"] = (dims[:3], _density(data).view(shape[:3]).numpy(), {"units": "1", "long_name": text})
     coords = {
         "t": ("times", [t for t, _ in TIMES], {"units": "1", "long_name": "time t"}),
         "r": ("times", [r for _, r in TIMES], {"units": "1", "long_name": "time r"}),
@@ -67,3 +70,16 @@ def _exact(data: DataSource) -> Tensor | None:
     """Solve for the exact field; runs of one study ask for the same one."""
     oracle = data.oracle()
     return None if oracle is None else oracle.u(*_grid(data)).float()
+
+
+@lru_cache(maxsize=4)
+def _density(data: DataSource) -> Tensor:
+    """Return the density of z_t where z_t = (1 - t) x + t e comes from the reference points, [B]."""
+    z, t, _ = _grid(data)
+    points = data.reference()[0].flatten(1)
+    parts = []
+    for some, times in zip(torch.split(z.flatten(1), NUM_SIDE**2), torch.split(t, NUM_SIDE**2), strict=True):
+        time = times[0]
+        squared = torch.cdist(some, (1 - time) * points) ** 2
+        parts.append((-squared / (2 * time**2)).exp().mean(1) / (2 * torch.pi * time**2))
+    return torch.cat(parts)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def tapped(model: nn.Module, take: Take, num_rows: int) -> Iterator[None]:
         num_rows: Rows of every pass with gradient.
 
     Raises:
-        ValueError: A pass with gradient has another number of rows.
+        ValueError: A pass with gradient has another number of rows, or is a derivative.
     """
     layers = _layers(model)
 
@@ -46,11 +47,13 @@ def tapped(model: nn.Module, take: Take, num_rows: int) -> Iterator[None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return
+            dual = forward_ad.unpack_dual(output).tangent is not None  # type: ignore[no-untyped-call]
+            if dual or len(output) != num_rows:
+                received = "a derivative with gradient" if dual else f"{len(output)} rows"
+                allowed = f"passes with gradient of all {num_rows} rows, as an objective with ONE_PASS makes them"
+                raise invalid("pass", received, allowed, "leave ONE_PASS of the objective False")
             if not output.requires_grad:  # the first layers: neither images nor weights ask for a gradient
                 output.requires_grad_()
-            if len(output) != num_rows:
-                allowed = f"passes with gradient of all {num_rows} rows, as an objective with ONE_PASS makes them"
-                raise invalid("pass", f"{len(output)} rows", allowed, "leave ONE_PASS of the objective False")
             given = inputs[0].detach()
             if isinstance(module, nn.Embedding):
                 given = F.one_hot(given, module.num_embeddings).to(output.dtype)

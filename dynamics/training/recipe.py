@@ -1,7 +1,7 @@
 """What is trained and how: all that a step, an instrument or a plan has to know of a run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dynamics.curricula import Curriculum, Plan, Progress, State, plan_for
 from dynamics.data import DataSource
@@ -9,8 +9,11 @@ from dynamics.flow.condition import Condition
 from dynamics.flow.times import TimesOptions
 from dynamics.objectives import Objective
 from dynamics.options import invalid
-from dynamics.record import SERIES
+from dynamics.record import SERIES, RowTable
 from dynamics.training.optimisation import TrainingOptions
+
+TAKEN = {"group", "step", *(field.name for field in fields(RowTable))}
+"""Names that a line of the log, or a row of a step, has for something else than a series."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def series_of(objective: Objective, curricula: tuple[Curriculum, ...]) -> dict[s
     """Return unit and text, by name, of every number that is recorded at each step.
 
     Raises:
-        ValueError: Two owners declare one name differently.
+        ValueError: Two owners declare one name differently, or somebody a name that is no name of a series.
 
     Example:
         >>> from dynamics.curricula import Beta
@@ -54,6 +57,9 @@ def series_of(objective: Objective, curricula: tuple[Curriculum, ...]) -> dict[s
     owners: list[tuple[str, Mapping[str, tuple[str, str]]]] = [(objective.kind, objective.SERIES)]
     for owner, declared in [*owners, *((c.kind, c.SERIES) for c in curricula)]:
         for name, said in declared.items():
+            if name in TAKEN or not name.isidentifier():
+                allowed = f"an identifier that is none of {', '.join(sorted(TAKEN))}"
+                raise invalid(f"series of {owner}", name, allowed, "choose another name")
             if out.setdefault(name, said) != said:
                 raise invalid(f"series of {owner}", name, "a name that nobody else records", "choose another name")
     return out

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -22,11 +22,18 @@ from dynamics.training.distributed import first_row, is_split, local
 ROWS = "rows"
 """Key of the metadata of a file with ranges: JSON, by name the first row and the number of rows of the whole."""
 DTYPES = {
-    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What a tensor's numbers are called in the format."""
+"""What the format calls each kind of number."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -99,8 +106,8 @@ class Shards:
             for (first, part), last in zip(parts, ends, strict=True)
             if max(begin, first) < min(end, last)
         ]
-        if not found:  # there are no such rows; the number of columns and the dtype are known all the same
-            return cast(Tensor, parts[0][1][0:0])
+        if not found:
+            return parts[0][1][:0]
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def fill(self, name: str, target: Tensor) -> None:

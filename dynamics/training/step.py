@@ -131,6 +131,9 @@ def _check_series(objective: Objective, terms: LossTerms) -> None:
     if set(terms.extras) != set(objective.SERIES):
         remedy = f"declare their units and texts in {type(objective).__name__}.SERIES"
         raise invalid(f"extras of {objective.kind}", sorted(terms.extras), str(sorted(objective.SERIES)), remedy)
+    if wrong := {name: tuple(values.shape) for name, values in terms.extras.items() if values.shape != terms.raw.shape}:
+        allowed = f"one number a row, {tuple(terms.raw.shape)}"
+        raise invalid(f"extras of {objective.kind}", wrong, allowed, "give rows that have no such number a 0")
 
 
 def skip(state: TrainState) -> None:
@@ -154,7 +157,7 @@ def tabulate(shards: list[tuple[Rows, LossTerms, Tensor]]) -> RowTable:
         {
             "t": rows.t,
             "gap": rows.t - rows.r,
-            "raw": terms.raw.detach(),
+            "raw": terms.raw,
             "adaptive": terms.adaptive,
             "weight": weight,
             "target_norm": terms.target_norm,
@@ -163,7 +166,7 @@ def tabulate(shards: list[tuple[Rows, LossTerms, Tensor]]) -> RowTable:
         }
         for rows, terms, weight in shards
     ]
-    table = torch.stack([torch.cat([part[name] for part in parts]) for name in parts[0]]).double().cpu()
+    table = torch.stack([torch.cat([part[name] for part in parts]) for name in parts[0]]).detach().double().cpu()
     columns = interleaved(torch.cat([is_v.unsqueeze(0), table]), len(shards))
     return RowTable.of(dict(zip(("is_v", *parts[0]), columns, strict=True)), tuple(shards[0][1].extras))
 

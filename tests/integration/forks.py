@@ -1,11 +1,19 @@
 """Forked processes, which spare the imports: of any work, and of the command `python -m experiments`."""
 
 import os
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from dynamics.cli.experiments import main
+from dynamics.config import RunConfig
+from dynamics.runner import run
+from dynamics.store import RunLog
+from dynamics.training import Interrupted
 
 TESTS = Path(__file__).parents[1]
 
@@ -32,12 +40,35 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def forked_run(config: RunConfig, out: Path) -> int:
+    """Train in a forked process and return its pid; it exits with 75 where it was stopped."""
+
+    def work() -> None:
+        try:
+            run(config, out, progress=False)
+        except Interrupted:
+            raise SystemExit(75) from None
+
+    return forked(work)
+
+
+def killed_run(config: RunConfig, out: Path, after: int) -> None:
+    """Train, and kill this process right after it has logged so many records."""
+    append, counter = RunLog.append, count(1)
+
+    def dying(self: RunLog, record: Mapping[str, object]) -> None:
+        append(self, record)
+        if next(counter) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunLog.append = dying  # type: ignore[method-assign]
+    run(config, out, progress=False)
+
+
 class Command:
     """The command of sweeps in a forked process, which leads a group as a shell's does and speaks to a file."""
 
     def __init__(self, said: Path, *words: str) -> None:
-        from dynamics.cli.experiments import main
-
         self.said = said
 
         def work() -> None:

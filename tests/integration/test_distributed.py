@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def twenty(tiny: RunConfig) -> Configs:
 
 
 @pytest.fixture
-def alone(twenty: Configs, tmp_path: Path) -> Path:
-    return run(twenty(), tmp_path / "alone", progress=False)
+def alone(twenty: Configs, twin: Callable[[RunConfig], Path]) -> Path:
+    return twin(twenty())
 
 
 def test_two_ranks_are_one_on_latents(twenty: Configs, tmp_path: Path) -> None:
@@ -72,9 +73,11 @@ def test_two_ranks_are_one_on_latents(twenty: Configs, tmp_path: Path) -> None:
     ],
     ids=["ddp", "ddp-accumulation", "fsdp", "ddp-recompute", "fsdp-recompute"],
 )
-def test_two_ranks_are_one(twenty: Configs, tmp_path: Path, training: Mapping[str, Any], tolerance: float) -> None:
+def test_two_ranks_are_one(
+    twenty: Configs, twin: Callable[[RunConfig], Path], tmp_path: Path, training: Mapping[str, Any], tolerance: float
+) -> None:
     config = twenty(**training)
-    alone = run(twenty(clip_norm=config.training.clip_norm), tmp_path / "alone", progress=False)
+    alone = twin(twenty(clip_norm=config.training.clip_norm))
     first, second = on_ranks(config, tmp_path / "both")
     assert_close(tmp_path / "both", alone, tolerance)
     assert len(first["records"]) == 20
@@ -122,12 +125,12 @@ def test_ranks_without_rows_of_a_kind(twenty: Configs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "training", [{}, {"parallel": "fsdp", "accumulation": 2}, {"parallel": "fsdp", "recompute": "blocks"}]
 )
-def test_half_precision(twenty: Configs, tmp_path: Path, training: Mapping[str, Any]) -> None:
-    half = twenty(precision="bfloat16", num_steps=6)
-    run(twenty(num_steps=6), tmp_path / "full", progress=False)
-    run(half, tmp_path / "half", progress=False)
+def test_half_precision(
+    twenty: Configs, twin: Callable[[RunConfig], Path], tmp_path: Path, training: Mapping[str, Any]
+) -> None:
+    folders = [twin(twenty(num_steps=6, precision=precision)) for precision in ("float32", "bfloat16")]
     on_ranks(twenty(precision="bfloat16", num_steps=6, **training), tmp_path / "both")
-    full, one, two = (read_run(tmp_path / o / "run.nc")["training"].raw_v for o in ("full", "half", "both"))
+    full, one, two = (read_run(out / "run.nc")["training"].raw_v for out in (*folders, tmp_path / "both"))
     np.testing.assert_allclose(two, one, rtol=1e-3)
     assert not np.allclose(two, full, rtol=1e-7)
 
@@ -191,7 +194,10 @@ def failing(config: RunConfig, out: Path, prepare: Callable[[int], object] = lam
     return [r["error"] for r in launch(action, out.with_name("ranks"), seconds=20)]
 
 
-def test_what_stops_the_first_rank_stops_all(twenty: Configs, alone: Path, tmp_path: Path) -> None:
+def test_what_stops_the_first_rank_stops_all(
+    twenty: Configs, twin: Callable[[RunConfig], Path], tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(twin(twenty()), tmp_path / "alone"))
     other = failing(twenty(learning_rate=1.0), alone)
     assert all("ValueError: config: received 'training.learning_rate: 0.001 there, 1.0 asked for'" in e for e in other)
     with locked(RunFolder(alone).log):

@@ -26,6 +26,7 @@ from dynamics.store import RunLog, read_run
 from dynamics.training import DiskFullError, Interrupted, NonFiniteLossError, TrainState, loop, monitor
 
 Change = Callable[..., RunConfig]
+Twin = Callable[[RunConfig], Path]
 AVERAGES = ("model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors")
 
 
@@ -88,19 +89,19 @@ def nervous(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:alarm at step")
 def test_alarms_are_kept_change_nothing_and_survive_interruptions(
-    changed: Change, nervous: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: Change, nervous: None, twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed(alarm_factor=1.01)
-    run(config, tmp_path / "on", progress=False)
-    run(changed(alarm_factor=None), tmp_path / "off", progress=False)
-    assert last_weights(tmp_path / "on") == last_weights(tmp_path / "off")
+    config, off = changed(alarm_factor=1.01), twin(changed(alarm_factor=None))
+    with pytest.warns(UserWarning, match=r"alarm at step \d+: .* times the usual"):
+        run(config, tmp_path / "on", progress=False)
+    assert last_weights(tmp_path / "on") == last_weights(off)
     found = lines(tmp_path / "on", "alarms")
     assert len(found) >= 5
     assert {"step", "series", "value", "usual"} < set(found[0])
     assert all(alarm["value"] > 1.01 * alarm["usual"] for alarm in found)
     assert {alarm["series"].split(",")[0] for alarm in found} >= {"raw loss", "du/dt norm"}
     assert read_run(tmp_path / "on" / "run.nc").attrs["num_alarms"] == len(found)
-    assert lines(tmp_path / "off", "alarms") == lines(tmp_path / "off", "monitor") == []
+    assert lines(off, "alarms") == lines(off, "monitor") == []
     # at a step of which one more would have been an alarm, among others
     stops = [found[1]["step"] - 1, found[3]["step"] + 1]
     stop_at(monkeypatch, *stops)
@@ -110,11 +111,6 @@ def test_alarms_are_kept_change_nothing_and_survive_interruptions(
     run(config, tmp_path / "stopped", progress=False)
     assert lines(tmp_path / "stopped", "alarms") == found
     same_results(tmp_path / "stopped", tmp_path / "on")
-
-
-def test_an_alarm_is_heard(changed: Change, nervous: None, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"alarm at step \d+: .* times the usual"):
-        run(changed(alarm_factor=1.01), tmp_path, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:the loss or its gradient")
@@ -200,7 +196,9 @@ def test_ranks_leave_out_the_same_steps(
     assert all("NonFiniteLossError" in result["error"] and "at step 7" in result["error"] for result in results)
 
 
-def test_a_run_stops_before_its_time_is_up(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_before_its_time_is_up(
+    tiny: RunConfig, twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match="stopped before the time limit at step 1, checkpoint written") as stop:
         run(tiny, out, progress=False, wall_minutes=0.01)
@@ -212,8 +210,7 @@ def test_a_run_stops_before_its_time_is_up(tiny: RunConfig, tmp_path: Path, monk
     assert RunFolder(out).checkpoints().steps() == [1, 2]
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     run(tiny, out, progress=False, wall_minutes=60)
-    run(tiny, tmp_path / "undisturbed", progress=False)
-    same_results(out, tmp_path / "undisturbed")
+    same_results(out, twin(tiny))
 
 
 def test_the_time_of_one_rank_is_up_for_all(changed: Change, tmp_path: Path) -> None:
@@ -228,7 +225,7 @@ def test_the_time_of_one_rank_is_up_for_all(changed: Change, tmp_path: Path) -> 
 
 
 def test_a_full_disk_at_a_checkpoint_leaves_the_one_before(
-    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: RunConfig, twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, rename = tmp_path / "run", os.replace
 
@@ -248,13 +245,12 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_one_before(
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step_00000005", "step_00000010"]
     monkeypatch.setattr(os, "replace", rename)
     run(tiny, out, progress=False)
-    run(tiny, tmp_path / "undisturbed", progress=False)
-    same_results(out, tmp_path / "undisturbed")
+    same_results(out, twin(tiny))
 
 
 @pytest.mark.parametrize("group", ["training", "gaps", "monitor"])
 def test_a_full_disk_in_the_middle_of_a_record_loses_nothing(
-    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str
+    tiny: RunConfig, twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str
 ) -> None:
     out, write = tmp_path / "run", os.write
     step = {"training": 9, "gaps": 14, "monitor": 15}[group]
@@ -270,8 +266,7 @@ def test_a_full_disk_in_the_middle_of_a_record_loses_nothing(
         run(tiny, out, progress=False)
     monkeypatch.setattr(os, "write", write)
     run(tiny, out, progress=False)
-    run(tiny, tmp_path / "undisturbed", progress=False)
-    same_results(out, tmp_path / "undisturbed")
+    same_results(out, twin(tiny))
 
 
 def test_the_heart_beats_while_something_is_measured(
@@ -320,7 +315,7 @@ def curve(out: Path, name: str) -> dict[int, list[float]]:
 
 
 def test_curves_for_tensorboard_change_nothing_and_are_purged(
-    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: RunConfig, twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(board, "EVERY", 3)
     out, append = tmp_path / "with", RunLog.append
@@ -336,14 +331,13 @@ def test_curves_for_tensorboard_change_nothing_and_are_purged(
     assert list(curve(out, "training/raw_u")) == [3, 6, 9, 12]
     monkeypatch.setattr(RunLog, "append", append)
     run(tiny, out, progress=False, tensorboard=True)
-    run(tiny, tmp_path / "without", progress=False)
-    same_results(out, tmp_path / "without")
+    same_results(out, twin(tiny))
     found = curve(out, "training/raw_u")
     recorded = {record["step"]: record["raw_u"] for record in lines(out, "training")}
     assert list(found) == [3, 6, 9, 12, 15, 18, 21, 24]
     for step, values in found.items():
         assert values == [pytest.approx(recorded[step], rel=1e-6)], "one value, step 12 was written twice"
-    assert not (tmp_path / "without" / "tensorboard").exists()
+    assert not (twin(tiny) / "tensorboard").exists()
 
 
 def test_tensorboard_missing_is_said_before_training(

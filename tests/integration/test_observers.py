@@ -1,6 +1,7 @@
 """Measuring never changes training, and what is measured is right."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,11 @@ from dynamics.flow.progress import Progress
 from dynamics.instruments import GapsOptions
 from dynamics.models import Network
 from dynamics.record import QUANTITIES
-from dynamics.runner import run
 from dynamics.store import read_run
 
 
-def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path) -> None:
-    with_observers = run(tiny, tmp_path / "on", progress=False)
-    without = run(tiny.model_copy(update={"observers": ()}), tmp_path / "off", progress=False)
+def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> None:
+    with_observers, without = twin(tiny), twin(tiny.model_copy(update={"observers": ()}))
     for name in ("model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors"):
         paths = [folder / "checkpoints" / "step_00000024" / name for folder in (with_observers, without)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -35,8 +34,8 @@ def test_observers_on_and_off_are_bitwise_equal(tiny: RunConfig, tmp_path: Path)
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_measurements_are_at_the_asked_steps(tiny: RunConfig, tmp_path: Path) -> None:
-    tree = read_run(run(tiny, tmp_path, progress=False) / "run.nc")
+def test_measurements_are_at_the_asked_steps(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> None:
+    tree = read_run(twin(tiny) / "run.nc")
     for name in ("gaps", "cells"):
         assert tree[name].step.values.tolist() == [0, 7, 14, 21, 24]
     rows = tree["cells"]["count"].sum(["t_bin", "gap_bin"])

@@ -21,6 +21,7 @@ from dynamics.training import Checkpoints, TrainState, checkpoint, gathered, joi
 from dynamics.training.distributed import local
 
 Configs = Callable[..., RunConfig]
+Twin = Callable[[RunConfig], Path]
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def twenty(tiny: RunConfig) -> Configs:
     return partial(twenty_steps, tiny)
 
 
-def test_parts_go_on_with_any_number_of_ranks(twenty: Configs, tmp_path: Path) -> None:
+def test_parts_go_on_with_any_number_of_ranks(twenty: Configs, twin: Twin, tmp_path: Path) -> None:
     """2 -> 3 -> 1 -> 2 ranks: the rows, the losses and the averages of one rank that nobody stopped."""
     config, out = twenty(parallel="fsdp", batch_size=24, num_steps=16), tmp_path / "out"
-    undisturbed = run(twenty(batch_size=24, num_steps=16), tmp_path / "alone", progress=False)
+    undisturbed = twin(twenty(batch_size=24, num_steps=16))
     for ranks, stop_at in ((2, 4), (3, 8), (1, 12), (2, 0)):
         act = partial(lambda rank, at: trained(config, out, stop_at=at), at=stop_at)
         results = launch(act, tmp_path / "ranks", ranks=ranks)
@@ -47,9 +48,10 @@ def test_parts_go_on_with_any_number_of_ranks(twenty: Configs, tmp_path: Path) -
     np.testing.assert_array_equal(a.gap_count, b.gap_count)
 
 
-def test_a_damaged_or_missing_part_is_named_and_the_checkpoint_before_is_used(twenty: Configs, tmp_path: Path) -> None:
-    config, out = twenty(parallel="fsdp"), tmp_path / "out"
-    undisturbed = run(twenty(), tmp_path / "alone", progress=False)
+def test_a_damaged_or_missing_part_is_named_and_the_checkpoint_before_is_used(
+    twenty: Configs, twin: Twin, tmp_path: Path
+) -> None:
+    config, out, undisturbed = twenty(parallel="fsdp"), tmp_path / "out", twin(twenty())
     on_ranks(config, out)
     (out / "run.nc").unlink()
     checkpoints = RunFolder(out).checkpoints()

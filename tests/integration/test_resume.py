@@ -6,53 +6,27 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forks import ended, forked, forked_run, killed_run
 from sweeps._sweep import same_results
 
+from dynamics import cli
 from dynamics.config import RunConfig
 from dynamics.runner import RunFolder, run
-from dynamics.store import RunLog, read_run
-from dynamics.training import DamagedCheckpointError, Interrupted
+from dynamics.store import read_run
+from dynamics.training import DamagedCheckpointError
 
 
 @pytest.fixture
-def undisturbed(tiny: RunConfig, tmp_path: Path) -> Path:
-    return run(tiny, tmp_path / "undisturbed", progress=False)
+def undisturbed(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> Path:
+    return twin(tiny)
 
 
-def in_child(config: RunConfig, out: Path) -> int:
-    """Start the run in a forked process, which spares the imports, and return its pid."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run(config, out, progress=False)
-            code = 0
-        except Interrupted:
-            code = 75
-        finally:
-            os._exit(code)
-    return pid
-
-
-def die_after_records(number: int) -> None:
-    """Make this process kill itself right after it has logged `number` records."""
-    append, counter = RunLog.append, iter(range(1, number + 1))
-
-    def dying(self: RunLog, record: Mapping[str, object]) -> None:
-        append(self, record)
-        if next(counter) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    RunLog.append = dying  # type: ignore[method-assign]
-
-
+@pytest.mark.soak
 def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, 20 times in one run; then it finishes and equals the undisturbed run."""
     out, kills = tmp_path / "killed", 0
@@ -61,7 +35,7 @@ def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_pat
     run(tiny, tmp_path / "timed", progress=False)
     whole = time.monotonic() - began
     while kills < 20:
-        pid = in_child(tiny, out)
+        pid = forked_run(tiny, out)
         # mostly long enough to pass a checkpoint, sometimes in the middle of the set-up
         time.sleep(chance.uniform(0.0, 0.35) * whole)
         os.kill(pid, signal.SIGKILL)
@@ -76,15 +50,10 @@ def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_pat
 
 
 def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
-    """The deterministic twin: die right after a given number of logged records, again and again."""
+    """Die right after a given number of logged records, again and again."""
     out = tmp_path / "killed"
     for after in (1, 3, 5, 6, 7, 9, 11, 2, 24):
-        pid = os.fork()
-        if pid == 0:
-            die_after_records(after)
-            run(tiny, out, progress=False)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        ended(forked(partial(killed_run, tiny, out, after)))
     run(tiny, out, progress=False)
     same_results(out, undisturbed)
 
@@ -92,13 +61,12 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "stopped"
-    pid = in_child(tiny, out)
+    pid = forked_run(tiny, out)
     log = RunFolder(out).log
     while not log.exists() or log.read_text().count("raw_v") < 6:
         time.sleep(0.005)
     os.kill(pid, number)
-    _, status = os.waitpid(pid, 0)
-    assert os.WEXITSTATUS(status) == 75
+    assert ended(pid) == 75
     steps = RunFolder(out).checkpoints().steps()
     assert steps
     assert steps[-1] >= 6
@@ -107,13 +75,13 @@ def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path
 
 
 def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
-    """The same through the real command, killed by SIGTERM in a process of its own."""
-    command = [
-        *(sys.executable, "-m", "dynamics", "train", "digits-improved", "--out", str(tmp_path / "run")),
+    """The same through the real command, stopped by SIGTERM in a process of its own."""
+    words = [
+        *("train", "digits-improved", "--out", str(tmp_path / "run")),
         *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
         *("--training.num-steps", "60", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "dynamics", *words], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
     while not log.exists() or log.read_text().count("raw_v") < 3:
         assert process.poll() is None, process.stderr.read()
@@ -122,8 +90,7 @@ def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert "the same command continues" in errors
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    cli.main(words)
     assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 60
 
 

@@ -7,13 +7,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from forks import ended, forked, forked_run, killed_run
 from safetensors.torch import load_file
 from sweeps._sweep import same_results
-from test_resume import die_after_records, in_child
 
 from dynamics import cli
 from dynamics.config import RunConfig
@@ -36,9 +37,9 @@ def parent(tiny: RunConfig) -> RunConfig:
 
 
 @pytest.fixture
-def sweep(parent: RunConfig, tmp_path: Path) -> Path:
+def sweep(parent: RunConfig, twin: Callable[[RunConfig], Path], tmp_path: Path) -> Path:
     """A folder with a finished run, checkpoints at 8 and 9, in a folder named by its run_id."""
-    run(parent, tmp_path / parent.run_id, progress=False)
+    shutil.copytree(twin(parent), tmp_path / parent.run_id)
     return tmp_path
 
 
@@ -112,12 +113,7 @@ def test_kills_and_a_stop_change_nothing(sweep: Path, child: Child, tmp_path: Pa
     undisturbed = run(config, sweep / config.run_id, progress=False)
     out = sweep / "killed"
     for after in (1, 4, 9):
-        pid = os.fork()
-        if pid == 0:
-            die_after_records(after)
-            run(config, out, progress=False)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        ended(forked(partial(killed_run, config, out, after)))
     origin = (out / "start.json").read_bytes()
     # the parent changes after the child has begun: the note still says what the child began with
     shutil.rmtree(sweep / config.start.run)
@@ -133,11 +129,11 @@ def test_a_signal_leaves_a_checkpoint(sweep: Path, child: Child) -> None:
     config = child()
     undisturbed = run(config, sweep / "undisturbed", progress=False)
     out = sweep / config.run_id
-    pid = in_child(config, out)
+    pid = forked_run(config, out)
     while not (log := RunFolder(out).log).exists() or log.read_text().count("raw_v") < 3:
         time.sleep(0.005)
     os.kill(pid, signal.SIGUSR2)
-    assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 75
+    assert ended(pid) == 75
     run(config, out, progress=False)
     same_results(out, undisturbed)
 
@@ -145,12 +141,7 @@ def test_a_signal_leaves_a_checkpoint(sweep: Path, child: Child) -> None:
 def test_before_its_first_checkpoint_a_run_begins_anew_from_what_is_there(sweep: Path, child: Child) -> None:
     config = child()
     out = sweep / config.run_id
-    pid = os.fork()
-    if pid == 0:
-        die_after_records(3)
-        run(config, out, progress=False)
-        os._exit(0)
-    os.waitpid(pid, 0)
+    ended(forked(partial(killed_run, config, out, 3)))
     assert RunFolder(out).checkpoints().steps() == []
     checkpoint = sweep / config.start.run / "checkpoints" / "step_00000009"
     state = json.loads((checkpoint / "state.json").read_text())

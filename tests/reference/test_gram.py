@@ -1,22 +1,23 @@
 """The gradient Gram against brute force: one ordinary backward pass per task, split or row, in float64."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from builders import CPU, LAW, Pieces, gradients, recipe, state_of
-from torch import Tensor
+from torch import Tensor, nn
 
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
-from dynamics.instruments import gram as gram_room
-from dynamics.instruments.gram import GramOptions, GramProbe, collect, parts_of, products, task_gram
-from dynamics.instruments.gram import Group as RowGroup
+from dynamics.instruments.gram import GramOptions, GramProbe, parts_of, products, task_gram
+from dynamics.instruments.group_gradients import Group, collect
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
 from dynamics.instruments.tasks import WHOLE, Task, gap_tasks, task_rows, velocity_task
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
-from dynamics.objectives import Guidance, MeanFlow, Objective
-from dynamics.training import TrainState
+from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
+from dynamics.training import TrainState, start
 
 GUIDED = MeanFlow(guidance=Guidance(k=0.5))
 RECIPE = recipe(GUIDED, seed=3)
@@ -95,12 +96,86 @@ def test_gram_of_an_objective_that_asks_for_some_rows_at_a_time(model: ModelOpti
     np.testing.assert_allclose(rows_probe.measure(state).gram.sel(group="model"), table @ table.T, rtol=1e-9)
 
 
-def test_an_objective_that_asks_for_all_rows_has_many_groups_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_that_asks_for_all_rows_has_many_groups_in_one_pass() -> None:
     """Else the instrument would cost a pass a group."""
-    passes, backward = [], gram_room._backward
-    monkeypatch.setattr(gram_room, "_backward", lambda *a: passes.append(len(a[3])) or backward(*a))
-    GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state_of(RECIPE, DIT))
-    assert passes == [9]
+    state, passes = state_of(RECIPE, DIT), list[int]()
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            passes.append(len(inputs[0]))
+
+    state.model.register_forward_pre_hook(note)
+    GramProbe(RECIPE, GramOptions.model_validate(SMALL)).measure(state)
+    assert passes == [9 * 5]
+    passes.clear()
+    of_pieces = replace(RECIPE, objective=Pieces())
+    GramProbe(of_pieces, GramOptions.model_validate(SMALL)).measure(state)
+    assert max(passes) == 5
+
+
+class Gained(nn.Module):
+    """A network with weights outside of linear and embedding layers."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.gain = inner, nn.Parameter(torch.full((8, 8), 1.3, dtype=torch.float64))
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Tensor) -> Tensor:
+        out: Tensor = self.gain * self.inner(z, t, r, c)
+        return out
+
+
+def test_weights_of_any_layer_are_measured() -> None:
+    state, options = state_of(RECIPE, DIT), GramOptions.model_validate({**SMALL, "groups": "tensor"})
+    state = start(Gained(state.model), RECIPE.training, ())
+    probe = GramProbe(RECIPE, options)
+    measured = probe.measure(state)
+    drawn = [task_rows(task, s, options, RECIPE) for task in probe.tasks for s in range(3)]
+    singles = [brute_gradient(state, rows, MeanFlow(), weighted=True) for rows in drawn]
+    for name in ("gain", "inner.embed.weight"):
+        table = torch.stack([single[name].flatten() for single in singles])
+        found = measured.gram.sel(group=name).values.reshape(9, 9)
+        np.testing.assert_allclose(found, table @ table.T, rtol=1e-9)
+
+
+class SecondPass(MeanFlow):
+    """Inherits what it must not say of itself: it asks for some rows again."""
+
+    kind: Literal["second_pass_of_tests"] = "second_pass_of_tests"  # type: ignore[assignment]
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        (z, _), terms = rows.path(), super().loss(net, rows, now)
+        again = net.velocity(z[:3], rows.t[:3], rows.c[:3])
+        return replace(terms, raw=terms.raw + again.square().sum())
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self
+
+
+class WithSlope(MeanFlow):
+    """Inherits what it must not say of itself: it goes back through a derivative of all rows."""
+
+    kind: Literal["with_slope_of_tests"] = "with_slope_of_tests"  # type: ignore[assignment]
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        (z, v), terms = rows.path(), super().loss(net, rows, now)
+        _, slope = net.jvp(z, rows.t, rows.r, rows.c, dz=v, differentiable=True)
+        return replace(terms, raw=terms.raw + slope.flatten(1).square().sum(1))
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("objective", "received"), [(SecondPass(), "'3 rows'"), (WithSlope(), "'a derivative with gradient'")]
+)
+def test_an_objective_that_claims_to_ask_for_all_rows_once_is_caught(objective: Objective, received: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"pass: received {received}; allowed: .* all 45 rows.*; remedy: leave ONE_PASS"
+    ):
+        GramProbe(replace(RECIPE, objective=objective), GramOptions.model_validate(SMALL)).measure(
+            state_of(RECIPE, DIT)
+        )
 
 
 def test_average_weights_are_another_measurement() -> None:
@@ -122,7 +197,7 @@ def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
     rows = task_rows(task, 0, options, RECIPE)
     for guidance in ("off", "run"):
         o = options.model_copy(update={"guidance": guidance})
-        groups = [RowGroup(rows, loss) for loss in (WHOLE, "flow_matching", "consistency")]
+        groups = [Group(rows, loss) for loss in (WHOLE, "flow_matching", "consistency")]
         gradients, losses = collect(state, groups, RECIPE, o)
         for name, (whole, matching, consistency) in gradients.tensors.items():
             difference = float((whole - matching - consistency).abs().max())
@@ -160,7 +235,7 @@ def test_sketch_agrees_within_its_stated_error() -> None:
         return (gram.sum((-3, -1)) - np.einsum("...iaja->...ij", gram)) / 6
 
     sketched = options.model_copy(update={"backend": "sketch", "sketch_size": 128})
-    groups = [RowGroup(task_rows(t, s, options, RECIPE), t.loss) for t in tasks for s in range(3)]
+    groups = [Group(task_rows(t, s, options, RECIPE), t.loss) for t in tasks for s in range(3)]
     scores = []
     for seed in range(40):
         collected, _ = collect(state, groups, replace(RECIPE, seed=seed), sketched)

@@ -20,6 +20,7 @@ from dynamics.models.linear import Linear
 from dynamics.rng import generator
 from dynamics.training import start
 
+ONE_CLASS = ClassLabels(1)
 DIM, STD, REPETITIONS, ROWS, SPLITS = 4, 0.7, 250, 512, 8
 NEIGHBOURS = torch.tensor([[0, 1, 0, 0], [1, 0, -1, 0], [0, -1, 0, 1], [0, 0, 1, 0]]).double()
 W = 0.65 * torch.eye(DIM).double() + 0.1 * NEIGHBOURS  # between the tasks' minima: they pull in different directions
@@ -39,7 +40,7 @@ class LinearVelocity(nn.Module):
 
 @dataclass(frozen=True)
 class Gaussian:
-    condition: ClassLabels = ClassLabels(1)
+    condition: ClassLabels = ONE_CLASS
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         x = STD * torch.randn(batch_size, 1, 1, DIM, generator=generator(seed, "x", step))

@@ -1,6 +1,7 @@
 """The toys of the plane: their velocities by quadrature over their densities, their samples, their flows."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,30 +25,30 @@ def load(name: str) -> Population:
     return data
 
 
-def bumps(centres: list[tuple[float, float]], std: float) -> np.ndarray:
-    squared = ((GRID[:, None] - np.array(centres)) ** 2).sum(2)
+def bumps(points: np.ndarray, centres: list[tuple[float, float]], std: float) -> np.ndarray:
+    squared = ((points[:, None] - np.array(centres)) ** 2).sum(2)
     return np.exp(-squared / (2 * std**2)).sum(1)
 
 
-def density(name: str, label: int | None) -> np.ndarray:
-    """The density on the grid, from the words that describe the set; not normalised."""
+def density(name: str, label: int | None, points: np.ndarray = GRID) -> np.ndarray:
+    """The density at points, from the words that describe the set; not normalised."""
     if name == "checkerboard":
-        column, row = (np.floor(GRID) + 2).T
-        return ((column + row) % 2 == 0) & (np.abs(GRID).max(1) < 2)
+        column, row = (np.floor(points) + 2).T
+        return ((column + row) % 2 == 0) & (np.abs(points).max(1) < 2)
     if name == "eight-gaussians":
         angles = [k * math.pi / 4 for k in range(8) if label in (None, k)]
-        return bumps([(1.6 * math.cos(a), 1.6 * math.sin(a)) for a in angles], 0.2)
+        return bumps(points, [(1.6 * math.cos(a), 1.6 * math.sin(a)) for a in angles], 0.2)
     if name == "two-moons":
         angles = [k * math.pi / 39 for k in range(40)]
         upper = [(1.2 * math.cos(a) - 0.6, 1.2 * math.sin(a) - 0.3) for a in angles]
         lower = [(-x, -y) for x, y in upper]
-        return bumps({None: upper + lower, 0: upper, 1: lower}[label], 0.1)
+        return bumps(points, {None: upper + lower, 0: upper, 1: lower}[label], 0.1)
     # the spiral r = 2 a / (4.5 pi): walk along it until as far as the whole length over 143 from the last point
     fine = np.linspace(0.5 * math.pi, 4.5 * math.pi, 400_001)
     path = (2 * fine / (4.5 * math.pi))[:, None] * np.stack([np.cos(fine), np.sin(fine)], 1)
     walked = np.concatenate([[0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     chosen = [int(np.searchsorted(walked, k * walked[-1] / 143 - 1e-9)) for k in range(144)]
-    return bumps([tuple(path[i]) for i in chosen], 0.1)
+    return bumps(points, [tuple(path[i]) for i in chosen], 0.1)
 
 
 CASES = [
@@ -119,7 +120,14 @@ def test_samples_have_the_moments_of_the_density(name: str) -> None:
     x, y = (part.double() for part in data.sample(40_000, torch.Generator().manual_seed(2)))
     weight = density(name, None) / density(name, None).sum()
     points = x.flatten(1).numpy()
-    for f in (lambda a: a, np.square, lambda a: a[:, :1] * a[:, 1:], lambda a: np.sin(3 * a), lambda a: np.cos(6 * a)):
+    functions: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda a: a,
+        np.square,
+        lambda a: a[:, :1] * a[:, 1:],
+        lambda a: a - np.floor(a),  # the place inside a square
+        lambda a: np.log(np.maximum(density(name, None, a), 1e-12))[:, None],  # the width of a Gaussian
+    ]
+    for f in functions:
         expected = (weight[:, None] * f(GRID)).sum(0)
         error = f(points).std(0) / len(points) ** 0.5
         np.testing.assert_array_less(np.abs(f(points).mean(0) - expected), 4.5 * error + 5e-4)

@@ -62,7 +62,7 @@ METRICS = (
     Metric(r"recall_inception_(.+)_nfe(\d+)", "recall (Inception features), {0}, NFE {1}", False),
     Metric(_FD, "Frechet distance ({0} features), {1}, NFE {2}", True, SEED_SPREAD_FRECHET, _FRECHET),
     Metric(_KD, "kernel distance ({0} features), {1}, NFE {2}", True, SEED_SPREAD_KERNEL, _KERNEL, independent=True),
-    Metric(r"energy_distance_(.+)_nfe(\d+)", "energy distance, {0}, NFE {1}", True, independent=True),
+    Metric(r"energy_distance_(.+)_nfe(\d+)", "energy distance of points, {0}, NFE {1}", True, independent=True),
     Metric(r"accuracy_(.+)_nfe(\d+)", "class accuracy, {0}, NFE {1}", False, by_interval=True),
     Metric(r"precision_(.+)_nfe(\d+)", "precision, {0}, NFE {1}", False, SEED_SPREAD_COVERAGE, _COVERAGE),
     Metric(r"recall_(.+)_nfe(\d+)", "recall, {0}, NFE {1}", False, SEED_SPREAD_COVERAGE, _COVERAGE),

@@ -83,28 +83,35 @@ def tile(samples: Pixels) -> Pixels:
 
 @styled
 def distance_by_nfe(tree: xr.DataTree) -> Figure:
-    """Draw the Frechet distance, and any class accuracy with its 95% interval, by number of network evaluations.
+    """Draw distances to the data, and the class accuracy with its 95% interval, by number of network evaluations.
 
     Raises:
         ValueError: No run has the group evaluation, or none has distances because the data have no labels.
     """
     ds = group(tree, "evaluation")
-    distances = [str(name) for name in ds.data_vars if str(name).startswith("fd_")]
+    distances, shares = distances_of(ds), "accuracy" in ds
     if not distances:
         allowed = "an evaluation with distances"
         raise invalid("evaluation", sorted(map(str, ds.data_vars)), allowed, "label the data: a classifier needs them")
     classified = "accuracy" in ds
     figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
-    axes = np.atleast_1d(figure.subplots(1, len(distances) + classified))
+    axes = np.atleast_1d(figure.subplots(1, len(distances) + shares))
     for ax, name in zip(axes, distances, strict=False):
         _points(ax, ds, name, tree)
-        ax.set(ylabel=f"Frechet distance (squared {name[3:]} feature)", title="lower is better")
-        log_axis(ax)
-    if classified:
+        ax.set(ylabel=distances[name], title="lower is better")
+        if name != "energy_distance":  # an unbiased estimate, which may be negative
+            log_axis(ax)
+    if shares:
         _points(axes[-1], ds, "accuracy", tree)
         axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
     line_legend(figure, run_colours(tree), extra=_lines(ds), columns=5)
     return figure
+
+
+def distances_of(ds: xr.Dataset) -> dict[str, str]:
+    """Return the distances in an evaluation, in words."""
+    named = {str(name): f"Frechet distance (squared {str(name)[3:]} feature)" for name in ds if str(name)[:3] == "fd_"}
+    return named | ({"energy_distance": "energy distance of points"} if "energy_distance" in ds else {})
 
 
 @styled

@@ -21,7 +21,7 @@ from dynamics.analysis.report.loss_maps import loss_map
 from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.repeating import how_to_repeat
 from dynamics.analysis.report.report_tables import difference_sentences, protocol_table, results_tables, run_tables
-from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
+from dynamics.analysis.report.sample_figures import distance_by_nfe, distances_of, fid_by_nfe, sample_grids
 from dynamics.analysis.report.summary_table import summary
 from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
 from dynamics.analysis.run_groups import REMEDIES, label_runs
@@ -38,9 +38,8 @@ class ReportPicture(NamedTuple):
     """What it shows."""
     draw: Callable[[xr.DataTree], Figure]
     caption: str
-    needs: str = ""
-    """How the names of the variables of the group begin without which there is nothing to draw: pictures, for one,
-    that data of points do not have."""
+    variable: str = ""
+    """What of the group it needs; where a group lacks it, the picture is left out without a word."""
 
 
 REPORT_PICTURES = (
@@ -50,22 +49,23 @@ REPORT_PICTURES = (
         sample_grids,
         "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
         "a column is a class.",
-        needs="samples",
+        "samples",
     ),
     ReportPicture(
         "points_by_nfe",
         "evaluation",
         points_by_nfe,
-        "Samples of the same noise beside the data, by sampled field and number of network evaluations (NFE), with "
-        "their energy distance.",
-        needs="points",
+        "Points of the data, and samples of the same noise by sampled field and number of network evaluations (NFE); "
+        "colours are classes.",
+        "points",
     ),
     ReportPicture(
         "vector_fields",
         "evaluation",
         vector_fields,
-        "Velocities on a grid of z_t, coloured by their distance to the exact ones.",
-        needs="velocity",
+        "The network's v and u on a grid of z_t, coloured by their distance to the exact velocities in the row below; "
+        "only where z_t can be.",
+        "velocity",
     ),
     ReportPicture(
         "samples_decoded",
@@ -80,8 +80,8 @@ REPORT_PICTURES = (
         "distance_by_nfe",
         "evaluation",
         distance_by_nfe,
-        "Frechet distance to the reference images, and share of samples that a classifier puts into the class asked "
-        "for, by number of network evaluations.",
+        "Distance of samples to the data, and share of samples that a classifier puts into the class asked for, by "
+        "number of network evaluations.",
     ),
     ReportPicture(
         "error_by_gap",
@@ -89,7 +89,7 @@ REPORT_PICTURES = (
         error_by_gap,
         "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
         "those of one-step sampling.",
-        needs="v_error",
+        "v_error",
     ),
     ReportPicture(
         "velocity_errors",
@@ -97,7 +97,7 @@ REPORT_PICTURES = (
         velocity_errors,
         "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
         "set the exact v memorises at small t, where its error does not measure quality.",
-        needs="v_error",
+        "v_error",
     ),
     ReportPicture(
         "losses",
@@ -151,6 +151,8 @@ REPORT_PICTURES = (
     ),
 )
 """The figures of a report, in its order; a new one is drawn by a function of this room and listed here."""
+PLANE = ("points", "velocity")
+"""What only runs on points of the plane have: others need not hear of these figures."""
 ADDED_LATER = ("fid", "gram", "decomposition", "lookahead")
 """Groups that `dynamics probe` and `evaluate --fid` add: their figures are left out without a word where they lack."""
 
@@ -238,9 +240,8 @@ def _pictures(tree: xr.DataTree, out: Path) -> str:
             name, command = picture.name.replace("_", " "), REMEDIES[picture.group]
             parts.append(f"No {name}: no run has the group {picture.group}. {command}")
             continue
-        if picture.name == "distance_by_nfe" and not _has(tree[picture.group], "fd_"):
-            if not _has(tree[picture.group], "points"):
-                parts.append("No distances: the data have no labels to train a feature extractor with.")
+        if picture.name == "distance_by_nfe" and not distances_of(tree["evaluation"].to_dataset()):
+            parts.append("No distances: the data have no labels to train a feature extractor with.")
             continue
         figure = picture.draw(tree)
         save(figure, out / "figures" / picture.name)
@@ -252,10 +253,5 @@ def _left_out(tree: xr.DataTree, picture: ReportPicture) -> bool:
     """Whether a figure is left out without a word."""
     group = picture.group
     if group not in tree.children:  # those of FID take the place of the evaluation's, where it alone was measured
-        later = group in ADDED_LATER or picture.needs in ("points", "velocity")
-        return later or (group == "evaluation" and "fid" in tree.children)
-    return not _has(tree[group], picture.needs)
-
-
-def _has(node: xr.DataTree, needed: str) -> bool:
-    return any(str(name).startswith(needed) for name in node.data_vars)
+        return group in ADDED_LATER or picture.variable in PLANE or (group == "evaluation" and "fid" in tree.children)
+    return picture.variable not in ("", *tree[group].data_vars)

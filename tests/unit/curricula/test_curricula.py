@@ -3,9 +3,11 @@
 import itertools
 import json
 import math
+from typing import Literal
 
 import pytest
 import torch
+from invented import Listening
 
 from dynamics.config import RunConfig
 from dynamics.curricula import (
@@ -21,6 +23,7 @@ from dynamics.curricula import (
     StepRecord,
     plan_for,
 )
+from dynamics.curricula.plan import record
 from dynamics.flow.times import (
     Blend,
     LogitNormalPair,
@@ -30,6 +33,7 @@ from dynamics.flow.times import (
     UniformWithinTimes,
     WithinTimes,
 )
+from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.record import RowTable, summarise
 
 TIMES = TimesOptions()
@@ -45,9 +49,9 @@ def of_loss(raw_v: float) -> StepRecord:
     is_v = torch.tensor([not math.isnan(raw_v), False])
     one = torch.ones(2, dtype=torch.float64)
     raw = torch.tensor([0.0 if math.isnan(raw_v) else raw_v, 7.0], dtype=torch.float64)
-    record = summarise(1, RowTable(is_v, 0.5 * one, torch.where(is_v, 0, 0.3 * one), raw, one, one, one, one), {}, 1.0)
-    assert record.raw_v == pytest.approx(raw_v, nan_ok=True)
-    return record
+    step = summarise(1, RowTable(is_v, 0.5 * one, torch.where(is_v, 0, 0.3 * one), raw, one, one, one, one), {}, 1.0)
+    assert step.raw_v == pytest.approx(raw_v, nan_ok=True)
+    return step
 
 
 def feed(dtd: DTD, losses: list[float]) -> list[int]:
@@ -300,6 +304,35 @@ def test_gap_law_errors() -> None:
 def test_weights_of_a_chain_multiply() -> None:
     found, t = plan(MinSNR(form="v"), MinSNR(form="eps")), torch.tensor([0.2, 0.6])
     torch.testing.assert_close(found.v_weight(t), MinSNR(form="v").alpha(t) * MinSNR(form="eps").alpha(t))
+
+
+def test_a_curriculum_that_reads_an_observer_needs_it() -> None:
+    gaps, cells = GapsOptions(every=50), CellsOptions(every=50)
+    for observers in ((), (cells,)):
+        with pytest.raises(
+            ValueError, match=r"observers: received .*; allowed: gaps among them, which the curriculum l"
+        ):
+            RunConfig(curricula=(Beta(), Listening()), observers=observers)
+    config = RunConfig(curricula=(Listening(),), observers=(cells, gaps))
+    assert RunConfig.model_validate_json(config.to_json()) == config
+    assert RunConfig(observers=()).curricula == ()
+
+
+class Silent(Constant):
+    """Records a number that it has not declared."""
+
+    kind: Literal["silent"] = "silent"  # type: ignore[assignment]
+
+    def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
+        return record(super().apply(plan, progress, state), whisper=1.0)
+
+
+def test_numbers_without_a_unit_are_refused_before_the_run() -> None:
+    refusal = r"series of silent: received \['whisper'\]; allowed: none; remedy: declare its unit .*Silent.SERIES"
+    with pytest.raises(ValueError, match=refusal):
+        plan(Beta(), Silent())
+    with pytest.raises(ValueError, match=refusal):
+        RunConfig(curricula=(Beta(), Silent()))
 
 
 def test_states_must_match_the_chain() -> None:

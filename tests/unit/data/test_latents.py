@@ -9,7 +9,6 @@ import torch
 from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
 from dynamics.config import RunConfig
-from dynamics.curricula import Progress, plan_for
 from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices
 from dynamics.data.latents import LABELS, RECORD, Record, shard_path, verify
 from dynamics.evaluation import EvaluationOptions, reference_for
@@ -63,14 +62,15 @@ def test_a_rank_reads_and_draws_its_own_rows_alone(
     assert torch.equal(mine[1::3], x[1::3])
     assert bool(mine[0::3].isnan().all() & mine[2::3].isnan().all())
 
-    plan = plan_for(tiny.times, (), Progress(0, 10), [])
-    whole = draw(data, plan, tiny.objective, 9, 3, 7)
+    nine = tiny.training.model_copy(update={"batch_size": 9})
+    recipe = tiny.model_copy(update={"seed": 3, "training": nine, "curricula": ()}).recipe(data)
+    whole = draw(recipe, recipe.plan(0, []), 7)
     assert bool((whole.x.isfinite() & whole.e.isfinite()).all())
     assert whole.e[0].std() > 0.3
     for rank in range(3):
         monkeypatch.setattr(training_step, "world", lambda rank=rank: World(rank, 3))
-        own, expected = draw(data, plan, tiny.objective, 9, 3, 7).shard(rank, 3), whole.shard(rank, 3)
-        for name in ("x", "e", "t", "r", "y", "dropped"):
+        own, expected = draw(recipe, recipe.plan(0, []), 7).shard(rank, 3), whole.shard(rank, 3)
+        for name in ("x", "e", "t", "r", "c", "dropped"):
             assert torch.equal(getattr(own, name), getattr(expected, name))
 
 

@@ -63,9 +63,6 @@ def options(**changes: Any) -> FidOptions:
     return FidOptions(**{"num_samples": 30, "batch_size": 8, "neighbour_rows": 20, **changes})
 
 
-# --- moments ------------------------------------------------------------------------------------------------------
-
-
 def test_merged_moments_are_those_of_all_rows_also_far_from_the_origin() -> None:
     rows = 1e6 + torch.randn(100, 4, generator=generator(0, "rows"), dtype=torch.float64)
     parts = [Moments.of(part) for part in torch.split(rows, [1, 40, 3, 56])]
@@ -93,9 +90,6 @@ def test_frechet_distance_is_that_of_torch_fidelity_and_torchmetrics() -> None:
     theirs = fid_statistics_to_metric(*(fid_features_to_statistics(rows) for rows in (a, b)), verbose=False)
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     assert ours == pytest.approx(float(_compute_fid(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())), rel=1e-6)
-
-
-# --- reference files ----------------------------------------------------------------------------------------------
 
 
 def write(path: Path, **changes: Any) -> Path:
@@ -172,9 +166,6 @@ def test_statistics_of_a_folder(inception: Inception, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least 2 files"):
         compute_statistics(tmp_path / "empty", inception, tmp_path / "empty.npz", progress=False)
-
-
-# --- sampling and measuring ---------------------------------------------------------------------------------------
 
 
 def test_numbers_are_those_of_the_features(inception: Inception, reference: Statistics, tmp_path: Path) -> None:
@@ -313,9 +304,6 @@ def test_samples_that_are_not_finite_are_refused(inception: Inception, reference
 
     with pytest.raises(ValueError, match="nan or inf at nfe 2"):
         evaluate_fid(source(broken), options(), inception, reference, Parts(tmp_path / "parts"))
-
-
-# --- what is kept -------------------------------------------------------------------------------------------------
 
 
 def test_parts_that_are_there_are_used_and_others_drawn(

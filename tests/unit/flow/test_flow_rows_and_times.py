@@ -4,17 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import CPU, LABELS, LAW, Asked, LabelAndScale, batch
 
 from dynamics.flow.path import expand, interpolate
-from dynamics.flow.rows import Rows, draw_rows
-from dynamics.flow.times import Blend, LogitNormalPair, TimesOptions, UniformGap, UniformWithinTimes, check_edges
-
-LAW = LogitNormalPair()
+from dynamics.flow.rows import Rows, chained
+from dynamics.flow.times import Blend, TimesOptions, UniformGap, UniformWithinTimes, check_edges
 
 
-def batch(num_rows: int = 6, num_gap: int = 2, tag: str | int = 0) -> Rows:
-    x, y = torch.ones(num_rows, 1, 2, 2), torch.arange(num_rows)
-    return draw_rows(x, y, equal_law=LAW, gap_law=LAW, num_gap=num_gap, seed=0, tag=tag)
+def drawn(num_rows: int = 6, num_gap: int = 2, tag: str | int = 0) -> Rows:
+    return batch(num_rows, num_gap, tag=tag, dtype=torch.float32)
 
 
 def test_path_ends() -> None:
@@ -34,7 +32,7 @@ def test_path_is_per_row() -> None:
 
 @pytest.mark.parametrize("num_gap", [0, 2, 6])
 def test_layout(num_gap: int) -> None:
-    rows = batch(num_gap=num_gap)
+    rows = drawn(num_gap=num_gap)
     assert (len(rows), rows.num_equal, rows.num_gap) == (6, 6 - num_gap, num_gap)
     n = rows.num_equal
     assert torch.equal(rows.t[:n], rows.r[:n])
@@ -44,37 +42,72 @@ def test_layout(num_gap: int) -> None:
 
 def test_noise_does_not_depend_on_the_number_of_gap_rows() -> None:
     """Changing the schedule keeps the noise, so that two runs can be compared row by row."""
-    assert torch.equal(batch(num_gap=0).e, batch(num_gap=6).e)
-    assert not torch.equal(batch(tag=0).e, batch(tag="0").e)
+    assert torch.equal(drawn(num_gap=0).e, drawn(num_gap=6).e)
+    assert not torch.equal(drawn(tag=0).e, drawn(tag="0").e)
 
 
 def test_equal_rows_take_the_larger_draw() -> None:
     """r is overwritten after max and min: the mean of t is .535 and not the .418 of one draw."""
-    assert float(batch(20_000, 0).t.mean()) == pytest.approx(0.535, abs=0.01)
+    assert float(drawn(20_000, 0).t.mean()) == pytest.approx(0.535, abs=0.01)
 
 
 @pytest.mark.parametrize("num_gap", [-1, 7])
 def test_impossible_number_of_gap_rows(num_gap: int) -> None:
     with pytest.raises(ValueError, match=rf"num_gap: received {num_gap}; allowed: 0\.\.6; remedy: "):
-        batch(num_gap=num_gap)
+        drawn(num_gap=num_gap)
 
 
 def test_shard_must_divide() -> None:
     with pytest.raises(ValueError, match=r"batch_size: received 6; allowed: a multiple of 4; remedy: "):
-        batch().shard(0, 4)
+        drawn().shard(0, 4)
 
 
 def test_move_to_a_device_keeps_the_mask_on_the_cpu() -> None:
-    rows = batch()
+    rows = drawn()
     assert rows.to(torch.device("cpu")) is rows
     moved = rows.to(torch.device("meta"))
-    assert moved.x.device.type == moved.t.device.type == moved.y.device.type == "meta"
+    assert moved.x.device.type == moved.t.device.type == moved.c.device.type == "meta"
     assert moved.dropped.device.type == "cpu"
     assert moved.num_equal == rows.num_equal
 
 
+def test_rows_that_ask_for_more_than_a_label_stay_together() -> None:
+    """A joint condition is cut, moved, chained and dropped like any other column."""
+    rows = batch(8, 3, condition=LabelAndScale(), dtype=torch.float32)
+    rows = replace(rows, c=Asked(torch.arange(8), torch.arange(8) / 10))
+    for part, index in ((rows.shard(1, 2), slice(1, None, 2)), (rows.part(2, 6), slice(2, 6))):
+        assert torch.equal(part.c.label, torch.arange(8)[index])
+        assert torch.equal(part.c.scale, rows.c.scale[index])
+        assert torch.equal(part.x, rows.x[index])
+        assert part.condition == LabelAndScale()
+    assert (rows.shard(1, 2).num_equal, rows.part(2, 6).num_equal) == (2, 3)
+    again = chained([rows.part(0, 2), rows.part(2, 5), rows.part(5, 8)])
+    for name in ("x", "e", "t", "r", "dropped"):
+        assert torch.equal(getattr(again, name), getattr(rows, name))
+    assert torch.equal(again.c.scale, rows.c.scale)
+    assert again.num_equal == 5
+    double = rows.to(CPU, torch.float64)
+    assert (double.c.label.dtype, double.c.scale.dtype, double.x.dtype) == (torch.int64, torch.float64, torch.float64)
+    assert rows.to(torch.device("meta")).c.scale.device.type == "meta"
+    where = torch.arange(8) % 3 == 0
+    dropped = rows.drop(where)
+    assert dropped.c.label.tolist() == [3, 1, 2, 3, 4, 5, 3, 7]
+    assert torch.equal(dropped.c.scale, torch.where(where, 0, rows.c.scale))
+    assert torch.equal(dropped.dropped, where)
+    assert not bool(rows.dropped.any()), "the rows themselves are left alone"
+
+
+def test_dropping_takes_the_null_of_the_condition() -> None:
+    rows = drawn()
+    where = torch.tensor([True, False, False, True, False, False])
+    found = rows.drop(where)
+    assert torch.equal(found.c[where], torch.full((2,), LABELS.num_classes))
+    assert torch.equal(found.c[~where], rows.c[~where])
+    assert torch.equal(found.x, rows.x)
+
+
 def test_path_of_rows() -> None:
-    rows = replace(batch(), t=torch.zeros(6))
+    rows = replace(drawn(), t=torch.zeros(6))
     assert torch.equal(rows.path()[0], rows.x)
 
 

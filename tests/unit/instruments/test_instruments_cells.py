@@ -2,20 +2,15 @@
 
 import numpy as np
 import torch
-from dynamics.training.cells import QUANTITIES
+from builders import recipe, state_of
 
-from dynamics.config import RunConfig
-from dynamics.data import load
-from dynamics.instruments import CellsOptions, CellsProbe
-from dynamics.models import build
+from dynamics.instruments import CellsOptions
+from dynamics.record import QUANTITIES
 from dynamics.store.schema import check
-from dynamics.training import start
 
 
-def test_the_record_is_the_state_labelled(tiny: RunConfig) -> None:
-    data = load(tiny.data)
-    state = start(build(tiny.model, data.shape, data.num_classes, 0), tiny.training, ())
-    probe = CellsProbe(CellsOptions())
+def test_the_record_is_the_state_labelled() -> None:
+    state, probe = state_of(recipe()), CellsOptions().observer(recipe())
     state.cells += torch.arange(state.cells.numel(), dtype=torch.float64).view_as(state.cells)
     record = probe.measure(state)
     check(record, probe.group)
@@ -33,5 +28,5 @@ def test_the_record_is_the_state_labelled(tiny: RunConfig) -> None:
 
 
 def test_due_at_both_ends_and_every_so_often() -> None:
-    probe = CellsProbe(CellsOptions(every=50))
+    probe = CellsOptions(every=50).observer(recipe())
     assert [step for step in range(121) if probe.due(step, 120)] == [0, 50, 100, 120]

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
+from builders import LAW, network, recipe
 from torch import nn
 
-from dynamics.data import Digits
-from dynamics.flow.times import LogitNormalPair
-from dynamics.instruments.gradients import Sketch, tapped
+from dynamics.instruments.gradients import Sketch, tapped, untapped
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
 from dynamics.models.linear import Linear
 
-LAW, DATA = LogitNormalPair(), Digits().load()
+RECIPE = recipe()
 
 
 def tasks_of(options: TaskOptions) -> list[Task]:
@@ -21,11 +20,11 @@ def tasks_of(options: TaskOptions) -> list[Task]:
 def test_rows_lie_in_their_bins(t_law: str) -> None:
     options = TaskOptions.model_validate({"t_law": t_law, "rows_per_split": 200})
     v, *others = tasks_of(options)
-    rows = task_rows(v, 0, options, DATA, seed=0)
+    rows = task_rows(v, 0, options, RECIPE)
     assert torch.equal(rows.t, rows.r)
     assert (rows.num_equal, rows.num_gap) == (200, 0)
     for task in others:
-        rows = task_rows(task, 0, options, DATA, seed=0)
+        rows = task_rows(task, 0, options, RECIPE)
         gap = rows.t - rows.r
         assert rows.num_equal == 0
         assert task.low - 1e-6 <= float(gap.min()) <= float(gap.max()) <= task.high + 1e-6
@@ -34,7 +33,7 @@ def test_rows_lie_in_their_bins(t_law: str) -> None:
 
 def test_matched_times_are_the_same_for_all_tasks() -> None:
     options = TaskOptions(t_law="matched")
-    times = [task_rows(task, 1, options, DATA, seed=0).t for task in tasks_of(options)]
+    times = [task_rows(task, 1, options, RECIPE).t for task in tasks_of(options)]
     assert all(torch.equal(t, times[0]) for t in times)
     assert float(times[0].min()) >= 0.9
 
@@ -43,7 +42,7 @@ def test_shared_rows_are_the_same_images_and_noise_in_a_split_and_others_in_the_
     for sharing in ("shared", "independent"):
         options = TaskOptions.model_validate({"rows": sharing})
         a, b = tasks_of(options)[1:3]
-        one, two, later = (task_rows(*which, options, DATA, seed=0) for which in ((a, 0), (b, 0), (a, 1)))
+        one, two, later = (task_rows(*which, options, RECIPE) for which in ((a, 0), (b, 0), (a, 1)))
         assert torch.equal(one.x, two.x) == torch.equal(one.e, two.e) == (sharing == "shared")
         assert not torch.equal(one.e, later.e)
         assert not torch.equal(one.x, later.x)
@@ -53,7 +52,7 @@ def test_splits_are_independent_draws_of_the_data_set() -> None:
     """Images of different splits may be the same one: rows that exclude each other would bias products downwards."""
     options = TaskOptions(rows_per_split=900)
     task = velocity_task(options, LAW)
-    both = torch.cat([task_rows(task, split, options, DATA, seed=0).x.flatten(1) for split in (0, 1)])
+    both = torch.cat([task_rows(task, split, options, RECIPE).x.flatten(1) for split in (0, 1)])
     assert len(torch.unique(both, dim=0)) < 1600  # of 1797 images two disjoint halves would show 1800
 
 
@@ -65,11 +64,20 @@ class Scaled(nn.Module):
 
 
 def test_weights_that_cannot_be_tapped_are_named() -> None:
-    with (
-        pytest.raises(ValueError, match=r"model: received \['gain'\]; allowed: weights of linear and embedding layers"),
-        tapped(Scaled(), lambda *_: None),
-    ):
-        pass
+    assert untapped(Scaled()) == ["gain"]
+    assert untapped(network("dit")) == untapped(network("mlp")) == []
+
+
+def test_a_pass_of_other_rows_is_no_pass_of_all() -> None:
+    message = r"pass: received '2 rows'; allowed: passes with gradient of all 5 rows, .*; remedy: leave ONE_PASS"
+    layer = Linear(3, 3)
+    with tapped(layer, lambda *_: None, num_rows=5):
+        layer(torch.zeros(5, 3))
+        with torch.no_grad():
+            layer(torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=message):
+            layer(torch.zeros(2, 3))
+    layer(torch.zeros(2, 3))
 
 
 def test_small_tensors_are_kept_whole_and_large_ones_keep_inner_products_on_average() -> None:

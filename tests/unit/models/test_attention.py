@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import network, recipe, state_of
 
 from dynamics.cli import doctor
-from dynamics.models import DiTOptions, MLPOptions, build
+from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
 from dynamics.models.attention import DUAL_ATTENTIONS, attend, check_dual_attention
-from dynamics.objectives import total_derivative
-from dynamics.training import TrainingOptions, passes, step
+from dynamics.training import TrainingNetwork, TrainingOptions, training_network
 
 FLASH = TrainingOptions(derivative_attention="jvp_flash")
 STAND_IN = """
@@ -62,15 +62,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("dim", "width"), [(32, 16), (24, 16), (40, 32)])
 def test_the_kernel_gets_dual_numbers_as_it_wants_them(stand_in: Path, dim: int, width: int) -> None:
-    model = build(DiTOptions(dim=dim, depth=2, heads=2), (1, 16, 8), 3, seed=0).double()
-    stream = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
+    model, stream = network(DiTOptions(dim=dim, depth=2, heads=2), (1, 16, 8)), torch.Generator().manual_seed(0)
     z, v = torch.randn(2, 3, 1, 16, 8, generator=stream, dtype=torch.float64)
     t = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
-    math_pass = total_derivative(model, z, t, t / 2, torch.arange(3), v)
-    kernel_pass = total_derivative(model, z, t, t / 2, torch.arange(3), v, attention="jvp_flash")
+    math_pass, kernel_pass = (
+        Network(model, attention=name).jvp(z, t, t / 2, torch.arange(3), v) for name in ("math", "jvp_flash")
+    )
     from jvp_flash_attention.jvp_attention import JVPAttn  # type: ignore[import-not-found]
 
     assert JVPAttn.calls == [((3, 2, 32, width), (dim // 2) ** -0.5)] * 2
@@ -97,11 +94,15 @@ def test_what_does_not_work_here_is_refused(stand_in: Path, monkeypatch: pytest.
     refused(256, "cuda", "math where the package jvp_flash_attention is not installed; remedy: pip install")
 
 
+def training(model: ModelOptions) -> TrainingNetwork:
+    return TrainingNetwork(state_of(recipe(), model), FLASH)
+
+
 def test_training_refuses_before_the_first_step() -> None:
     with pytest.raises(ValueError, match=r"training.derivative_attention: received 'jvp_flash'"):
-        passes(build(DiTOptions(dim=16, depth=1, heads=2), (1, 16, 8), 3, seed=0), FLASH)
+        training(DiTOptions(dim=16, depth=1, heads=2))
     with pytest.raises(ValueError, match="a network without attention"):
-        passes(build(MLPOptions(dim=16, depth=1), (1, 8, 8), 3, seed=0), FLASH)
+        training(MLPOptions(dim=16, depth=1))
     with pytest.raises(ValueError, match="math with compile"):
         TrainingOptions(derivative_attention="jvp_flash", compile=True)
     with pytest.raises(ValueError, match="derivative_attention"):
@@ -127,8 +128,8 @@ def test_the_doctor_judges_each_choice(stand_in: Path, monkeypatch: pytest.Monke
     assert wrong.status == "FAILED"
     assert float(wrong.detail.split(": ")[1].split()[0]) == pytest.approx(0.02, rel=0.3)
     # training does not begin with it either
-    monkeypatch.setattr(step, "check_dual_attention", lambda *a: None)
+    monkeypatch.setattr(training_network, "check_dual_attention", lambda *a: None)
     with pytest.raises(ValueError, match=r"received 'jvp_flash, which is .* off the explicit product.*choose math"):
-        passes(build(DiTOptions(dim=16, depth=1, heads=2), (1, 16, 8), 3, seed=0), FLASH)
+        training(DiTOptions(dim=16, depth=1, heads=2))
     named = {found.subject for found in doctor.examine(compile_too=False)}
     assert {"attention", "attention math", "attention jvp_flash"} <= named

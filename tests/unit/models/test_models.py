@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from builders import LABELS, network
 from torch import Tensor
 
+from dynamics.flow.condition import ClassLabels
 from dynamics.models import MLP, DiT, DiTOptions, MLPOptions, build
 from dynamics.models.dit import SIZES, num_parameters
 from dynamics.models.embeddings import position_table, sinusoid
@@ -17,7 +19,9 @@ PUBLISHED = {"B/4": 131165248, "B/2": 131091472, "M/2": 308019216, "L/2": 459137
 GFLOPS = {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "L/2": 80.9, "XL/2": 119.0}
 
 
-def rows(num_rows: int, shape: tuple[int, int, int], num_classes: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rows(
+    num_rows: int, shape: tuple[int, int, int], num_classes: int = LABELS.num_classes
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     stream = torch.Generator().manual_seed(0)
     z, t = torch.randn(num_rows, *shape, generator=stream), torch.rand(num_rows, generator=stream)
     return z, t, t / 2, torch.randint(num_classes + 1, (num_rows,), generator=stream)
@@ -31,28 +35,28 @@ def test_published_sizes_to_the_last_unit(name: str, count: int) -> None:
 @pytest.mark.parametrize(("name", "gflops"), GFLOPS.items())
 def test_published_forward_cost(name: str, gflops: float) -> None:
     """Attention and embeddings are counted differently by different tools: within 2.5%."""
-    found = cost(SIZES[name], (4, 32, 32), 1000)
+    found = cost(SIZES[name], (4, 32, 32), ClassLabels(1000))
     assert found.num_parameters == PUBLISHED[name]
     assert found.forward_gflops == pytest.approx(gflops, rel=0.025)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_cost_counts_the_built_network(name: str) -> None:
-    model = build(SMALL[name], (1, 4, 4), 3, seed=0)
-    assert cost(SMALL[name], (1, 4, 4), 3).num_parameters == sum(p.numel() for p in model.parameters())
+    model = build(SMALL[name], (1, 4, 4), LABELS, seed=0)
+    assert cost(SMALL[name], (1, 4, 4), LABELS).num_parameters == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 8), (2, 2, 2)])
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_shape(name: str, shape: tuple[int, int, int]) -> None:
-    model = build(SMALL[name], shape, 3, seed=0)
+    model = build(SMALL[name], shape, LABELS, seed=0)
     assert model(*rows(5, shape)).shape == (5, *shape)
     assert model(*rows(0, shape)).shape == (0, *shape)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_velocity_is_zero_at_initialisation(name: str) -> None:
-    model = build(SMALL[name], (1, 4, 4), 3, seed=0)
+    model = build(SMALL[name], (1, 4, 4), LABELS, seed=0)
     out = model(*rows(5, (1, 4, 4)))
     assert torch.equal(out, torch.zeros_like(out))
     out.sub(1).square().sum().backward()
@@ -64,10 +68,10 @@ def test_velocity_is_zero_at_initialisation(name: str) -> None:
 def test_initialisation_is_decided_by_the_seed_alone(name: str) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first = build(SMALL[name], (1, 4, 4), 3, seed=7)
+    first = build(SMALL[name], (1, 4, 4), LABELS, seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    again, other = build(SMALL[name], (1, 4, 4), 3, seed=7), build(SMALL[name], (1, 4, 4), 3, seed=8)
+    again, other = build(SMALL[name], (1, 4, 4), LABELS, seed=7), build(SMALL[name], (1, 4, 4), LABELS, seed=8)
     for (parameter, value), same in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(value, same), parameter
     assert not torch.equal(first.embed.weight, other.embed.weight)
@@ -75,7 +79,7 @@ def test_initialisation_is_decided_by_the_seed_alone(name: str) -> None:
 
 def test_dit_initialisation_follows_the_reference() -> None:
     """Xavier-uniform matrices, N(0, .02) time and label embeddings, zero biases and adaLN (2212.09748)."""
-    model = build(DiTOptions(dim=64, depth=2, heads=2), (1, 8, 8), 10, seed=0)
+    model = build(DiTOptions(dim=64, depth=2, heads=2), (1, 8, 8), ClassLabels(10), seed=0)
     assert isinstance(model, DiT)
     weights = dict(model.named_parameters())
     bound = (6 / (64 + 192)) ** 0.5
@@ -88,10 +92,8 @@ def test_dit_initialisation_follows_the_reference() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_argument_matters(name: str) -> None:
-    model = build(SMALL[name], (1, 4, 4), 3, seed=0)
+    model = network(SMALL[name], (1, 4, 4), dtype=torch.float32)
     with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
         z, t, r, y = rows(6, (1, 4, 4))
         base = model(z, t, r, y)
         for changed in ((z + 1, t, r, y), (z, t + 0.1, r, y), (z, t, r - 0.1, y), (z, t, r, (y + 1) % 4)):
@@ -100,7 +102,7 @@ def test_every_argument_matters(name: str) -> None:
 
 def test_dit_patches_keep_their_place() -> None:
     """With one block switched off the network is local: a change of one patch stays in it."""
-    model = build(DiTOptions(patch_size=2, dim=16, depth=1, heads=2), (2, 4, 6), 3, seed=0)
+    model = build(DiTOptions(patch_size=2, dim=16, depth=1, heads=2), (2, 4, 6), LABELS, seed=0)
     assert isinstance(model, DiT)
     with torch.no_grad():
         model.final.weight.normal_(generator=torch.Generator().manual_seed(0))
@@ -130,13 +132,13 @@ def test_sinusoid_takes_raw_times() -> None:
 
 
 def test_build_chooses_by_the_options() -> None:
-    assert isinstance(build(SMALL["dit"], (1, 4, 4), 3, 0), DiT)
-    assert isinstance(build(SMALL["mlp"], (1, 4, 4), 3, 0), MLP)
+    assert isinstance(build(SMALL["dit"], (1, 4, 4), LABELS, 0), DiT)
+    assert isinstance(build(SMALL["mlp"], (1, 4, 4), LABELS, 0), MLP)
 
 
 def test_errors_name_field_value_allowed_and_remedy() -> None:
     with pytest.raises(ValueError, match=r"model.patch_size: received 3; allowed: a divisor of .* 8 x 8; remedy: "):
-        build(DiTOptions(patch_size=3), (1, 8, 8), 10, seed=0)
+        build(DiTOptions(patch_size=3), (1, 8, 8), ClassLabels(10), seed=0)
     with pytest.raises(ValueError, match=r"model.dim: received 96; allowed: .* heads=5; remedy: change dim or heads"):
         DiTOptions(dim=96, heads=5)
     with pytest.raises(ValueError, match=r"model.dim: received 6; allowed: a multiple of 4"):

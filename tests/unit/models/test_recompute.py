@@ -2,32 +2,30 @@
 
 import pytest
 import torch
-from torch import Tensor
+from builders import network
+from torch import Tensor, nn
 
-from dynamics.models import DiTOptions, MLPOptions, Model, build
+from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
 from dynamics.models import recompute as room
 from dynamics.models.recompute import recomputing
-from dynamics.objectives import total_derivative
 from dynamics.rng import generator
 
-OPTIONS: dict[str, DiTOptions | MLPOptions] = {
+OPTIONS: dict[str, ModelOptions] = {
     "dit": DiTOptions(dim=16, depth=4, heads=2),
     "mlp": MLPOptions(dim=16, depth=4),
 }
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def example(name: str) -> tuple[Model, Inputs]:
+def example(name: str) -> tuple[nn.Module, Inputs]:
     """A network without zero layers, and rows."""
-    model, stream = build(OPTIONS[name], (1, 8, 8), 3, seed=0), generator(0, "test")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
+    model = network(OPTIONS[name], (1, 8, 8), dtype=torch.float32, scale=0.1)
+    stream = generator(0, "test")
     z, t = torch.randn(6, 1, 8, 8, generator=stream), torch.rand(6, generator=stream)
     return model, (z, t, t / 2, torch.arange(6) % 4)
 
 
-def gradient(model: Model, rows: Inputs, on: bool, half: bool = False) -> tuple[list[Tensor], int]:
+def gradient(model: nn.Module, rows: Inputs, on: bool, half: bool = False) -> tuple[list[Tensor], int]:
     """Gradients of a loss, and the bytes that its forward pass kept, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -69,16 +67,17 @@ def test_passes_without_a_graph_go_past_it(monkeypatch: pytest.MonkeyPatch) -> N
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("a pass without gradient was checkpointed")
 
-    model, (z, t, r, y) = example("dit")
-    expected = total_derivative(model, z, t, r, y, z)
+    model, rows = example("dit")
+    net, z = Network(model), rows[0]
+    expected = net.jvp(*rows, dz=z)
     monkeypatch.setattr(room, "checkpoint", never)
     with recomputing():
-        found = total_derivative(model, z, t, r, y, z)
+        found = net.jvp(*rows, dz=z)
         with torch.no_grad():
-            model(z, t, r, y)
+            model(*rows)
         with recomputing(False):
-            model(z, t, r, y)
+            model(*rows)
         with pytest.raises(AssertionError, match="was checkpointed"):
-            model(z, t, r, y)
+            model(*rows)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    model(z, t, r, y)  # the switch is off again
+    model(*rows)  # the switch is off again

@@ -49,7 +49,7 @@ def test_dropped_rows_ask_for_no_guidance() -> None:
 
 @pytest.mark.parametrize("guidance", [Guidance(k=0.5), Guidance(w=0.5, k=0.5), Guidance(w=2.0), Guidance()])
 def test_the_sequence_of_calls_never_depends_on_the_rows(guidance: Guidance) -> None:
-    """Ranks that split the weights meet in every call, whichever rows each has drawn: also none, or only dropped ones."""
+    """Ranks that split the weights meet in every call, whichever rows each has: also none, or only dropped ones."""
     sequences = set()
     for num_gap, dropped in ((4, 0), (4, 16), (0, 0), (16, 0), (16, 16), (0, 16), (4, 12)):
         rows = batch(16, num_gap)
@@ -273,18 +273,21 @@ def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: G
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_what_instruments_measure(kind: str) -> None:
-    """The clean loss that is trained, or the same with targets that nobody guides."""
+def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
+    """The clean loss that is trained, or the same with unguided targets; of gaps too, also where none train."""
     guidance, adaptive = Guidance(w=0.5, k=0.4), Adaptive(p=0.7, c=0.3)
     objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive})
-    plain = MEMBERS["flow_matching" if kind == "flow_matching" else "meanflow"]
-    assert objective.measured("run") == plain.model_validate({"guidance": guidance, "adaptive": adaptive})
-    free = objective.measured("off")
+    run, off = objective.measured("run"), objective.measured("off")
+    guided = MeanFlow(adaptive=adaptive, guidance=guidance)
+    assert run == (guided if objective.TAKES_GAPS else MeanFlow(adaptive=adaptive))
+    assert off == MeanFlow(adaptive=adaptive)
+    assert type(run.truth(oracle)) is type(objective.truth(oracle)), "what is measured ends where training does"
+    assert run.measured("run") == run
+    assert off.measured("run") == off == off.measured("off") == run.measured("off")
     rows, net = batch(8, 4 if objective.TAKES_GAPS else 0), Network(network())
-    unguided = plain.model_validate({"adaptive": adaptive})
-    torch.testing.assert_close(free.loss(net, rows, NOW).raw, unguided.loss(net, rows, NOW).raw)
-    assert torch.equal(free.loss(net, rows, NOW).adaptive, unguided.loss(net, rows, NOW).adaptive)
-    assert free.measured("run") == free == free.measured("off")
+    trained, measured = (o.loss(net, rows, NOW) for o in (objective, run))
+    torch.testing.assert_close(measured.raw, trained.raw, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(measured.adaptive, trained.adaptive, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("late", ["none", "some", "all"])

@@ -130,6 +130,41 @@ def test_a_state_comes_back_with_moments_and_settings(tiny: RunConfig, tmp_path:
     assert names == ours
 
 
+def test_tensors_of_curricula_come_back_as_they_were(tiny: RunConfig, tmp_path: Path) -> None:
+    """Of every kind of number, without rows or dimensions, beside JSON values, and in the place of their curriculum."""
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
+    tables = {str(kind): torch.arange(-2, 4).view(2, 3).to(kind) for kind in [*kinds, torch.int8, torch.uint8]}
+    more = {"mask": torch.tensor([True, False, True]), "none": torch.zeros(0, 2), "last": torch.tensor(0.1).double()}
+    plain = {"stage": 3, "best": None, "by_name": {"a.b": [0.1, True]}, "turned": tables["torch.int64"].t()}
+    saved, other = state_of(tiny, 1), state_of(tiny, 2)
+    saved.curricula = [{}, {**tables, **more}, {"dotted.name": torch.ones(2)}, plain]
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.save(saved)
+    assert checkpoints.restore(other)
+    assert [state.keys() for state in other.curricula] == [state.keys() for state in saved.curricula]
+    for ours, theirs in zip(other.curricula, saved.curricula, strict=True):
+        for name, value in theirs.items():
+            if isinstance(value, torch.Tensor):
+                assert ours[name].dtype == value.dtype
+                assert torch.equal(ours[name], value), name
+            else:
+                assert ours[name] == value
+    assert_same(other, saved)
+    file = folder / "curricula.safetensors"
+    assert json.loads((folder / "state.json").read_text())["sha256"][file.name] == _sha256(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedCheckpointError, match=r"curricula.safetensors fails its checksum"):
+        checkpoints.verify(1)
+    file.unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"curricula.safetensors"):
+        checkpoints.verify(1)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_checkpoints_of_earlier_versions_are_read(tiny: RunConfig, tmp_path: Path) -> None:
     saved, other = state_of(tiny, 1), state_of(tiny, 2)
     other.optimizer.param_groups[0]["lr"] = 0.5

@@ -1,15 +1,19 @@
 """The trainer's options do what they say."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 
+from dynamics import models
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
-from dynamics.models import build
+from dynamics.models import DiTOptions, build
 from dynamics.record import StepRecord
 from dynamics.runner import RunFolder, run
 from dynamics.training import NonFiniteLossError, Recipe, TrainingNetwork, TrainState, draw, start, train_step
@@ -76,13 +80,50 @@ def test_bfloat16_is_close_and_is_not_float32(tiny: RunConfig) -> None:
     assert half[1][-1].raw_v == pytest.approx(full[1][-1].raw_v, rel=0.02)
 
 
-@pytest.mark.slow
+class Scaled(torch.nn.Module):
+    """The smallest network that knows its times: the compiler writes a C++ file for every few operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, r: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return self.factor * (1 + t * t - r).reshape(-1, 1, 1, 1) * z
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_compiled_training_is_eager_training(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # others would import torch first
+    monkeypatch.setattr("test_training.build", lambda *arguments: Scaled())
+    check_compiled(tiny)
+
+
 @pytest.mark.parametrize("recompute", ["none", "blocks"])
-def test_compiled_training_is_eager_training(tiny: RunConfig, recompute: str) -> None:
-    eager, fast = after(tiny, steps=2), after(tiny, steps=2, compile=True, recompute=recompute)
-    assert fast[1][-1].loss == pytest.approx(eager[1][-1].loss, rel=1e-5)
-    assert fast[1][-1].du_dt_norm == pytest.approx(eager[1][-1].du_dt_norm, rel=1e-4)
+def test_traced_training_is_eager_training(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, recompute: str) -> None:
+    """The networks themselves go through the compiler's front, which takes other branches of their code."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr("test_training.build", filled)
+    check_compiled(tiny.model_copy(update={"model": DiTOptions(dim=8, depth=1, heads=2)}), recompute=recompute)
+
+
+def filled(*arguments: Any) -> torch.nn.Module:
+    """A network without zero layers, whose derivative by every argument counts."""
+    model, stream = models.build(*arguments), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
+    return model
+
+
+def check_compiled(config: RunConfig, **training: object) -> None:
+    torch.compiler.reset()
+    config = config.model_copy(update={"curricula": ()})  # the same number of r < t rows in each step
+    (one, eager), (other, fast) = after(config, steps=2), after(config, steps=2, compile=True, **training)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "a forward pass and a derivative"
+    assert fast[1].loss == pytest.approx(eager[1].loss, rel=1e-5)
+    assert fast[1].du_dt_norm == pytest.approx(eager[1].du_dt_norm, rel=1e-4)
+    assert eager[1].du_dt_norm > 1e-3
+    torch.testing.assert_close(weights(other), weights(one), rtol=1e-3, atol=2e-5)
 
 
 def test_a_non_finite_loss_changes_nothing(tiny: RunConfig) -> None:
