@@ -15,9 +15,18 @@ from dynamics import options
 from dynamics.config import PRESETS, RunConfig
 from dynamics.curricula import Beta, Curriculum, GapLaw
 from dynamics.data import DataOptions, Digits
-from dynamics.flow.times import Blend, GapBin, LogitNormalPair, MaxMinLaw, TimeLaw, TimesOptions, UniformGap, UniformPair
+from dynamics.flow.times import (
+    Blend,
+    GapBin,
+    LogitNormalPair,
+    MaxMinLaw,
+    TimeLaw,
+    TimesOptions,
+    UniformGap,
+    UniformPair,
+)
 from dynamics.instruments import InstrumentOptions
-from dynamics.models import DiTOptions, MLPOptions, ModelOptions
+from dynamics.models import MLPOptions, ModelOptions
 from dynamics.objectives import FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.options import EXTENSIONS_VARIABLE, Family, Options, later
 
@@ -96,7 +105,7 @@ def test_families_of_the_package() -> None:
     for root in ROOTS:
         found = {kind for kind, member in root.members().items() if member.__module__.startswith("dynamics.")}
         assert expected[root] <= found, root
-        assert all(getattr(member.model_fields[root.TAG], "default") == kind for kind, member in root.members().items())
+        assert all(member.model_fields[root.TAG].default == kind for kind, member in root.members().items())
 
 
 def test_two_classes_of_one_kind_are_refused() -> None:

@@ -73,7 +73,7 @@ REPORT_PICTURES = (
         lambda tree: sample_grids(tree, of="fid"),
         "Samples of the same noise and labels, decoded where they are latents, by sampled field and number of network "
         "evaluations (NFE); a column is a class.",
-        needs="samples",
+        "samples",
     ),
     ReportPicture("fid_by_nfe", "fid", fid_by_nfe, "FID and its companions by number of network evaluations."),
     ReportPicture(
