@@ -129,11 +129,11 @@ def import_all(package: str, path: Iterable[str]) -> None:
 def _load_extensions() -> None:
     for entry in entry_points(group=EXTENSIONS):
         entry.load()
-    for name in filter(None, os.environ.get(EXTENSIONS_VARIABLE, "").split(",")):
+    for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS_VARIABLE, "").split(","))):
         try:
             import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name:
+            if not f"{name}.".startswith(f"{error.name}."):  # it is there, and asks for what is not
                 raise
             remedy = "put its folder on PYTHONPATH, or install it"
             raise invalid(EXTENSIONS_VARIABLE, name, "modules that Python can import", remedy) from error

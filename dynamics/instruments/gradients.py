@@ -77,10 +77,16 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
 
 
 def untapped(model: nn.Module) -> list[str]:
-    """Return the names of the weights outside linear and embedding layers, which `tapped` does not reach."""
+    """Return the names of the weights outside linear and embedding layers, which `tapped` does not reach.
+
+    Also those that several layers share: each would hand over its part under a name of its own.
+    """
     layers = _layers(model).items()
     covered = {f"{name}.{p}" for name, module in layers for p, _ in module.named_parameters(recurse=False)}
-    return sorted({name for name, _ in model.named_parameters()} - covered)
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return sorted(every[0] for every in names.values() if len(every) > 1 or every[0] not in covered)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import Tensor
 from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
 from dynamics.objectives.meanflow import MeanFlow
+from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import row_norm
 from dynamics.rng import generator
 
@@ -53,6 +54,9 @@ class CorruptedMeanFlow(MeanFlow):
         norm = expand(row_norm(v), v)
         scale = {"norm": norm / shape.numel() ** 0.5, "element": v.abs(), "literal": norm}[self.scale]
         return CorruptedRows(**vars(rows), v_noise=self.level * scale * n)
+
+    def measured(self, guidance: Literal["run", "off"]) -> Objective:
+        return MeanFlow(adaptive=self.adaptive, guidance=self.guidance).measured(guidance)
 
     def _velocity_target(self, v: Tensor, rows: Rows) -> Tensor:
         return v + rows.v_noise[: len(v)] if isinstance(rows, CorruptedRows) else v

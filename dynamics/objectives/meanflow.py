@@ -62,7 +62,7 @@ class MeanFlow(Objective):
         return torch.where(expand(inside, noise), self.guidance.w * noise, noise)
 
     def measured(self, guidance: Literal["run", "off"]) -> Objective:
-        return MeanFlow(adaptive=self.adaptive, guidance=self.guidance if guidance == "run" else Guidance())
+        return self if guidance == "run" else self.model_copy(update={"guidance": Guidance()})
 
     def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
         """Return trajectory flow matching and trajectory consistency (AlphaFlow, 2510.20771, section 3).

@@ -212,6 +212,14 @@ class Checkpoints:
 def _apart(curricula: list[State]) -> tuple[list[State], Weights]:
     """Split what curricula remember into JSON values and tensors."""
     plain = [{k: v for k, v in memory.items() if not isinstance(v, Tensor)} for memory in curricula]
+    for i, memory in enumerate(plain):
+        for name, value in memory.items():
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                allowed = "JSON values, and tensors as values of their own"
+                remedy = f"no tensors inside of lists ({error})"
+                raise invalid(f"state of curriculum {i + 1}: {name}", value, allowed, remedy) from error
     tensors = {f"{i}.{k}": v for i, memory in enumerate(curricula) for k, v in memory.items() if isinstance(v, Tensor)}
     return plain, tensors
 

@@ -5,9 +5,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from dynamics import cli
 from dynamics.config import RunConfig
@@ -16,13 +18,17 @@ from dynamics.instruments import (
     DecompositionOptions,
     GapsOptions,
     GramOptions,
+    InstrumentOptions,
     LookaheadOptions,
+    Probe,
     RowGramOptions,
+    said,
 )
 from dynamics.models import MLPOptions
 from dynamics.runner import run
 from dynamics.runner.measure.probe import chosen, probe
 from dynamics.store import read_run
+from dynamics.training import Recipe, TrainState
 
 SMALL = {"num_splits": 2, "rows_per_split": 4, "gap_edges": (0.1, 0.5, 0.9)}
 GRAM = GramOptions.model_validate(SMALL)
@@ -93,6 +99,33 @@ def test_a_series_has_one_meaning(folder: Path) -> None:
     probe(folder, [raw], checkpoint=4, replace=True, progress=False)
     after = read_run(folder / "run.nc")["gram"]
     assert (after.attrs["loss"], after.step.values.tolist()) == ("raw", [4])
+
+
+class Remembering(InstrumentOptions):
+    """Has an option that may be nothing, and one that is yes or no; netCDF has neither."""
+
+    kind: Literal["remembering_of_tests"] = "remembering_of_tests"
+    every: int = 1
+    limit: float | None = None
+    strict: bool = True
+
+    def observer(self, recipe: Recipe, progress: bool = False) -> "RememberingProbe":
+        return RememberingProbe(recipe, self, progress)
+
+
+class RememberingProbe(Probe[Remembering]):
+    def measure(self, state: TrainState) -> xr.Dataset:
+        numbers = {"number": ((), 1.0, {"units": "1", "long_name": "a number"})}
+        return xr.Dataset(numbers, attrs=said(self.options))
+
+
+def test_options_that_netcdf_lacks_join_a_series(folder: Path) -> None:
+    for checkpoint in (4, 8):
+        probe(folder, [Remembering()], checkpoint=checkpoint, progress=False)
+    assert read_run(folder / "run.nc")[Remembering().kind].step.values.tolist() == [4, 8]
+    for other, message in (({"limit": 1.0}, "limit was , now 1.0"), ({"strict": False}, "strict was 1, now 0")):
+        with pytest.raises(ValueError, match=message):
+            probe(folder, [Remembering.model_validate(other)], progress=False)
 
 
 def test_more_splits_join_a_series(folder: Path) -> None:

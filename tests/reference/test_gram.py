@@ -138,6 +138,19 @@ def test_weights_of_any_layer_are_measured() -> None:
         np.testing.assert_allclose(found, table @ table.T, rtol=1e-9)
 
 
+def test_weights_that_layers_share_are_measured_as_a_whole() -> None:
+    state, options = state_of(RECIPE, DIT), GramOptions.model_validate({**SMALL, "groups": "tensor"})
+    first, second = state.model.blocks
+    second.mlp_in.weight = first.mlp_in.weight
+    state = start(state.model, RECIPE.training, ())
+    probe = GramProbe(RECIPE, options)
+    drawn = [task_rows(task, s, options, RECIPE) for task in probe.tasks for s in range(3)]
+    name = "blocks.0.mlp_in.weight"
+    singles = [brute_gradient(state, rows, MeanFlow(), weighted=True)[name].flatten() for rows in drawn]
+    found = probe.measure(state).gram.sel(group=name).values.reshape(9, 9)
+    np.testing.assert_allclose(found, torch.stack(singles) @ torch.stack(singles).T, rtol=1e-9)
+
+
 class SecondPass(MeanFlow):
     """Inherits what it must not say of itself: it asks for some rows again."""
 

@@ -12,7 +12,7 @@ from dynamics.instruments import InstrumentOptions, said
 from dynamics.options import invalid
 from dynamics.runner.measure.finished_run import restored
 from dynamics.runner.run_folder import RunFolder
-from dynamics.store import add_step, read_run
+from dynamics.store import add_step, encode_attr, read_run
 
 
 def probe(
@@ -91,6 +91,6 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
 
 def _differences(there: Mapping[Any, Any], options: InstrumentOptions) -> str:
     """Name the settings in which a stored group differs from what is asked for."""
-    asked = said(options)
+    asked = {name: encode_attr(name, value) for name, value in said(options).items()}
     before = {name: np.asarray(there[name]).tolist() for name in asked if name in there}
     return ", ".join(f"{name} was {old}, now {asked[name]}" for name, old in before.items() if old != asked[name])

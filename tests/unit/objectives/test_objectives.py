@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from builders import LABELS, NOW, SHAPE, Counting, Pieces, batch, gradients, net
 
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import expand
+from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import DiTOptions, MLPOptions, Network, build, directional_derivative
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, LossTerms, MeanFlow, Objective
 from dynamics.oracles import GuidedOracle, MixtureOracle
 
 NO_DROP = Guidance(label_drop_prob=0)
@@ -288,6 +290,22 @@ def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
     trained, measured = (o.loss(net, rows, NOW) for o in (objective, run))
     torch.testing.assert_close(measured.raw, trained.raw, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(measured.adaptive, trained.adaptive, rtol=1e-12, atol=1e-12)
+
+
+class Doubled(MeanFlow):
+    """What others derive from MeanFlow has a loss of its own."""
+
+    kind: Literal["doubled_of_tests"] = "doubled_of_tests"  # type: ignore[assignment]
+
+    def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
+        terms = super().loss(net, rows, now)
+        return replace(terms, raw=2 * terms.raw)
+
+
+def test_what_derives_from_meanflow_is_measured_itself() -> None:
+    trained = Doubled(guidance=Guidance(k=0.5))
+    assert trained.measured("run") == trained
+    assert trained.measured("off") == Doubled()
 
 
 @pytest.mark.parametrize("late", ["none", "some", "all"])

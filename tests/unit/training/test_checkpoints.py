@@ -64,6 +64,40 @@ def test_written_tensors_come_back_and_the_hash_is_the_files(tmp_path: Path) -> 
     assert write(tmp_path / "y", dict(reversed(content.items()))) == write(tmp_path / "z", content)
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(0, dtype=torch.float64),
+        torch.zeros(0, 3),
+        torch.zeros(3, 0),
+        torch.tensor([True, False]),
+        torch.tensor(True),
+        torch.arange(6, dtype=torch.int32).view(2, 3).t(),
+        torch.tensor([0.5, 2.0]).half(),
+        torch.tensor([1, 255], dtype=torch.uint8),
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {list(tensor.shape)}",
+)
+def test_whatever_a_curriculum_remembers_comes_back(tiny: RunConfig, tmp_path: Path, tensor: torch.Tensor) -> None:
+    """Of any dtype, also before it has learned anything."""
+    saved, other = state_of(tiny, 1), state_of(tiny, 2)
+    saved.curricula = [{"seen": tensor, "count": 3}, {"best": None}]
+    Checkpoints(tmp_path).save(saved)
+    assert Checkpoints(tmp_path).restore(other)
+    back = other.curricula[0]["seen"]
+    assert back.dtype == tensor.dtype
+    assert torch.equal(back, tensor)
+    assert (other.curricula[0]["count"], other.curricula[1]) == (3, {"best": None})
+
+
+def test_tensors_hidden_in_a_curriculums_state_are_named(tiny: RunConfig, tmp_path: Path) -> None:
+    state = state_of(tiny, 1)
+    state.curricula = [{}, {"means": [torch.zeros(2)]}]
+    with pytest.raises(ValueError, match=r"state of curriculum 2: means: .*allowed: JSON values, and tensors"):
+        Checkpoints(tmp_path).save(state)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("begin", "end"), [(0, 7), (0, 3), (1, 2), (2, 5), (3, 6), (6, 7)])
 def test_any_range_of_rows_is_read_from_any_parts(tmp_path: Path, begin: int, end: int) -> None:
     whole, paths = torch.randn(7, 2), []
