@@ -56,7 +56,11 @@ def test_at_r_equal_t_every_objective_is_flow_matching(
     kind: str, name: str, num_rows: int, num_gap: int, seed: int, p: float
 ) -> None:
     """Also for rows that stand in the r < t block: their gap is zero, whatever du/dt is."""
-    net, num_gap, objective = NETWORKS[name], min(num_gap, num_rows), MEMBERS[kind].model_validate({"adaptive": {"p": p}})
+    net, num_gap, objective = (
+        NETWORKS[name],
+        min(num_gap, num_rows),
+        MEMBERS[kind].model_validate({"adaptive": {"p": p}}),
+    )
     rows = rows_of(num_rows, num_gap, seed)
     rows = replace(rows, r=rows.t, num_equal=rows.num_equal if objective.TAKES_GAPS else num_rows)
     found = terms(objective, net, rows)

@@ -214,7 +214,7 @@ def attended(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("f", [attended, standardise])
 def test_what_torch_differentiates_wrongly_is_written_out(f: Callable[[Tensor], Tensor]) -> None:
-    """torch's derivative of softmax overwrites what its backward pass needs; that of layer_norm has a wrong gradient."""
+    """torch's derivative of softmax overwrites what its backward pass needs; that of layer_norm is wrong."""
     x, dx = torch.randn(2, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def derivative(x: Tensor) -> tuple[Tensor, Tensor]:

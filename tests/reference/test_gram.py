@@ -170,8 +170,12 @@ class WithSlope(MeanFlow):
     ("objective", "received"), [(SecondPass(), "'3 rows'"), (WithSlope(), "'a derivative with gradient'")]
 )
 def test_an_objective_that_claims_to_ask_for_all_rows_once_is_caught(objective: Objective, received: str) -> None:
-    with pytest.raises(ValueError, match=rf"pass: received {received}; allowed: .* all 45 rows.*; remedy: leave ONE_PASS"):
-        GramProbe(replace(RECIPE, objective=objective), GramOptions.model_validate(SMALL)).measure(state_of(RECIPE, DIT))
+    with pytest.raises(
+        ValueError, match=rf"pass: received {received}; allowed: .* all 45 rows.*; remedy: leave ONE_PASS"
+    ):
+        GramProbe(replace(RECIPE, objective=objective), GramOptions.model_validate(SMALL)).measure(
+            state_of(RECIPE, DIT)
+        )
 
 
 def test_average_weights_are_another_measurement() -> None:

@@ -6,6 +6,7 @@ follow from second moments (Isserlis), averaged over the law of times by quadrat
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class LinearVelocity(nn.Module):
 
 @dataclass(frozen=True)
 class Gaussian:
-    condition: ClassLabels = ClassLabels(1)
+    condition: ClassVar[ClassLabels] = ClassLabels(1)
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         x = STD * torch.randn(batch_size, 1, 1, DIM, generator=generator(seed, "x", step))

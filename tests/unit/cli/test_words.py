@@ -54,7 +54,10 @@ def test_every_kind_of_the_family_has_its_word(flag: str, root: type[Family]) ->
         (["none", "gaps"], "observe: received 'none'; allowed: .*none alone"),
         ([""], "observe: received ''; allowed: .*gaps"),
         ([], "observe: received .*; allowed: .*gaps, .*or none; remedy"),
-        (["cells:rows=3"], "observe cells: received 'rows=3'; allowed: .* of every; remedy: .*--help for those of cells"),
+        (
+            ["cells:rows=3"],
+            "observe cells: received 'rows=3'; allowed: .* of every; remedy: .*--help for those of cells",
+        ),
         (["cells:"], "observe cells: received ''"),
         (["cells:every"], "observe cells: received 'every'; allowed: option=value"),
         (["cells:every=1,every=2"], "observe cells: received 'every=2'; allowed: option=value, each option once"),

@@ -10,6 +10,7 @@ from dynamics.flow.path import expand, interpolate
 from dynamics.flow.rows import Rows, chained
 from dynamics.flow.times import Blend, TimesOptions, UniformGap, UniformWithinTimes, check_edges
 
+
 def drawn(num_rows: int = 6, num_gap: int = 2, tag: str | int = 0) -> Rows:
     return batch(num_rows, num_gap, tag=tag, dtype=torch.float32)
 

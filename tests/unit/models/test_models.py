@@ -19,7 +19,9 @@ PUBLISHED = {"B/4": 131165248, "B/2": 131091472, "M/2": 308019216, "L/2": 459137
 GFLOPS = {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "L/2": 80.9, "XL/2": 119.0}
 
 
-def rows(num_rows: int, shape: tuple[int, int, int], num_classes: int = LABELS.num_classes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rows(
+    num_rows: int, shape: tuple[int, int, int], num_classes: int = LABELS.num_classes
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     stream = torch.Generator().manual_seed(0)
     z, t = torch.randn(num_rows, *shape, generator=stream), torch.rand(num_rows, generator=stream)
     return z, t, t / 2, torch.randint(num_classes + 1, (num_rows,), generator=stream)

@@ -1,4 +1,4 @@
-"""What may be done with the weights of a velocity: passes with and without gradient, of any number of rows, by teachers."""
+"""What may be done with the weights of a velocity: passes with gradient and without, of any rows, by teachers."""
 
 from contextlib import nullcontext
 from typing import Any

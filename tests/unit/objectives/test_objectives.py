@@ -49,7 +49,7 @@ def test_dropped_rows_ask_for_no_guidance() -> None:
 
 @pytest.mark.parametrize("guidance", [Guidance(k=0.5), Guidance(w=0.5, k=0.5), Guidance(w=2.0), Guidance()])
 def test_the_sequence_of_calls_never_depends_on_the_rows(guidance: Guidance) -> None:
-    """Ranks that split the weights meet in every call, whichever rows each has drawn: also none, or only dropped ones."""
+    """Ranks that split the weights meet in every call, whichever rows each has: also none, or dropped ones alone."""
     sequences = set()
     for num_gap, dropped in ((4, 0), (4, 16), (0, 0), (16, 0), (16, 16), (0, 16), (4, 12)):
         rows = batch(16, num_gap)
@@ -274,7 +274,7 @@ def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: G
 
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
-    """The clean loss that is trained, or the same with targets that nobody guides; of gaps too, also where none train."""
+    """The clean loss that is trained, or the same with targets that nobody guides; of gaps too, if none train."""
     guidance, adaptive = Guidance(w=0.5, k=0.4), Adaptive(p=0.7, c=0.3)
     objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive})
     run, off = objective.measured("run"), objective.measured("off")
