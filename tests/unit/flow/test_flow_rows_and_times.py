@@ -8,7 +8,8 @@ from builders import CPU, LABELS, LAW, Asked, LabelAndScale, batch
 
 from dynamics.flow.path import expand, interpolate
 from dynamics.flow.rows import Rows, chained
-from dynamics.flow.times import Blend, TimesOptions, UniformGap, UniformWithinTimes, check_edges
+from dynamics.flow.times import Blend, TimesOptions, UniformGap, UniformWithinTimes
+from dynamics.options import check_edges
 
 
 def drawn(num_rows: int = 6, num_gap: int = 2, tag: str | int = 0) -> Rows:

@@ -1,4 +1,4 @@
-"""Conditions that are no class label: several tensors at once, and vectors of numbers, through training and instruments."""
+"""Conditions that are no class label, several tensors or vectors of numbers, through training and instruments."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -113,9 +113,11 @@ class Clouds:
 
     name, shape, condition, drawn_by_rank = "clouds of tests", (1, 8, 8), Vector(), False
 
-    def batch(self, seed: int, step: int, batch_size: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:  # noqa: B008
+    def batch(self, seed: int, step: int, batch_size: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
         stream = generator(seed, "clouds", step)
-        return 0.5 * torch.randn(batch_size, *self.shape, generator=stream), Vector().draw(batch_size, "uniform", stream)
+        return 0.5 * torch.randn(batch_size, *self.shape, generator=stream), Vector().draw(
+            batch_size, "uniform", stream
+        )
 
     def oracle(self) -> GaussianOracle:
         return GaussianOracle(0.5)
