@@ -1,7 +1,6 @@
 """Curricula that keep tensors and hear observers: nothing they have learned is lost, and every rank knows the same."""
 
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
+from forks import killed_run
 from invented import Counting, Listening, Remembering
 from ranks import launch, on_ranks, trained, twenty_steps
 from sweeps._sweep import same_results
-from test_resume import die_after_records
 
 from dynamics.config import RunConfig
 from dynamics.instruments import CellsOptions, GapsOptions, GramOptions
@@ -75,12 +74,7 @@ def test_kills_change_nothing(learning: Configs, tmp_path: Path) -> None:
     config = learning()
     undisturbed, out = run(config, tmp_path / "undisturbed", progress=False), tmp_path / "killed"
     for after in (1, 8, 13, 15, 4):
-        pid = os.fork()
-        if pid == 0:
-            die_after_records(after)
-            run(config, out, progress=False)
-            os._exit(0)
-        os.waitpid(pid, 0)
+        killed_run(config, out, after)
     assert not (out / "run.nc").exists()
     run(config, out, progress=False)
     same_results(out, undisturbed)

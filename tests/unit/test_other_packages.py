@@ -113,7 +113,10 @@ def test_a_module_that_is_not_there_is_named(elsewhere: Path, monkeypatch: pytes
     for _ in range(2):  # the failure is not remembered as success
         with pytest.raises(ValueError, match=message):
             Objective.members()
-    monkeypatch.setenv(EXTENSIONS_VARIABLE, "ours_of_tests")
+    monkeypatch.setenv(EXTENSIONS_VARIABLE, "ours_of_test.objectives")
+    with pytest.raises(ValueError, match=r"DYNAMICS_EXTENSIONS: received 'ours_of_test.objectives'"):
+        Objective.members()
+    monkeypatch.setenv(EXTENSIONS_VARIABLE, "json, ours_of_tests")
     assert "ours" in Objective.members()
 
 
