@@ -1,6 +1,7 @@
 """Curricula that keep tensors and hear observers: nothing they have learned is lost, and every rank knows the same."""
 
 import json
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
-from forks import killed_run
+from forks import ended, forked, killed_run
 from invented import Counting, Listening, Remembering
 from ranks import launch, on_ranks, trained, twenty_steps
 from sweeps._sweep import same_results
@@ -74,7 +75,7 @@ def test_kills_change_nothing(learning: Configs, tmp_path: Path) -> None:
     config = learning()
     undisturbed, out = run(config, tmp_path / "undisturbed", progress=False), tmp_path / "killed"
     for after in (1, 8, 13, 15, 4):
-        killed_run(config, out, after)
+        assert ended(forked(partial(killed_run, config, out, after))) == -signal.SIGKILL
     assert not (out / "run.nc").exists()
     run(config, out, progress=False)
     same_results(out, undisturbed)
