@@ -26,6 +26,9 @@ class Results(xr.DataTree):  # type: ignore[no-untyped-call]
     def __repr__(self) -> str:  # type: ignore[override]
         return "\n".join(_lines(self))
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
