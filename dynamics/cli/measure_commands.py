@@ -126,14 +126,9 @@ class ProbeArgs:
     """The run folder."""
     checkpoint: int | None = None
     """Step of the checkpoint; the newest if left out."""
-    instruments: tuple[Literal["gaps", "gram", "decomposition", "lookahead"], ...] = (
-        "gaps",
-        "gram",
-        "decomposition",
-        "lookahead",
-    )
+    instruments: tuple[str, ...] = ("gaps", "gram", "decomposition", "lookahead")
     """What to measure: losses and exact errors by time and gap; inner products of task gradients; parts of losses,
-    errors and gradients; how much a step on one task lowers the loss of another."""
+    errors and gradients; how much a step on one task lowers the loss of another; or any instrument of another kind."""
     per_row: bool = False
     """Also inner products between single rows (group gram_rows), to choose tasks afterwards."""
     gap_edges: tuple[float, ...] | None = None

@@ -120,7 +120,7 @@ class GapProbe(Probe[GapsOptions]):
             target given z_t, which no network can learn; the squared distance to the target's mean given z_t, which is
             v_error where the target is not guided; and a rest of expectation 0. Every bin has `rows_per_bin` rows.
             Where nobody knows the exact velocities there is no error, scale, irreducible, excess and cross; of r < t
-            rows that the objective does not train (flow matching) there is the error alone.
+            rows for which what is measured has no loss (TAKES_GAPS) there is the error alone.
         """
         rows, exact, noise = self.rows.to(device), self.exact, self.noise
         n, objective = rows.num_equal, self.recipe.objective.measured("run")

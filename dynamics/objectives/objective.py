@@ -64,7 +64,10 @@ class Objective(Family):
 
     @abstractmethod
     def truth(self, oracle: Oracle) -> Oracle:
-        """Return the velocities at which the loss of u is least, given those of the data."""
+        """Return the velocities at which the loss of u is least, given those of the data.
+
+        What it returns is asked with the network's condition; `oracle` knows that of the data (see `ask`).
+        """
 
     def target_noise(self, noise: Tensor, rows: Rows) -> Tensor:
         """Return what the target of r = t rows has beyond its mean given z_t, [B, ...].
