@@ -230,7 +230,7 @@ GUIDANCES = {
 
 def known(oracle: MixtureOracle, at_mean: bool) -> Rows:
     """Rows of two classes, half of them with r = t; `at_mean` gives each the mean of v at its z_t in place of its v."""
-    rows = batch(32, 16, shape=(2, 1, 1), condition=ClassLabels(2))
+    rows = batch(16, 8, shape=(2, 1, 1), condition=ClassLabels(2))
     if not at_mean:
         return rows
     z, t = rows.path()[0], expand(rows.t, rows.x)
@@ -243,7 +243,7 @@ def oracle() -> MixtureOracle:
     """Two classes in the plane, of two Gaussians each."""
     means = torch.tensor([[1.0, 0.2], [-0.5, 1.0], [-1.0, -0.3], [0.4, -1.1]])
     spread = torch.eye(2).expand(4, 2, 2) * torch.tensor([0.3, 0.2, 0.25, 0.4])[:, None, None]
-    return MixtureOracle(means, spread, torch.full((4,), 0.25), torch.tensor([0, 0, 1, 1]), num_steps=64)
+    return MixtureOracle(means, spread, torch.full((4,), 0.25), torch.tensor([0, 0, 1, 1]), num_steps=8)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
@@ -252,7 +252,7 @@ def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, ora
     """Targets are linear in v; at v's mean given z_t they are what u has to be, if u is the truth."""
     objective = MEMBERS[kind].model_validate({"guidance": guidance})
     truth, rows = objective.truth(oracle), known(oracle, at_mean=True)
-    rows = rows if objective.TAKES_GAPS else rows.part(0, 16)
+    rows = rows if objective.TAKES_GAPS else rows.part(0, 8)
     terms = objective.loss(Network(truth.u), rows, NOW)
     assert float(terms.raw.max()) < 1e-6
     assert float(terms.target.flatten(1).norm(dim=1).min()) > 0.05
@@ -267,7 +267,7 @@ def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, ora
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
     objective, net = MEMBERS[kind].model_validate({"guidance": guidance}), network("mlp", (2, 1, 1), ClassLabels(2))
-    drawn, mean = (known(oracle, at_mean).part(0, 16) for at_mean in (False, True))
+    drawn, mean = (known(oracle, at_mean).part(0, 8) for at_mean in (False, True))
     targets = [objective.loss(Network(net), rows, NOW).target for rows in (drawn, mean)]
     noise = objective.target_noise(drawn.path()[1] - mean.path()[1], drawn)
     torch.testing.assert_close(noise, targets[0] - targets[1], rtol=1e-9, atol=1e-12)
