@@ -106,6 +106,8 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
         10
         >>> with_values(RunConfig(), {"data.name": "digits-mixture"}).data
         DigitsMixture(name='digits-mixture', path=None, image_size=None)
+        >>> with_values(RunConfig(), {"model.kind": "mlp", "model.dim": 32}).model
+        MLPOptions(kind='mlp', dim=32, depth=3, mlp_ratio=2.0)
     """
     try:
         return RunConfig.model_validate(_changed(config, changes))
@@ -124,13 +126,17 @@ def _changed(value: Any, changes: Changes) -> Any:
             part = here.get(name)
             if not isinstance(part, Options):
                 raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
-            here[name] = _member(part, inner).model_validate(_changed(part, inner))
+            member = _member(part, inner)
+            # another member begins at its own defaults, as on the command line
+            here[name] = member.model_validate(_changed(part if type(part) is member else None, inner))
     return here
 
 
 def _member(part: Options, inner: Changes) -> type[Options]:
     """Return what the changed part is: of a family, the member that the changes name."""
-    return part.sibling(inner.get(part.TAG, getattr(part, part.TAG))) if isinstance(part, Family) else type(part)
+    if not isinstance(part, Family) or inner.get(part.TAG, getattr(part, part.TAG)) == getattr(part, part.TAG):
+        return type(part)
+    return part.sibling(inner[part.TAG])
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
