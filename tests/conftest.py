@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from dynamics.sweep.grid import Planned
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Send tests that share what is made once for their module to one worker, or each makes it (--dist loadgroup)."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            fixtures = getattr(item, "_fixtureinfo", None)
+            made = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
+            if "module" in made:
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
