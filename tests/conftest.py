@@ -28,14 +28,23 @@ if TYPE_CHECKING:
     from dynamics.sweep.grid import Planned
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Send tests that share what is made once for their module to one worker, or each makes it (--dist loadgroup)."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             fixtures = getattr(item, "_fixtureinfo", None)
-            made = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
-            if "module" in made:
+            scopes = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
+            if "module" in scopes and not item.get_closest_marker("xdist_group"):
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pytest-xdist that takes no notice of groups, as 3.8 does with pytest 9.2: nothing else would say so."""
+    if session.config.getoption("loadgroup", False):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        if not all("@" in item.nodeid for item in grouped):
+            raise pytest.UsageError("pytest-xdist does not keep groups of tests together: pip install 'pytest<9.2'")
 
 
 @pytest.fixture(autouse=True, scope="session")
