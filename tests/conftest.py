@@ -39,12 +39,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse a pytest-xdist that takes no notice of groups, as 3.8 does with pytest 9.2: nothing else would say so."""
-    if session.config.getoption("loadgroup", False):
-        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
-        if not all("@" in item.nodeid for item in grouped):
-            raise pytest.UsageError("pytest-xdist does not keep groups of tests together: pip install 'pytest<9.2'")
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a pytest with which pytest-xdist takes no notice of groups: nothing else would say so."""
+    if config.getoption("dist", "no") == "loadgroup" and pytest.version_tuple >= (9, 2):
+        raise pytest.UsageError("pytest-xdist 3.8 does not keep groups of tests together: pip install 'pytest<9.2'")
 
 
 @pytest.fixture(autouse=True, scope="session")
