@@ -47,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    # also of runs whose options say more: what one sets would stay, and the workers would fight for the cores
+    set_num_threads = torch.set_num_threads
+    torch.set_num_threads = lambda number: set_num_threads(1)
     torch.set_num_threads(1)
     # tqdm's own lock is shared by all forked processes: one that is killed while it draws would hold it for ever
     tqdm.set_lock(threading.RLock())
