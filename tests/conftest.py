@@ -28,8 +28,28 @@ if TYPE_CHECKING:
     from dynamics.sweep.grid import Planned
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Send tests that share what is made once for their module to one worker, or each makes it (--dist loadgroup)."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            fixtures = getattr(item, "_fixtureinfo", None)
+            scopes = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
+            if "module" in scopes and not item.get_closest_marker("xdist_group"):
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a pytest with which pytest-xdist takes no notice of groups: nothing else would say so."""
+    if config.getoption("dist", "no") == "loadgroup" and pytest.version_tuple >= (9, 2):
+        raise pytest.UsageError("pytest-xdist 3.8 does not keep groups of tests together: pip install 'pytest<9.2'")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    # also of runs whose options say more: what one sets would stay, and the workers would fight for the cores
+    set_num_threads = torch.set_num_threads
+    torch.set_num_threads = lambda number: set_num_threads(1)
     torch.set_num_threads(1)
     # tqdm's own lock is shared by all forked processes: one that is killed while it draws would hold it for ever
     tqdm.set_lock(threading.RLock())

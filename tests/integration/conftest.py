@@ -11,6 +11,7 @@ REQUIRED = "DYNAMICS_REQUIRE_SLURM"
 FIXTURES = ("slurm_with_accounting", "slurm")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Send the tests of a cluster to one worker, so that a session starts one of each kind (--dist loadgroup).
 

@@ -25,8 +25,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_isc import isc_features_to_metric  # noqa: E402
 
 CPU = torch.device("cpu")
-# one worker: each would make the network anew
-pytestmark = [pytest.mark.filterwarnings("ignore:.*not 6726825d"), pytest.mark.xdist_group("inception")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*not 6726825d")
 
 
 @pytest.fixture(scope="module")
