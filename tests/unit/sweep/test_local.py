@@ -26,10 +26,10 @@ def test_no_two_runs_get_the_same_gpu(tiny_sweep: Small, monkeypatch: pytest.Mon
 
 def test_what_is_asked_for_replaces_the_scales() -> None:
     scale = Resources(nodes=4, tasks=8, gpus=8, timeout_min=60)
-    assert ClusterOptions().resources(scale) == scale
+    assert ClusterOptions(cluster="slurm").resources(scale) == scale
     asked = ClusterOptions(gpus=2, nodes=1, timeout=5).resources(scale)
     assert (asked.nodes, asked.tasks, asked.gpus, asked.timeout_min, asked.devices) == (1, 2, 2, 5, 2)
-    assert ClusterOptions(gpus=2, tasks=4).resources(scale).tasks == 4
+    assert ClusterOptions(cluster="slurm", gpus=2, tasks=4).resources(scale).tasks == 4
 
 
 def test_more_options_of_sbatch_have_a_value() -> None:
