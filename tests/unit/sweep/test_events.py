@@ -75,7 +75,9 @@ def test_a_submission_to_slurm_has_its_place_in_the_queue(tmp_path: Path) -> Non
 
 
 def test_a_process_is_known_by_number_and_birth(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from dynamics.sweep.events import record; record(pathlib.Path(sys.argv[1]), 'cancelled')"
+    code = (
+        "import sys, pathlib; from dynamics.sweep.events import record; record(pathlib.Path(sys.argv[1]), 'cancelled')"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     record(tmp_path, "cancelled")
     other, mine = events(tmp_path)
