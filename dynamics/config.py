@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
 from dynamics.data import (
@@ -29,7 +29,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Family, Options, invalid
+from dynamics.options import Family, Options, explained_problem, invalid
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -112,7 +112,8 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
     try:
         return RunConfig.model_validate(_changed(config, changes))
     except ValueError as error:
-        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
+        said = explained_problem(error, f"change {where}") if isinstance(error, ValidationError) else error
+        raise invalid(where, dict(changes), "values that the config takes", str(said)) from error
 
 
 def _changed(value: Any, changes: Changes) -> Any:
@@ -264,7 +265,7 @@ def named_config(name: str) -> RunConfig:
         ValueError: There is no preset and no file of that name, or the file holds something else.
     """
     path = Path(name)
-    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
+    return RunConfig.read(path, "mend the file, or pass a preset") if path.is_file() else preset(name)
 
 
 _STUDIES = {

@@ -2,7 +2,7 @@
 
 from dynamics.training.checkpoint import Checkpoints, DamagedCheckpointError
 from dynamics.training.disk import DiskFullError, check_room, room_for
-from dynamics.training.distributed import World, joined, on_all, on_first, world
+from dynamics.training.distributed import World, joined, launched_rank, on_all, on_first, world
 from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
@@ -40,6 +40,7 @@ __all__ = [
     "gathered",
     "inherit",
     "joined",
+    "launched_rank",
     "on_all",
     "on_first",
     "remembering",
