@@ -132,7 +132,11 @@ class Family(Options):
                 return value
             if not isinstance(value, dict):
                 raise invalid(cls.__name__, value, f"an object with the key {cls.TAG}", "see config.json of a run")
-            return cls.member(value.get(cls.TAG)).model_validate(value)
+            member = cls.member(value.get(cls.TAG))
+            if unknown := sorted(set(value) - set(member.model_fields)):
+                fields, name = ", ".join(member.model_fields), f"{value[cls.TAG]} ({cls.__name__})"
+                raise invalid(f"unknown option of {name}", ", ".join(unknown), fields, "check its spelling")
+            return member.model_validate(value)
 
         # what is written is what the member has, not what the root knows of it
         written = core_schema.simple_ser_schema("any")

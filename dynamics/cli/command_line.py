@@ -90,7 +90,9 @@ def _typed(argument: Any, words: Sequence[str]) -> str:
 
 
 def _name(argument: Any) -> str:
-    return str(argument.lowered.metavar if argument.is_positional() else argument.lowered.name_or_flags[-1])
+    if argument.is_positional():
+        return str(argument.display_name()).upper()
+    return str(argument.lowered.name_or_flags[-1])
 
 
 def _metavar(argument: Any) -> str:

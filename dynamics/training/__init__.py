@@ -6,7 +6,7 @@ from dynamics.training.distributed import World, joined, launched_rank, on_all, 
 from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
-from dynamics.training.optimisation import TrainingOptions, device_for
+from dynamics.training.optimisation import TrainingOptions, device_for, threads_for
 from dynamics.training.recipe import Recipe, series_of
 from dynamics.training.sharding import gathered, split
 from dynamics.training.state import TrainState, Weights, start
@@ -48,6 +48,7 @@ __all__ = [
     "series_of",
     "split",
     "start",
+    "threads_for",
     "time_limit",
     "train_step",
     "world",

@@ -124,7 +124,7 @@ OF_EXPERIMENTS = [
     "gap_ablation submit --only 0123 --results folder",
     "gap_ablation submit --cluster cloud --results folder",
     "gap_ablation report --results folder",
-    "gap_ablation status --results file",
+    "gap_ablation collect --results file",
     "findings --results missing",
     "findings --scale huge",
 ]
@@ -133,6 +133,7 @@ INPUTS = [("dynamics", words) for words in COMMANDS] + [("experiments", words) f
 
 def prepare(folder: Path) -> None:
     """Make the files that the inputs name."""
+    folder.mkdir(exist_ok=True)
     (folder / "folder").mkdir()
     (folder / "file").write_text("nothing of interest\n")
     (folder / "broken.json").write_text('{"seed": ')
@@ -169,4 +170,4 @@ def complaint(code: int, said: str) -> str:
         return f"exit code {code}: {said}"
     if len(lines) != 1 or not lines[0].startswith("error: "):
         return f"not one line: {said}"
-    return "" if all(f"{word}" in said for word in (": received ", "; allowed: ", "; remedy: ")) else said
+    return "" if all(word in said for word in (": received ", "; allowed: ", "; remedy: ")) else said

@@ -6,13 +6,7 @@ import pytest
 from soak.bad_inputs import INPUTS, complaint, outcome, prepare
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bad")
-    prepare(made)
-    return made
-
-
 @pytest.mark.parametrize(("program", "words"), INPUTS, ids=[f"{program} {words}"[:80] for program, words in INPUTS])
-def test_bad_input_is_one_line(program: str, words: str, folder: Path) -> None:
-    assert complaint(*outcome(program, words, folder)) == ""
+def test_bad_input_is_one_line(program: str, words: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    assert complaint(*outcome(program, words, tmp_path)) == ""
