@@ -123,7 +123,7 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
         return RunConfig.model_validate(_changed(config, changes))
     except ValueError as error:
         said = explained_problem(error, f"change {where}") if isinstance(error, ValidationError) else error
-        raise invalid(where, dict(changes), "values that the config takes", str(said)) from error
+        raise ValueError(f"{where}: {said}") from error
 
 
 def _changed(value: Any, changes: Changes) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -46,11 +46,11 @@ class ProgressBar:
         self._began = self._since = clock()
         self._facts = ""
 
-    def update(self, count: int = 1, **facts: str) -> None:
+    def update(self, count: int = 1, facts: Mapping[str, str] | None = None) -> None:
         """Count what was done, with facts to show beside it."""
         self._done += count
         if facts:
-            self._facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+            self._facts = ", ".join(f"{name} {value}" for name, value in facts.items())
             self._bar.set_postfix_str(self._facts, refresh=False)
         self._bar.update(count)
         if self._speaks and self._clock() - self._since >= SECONDS:

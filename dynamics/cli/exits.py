@@ -29,7 +29,9 @@ _SYSTEM: dict[int, tuple[str, str]] = {
     errno.EROFS: ("a path that can be written", "choose a path on another disk"),
     errno.ENAMETOOLONG: ("a shorter name", "choose another path"),
     errno.ELOOP: ("a path without circles of links", "choose another path"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("room on the disk, and in the quota", "make room; the same command continues")),
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), ("room on the disk, and in the quota", "make room; the same command continues")
+    ),
     **dict.fromkeys(_TROUBLE, ("a disk that answers", "try again; if it stays, ask who keeps the disk")),
 }
 """What is allowed, and the remedy, by the system's number of an error."""

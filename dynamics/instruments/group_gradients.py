@@ -77,7 +77,9 @@ def collect(
             chosen = slice(first, min(first + per_pass, len(groups)))
             for start in range(0, n, options.rows_per_pass):
                 stop = min(start + options.rows_per_pass, n)
-                parts = [Group(g.rows.part(start, stop).to(weight.device, weight.dtype), g.loss) for g in groups[chosen]]
+                parts = [
+                    Group(g.rows.part(start, stop).to(weight.device, weight.dtype), g.loss) for g in groups[chosen]
+                ]
                 losses[chosen] += (work.shared if shared else work.alone)(into, chosen, parts) / n
                 bar.update((stop - start) * len(parts))
     order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first

@@ -59,8 +59,8 @@ class RunRecorder(Recorder):
         if self._board:
             self._board.add(record)
         losses = {"v": record.raw_v, "u": record.raw_u}
-        shown = {f"raw_{k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
-        self._advance(record, **shown, peak_MB=f"{peak_memory_mb():.0f}")
+        shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
+        self._advance(record, {**shown, "peak MB": f"{peak_memory_mb():.0f}"})
 
     def on_skip(self, error: NonFiniteLossError) -> int:
         self._left_out += 1
@@ -93,9 +93,9 @@ class RunRecorder(Recorder):
         with room_for("log.jsonl", self._log.path.parent):
             self._log.append(record)
 
-    def _advance(self, record: StepRecord, **facts: str) -> None:
+    def _advance(self, record: StepRecord, facts: Mapping[str, str] | None = None) -> None:
         self._heartbeat.tell(step=record.step, loss=record.loss)
-        self._bar.update(**facts)
+        self._bar.update(facts=facts)
 
     def _warn(self, text: str) -> None:
         with self._bar.aside():
@@ -121,4 +121,3 @@ def recording(
         ProgressBar(folder.path.name, options.num_steps, "step", step, progress) as bar,
     ):
         yield RunRecorder(log, step, options.alarm_factor, bar, heartbeat, board)
-
