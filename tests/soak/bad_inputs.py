@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -128,11 +129,40 @@ OF_EXPERIMENTS = [
     "findings --results missing",
     "findings --scale huge",
 ]
-INPUTS = [("dynamics", words) for words in COMMANDS] + [("experiments", words) for words in OF_EXPERIMENTS]
+OF_A_RUN = [
+    "train run/config.json --out run --seed 5",
+    "evaluate run --field u --method heun",
+    "evaluate run --nfe",
+    "evaluate run --nfe 0",
+    "evaluate run --nfe 3 --field v --method heun",
+    "evaluate run --num-samples 0",
+    "evaluate run --num-samples 100000000000000",
+    "evaluate run --weights average",
+    "evaluate run --checkpoint 7000",
+    "evaluate run --exact-rows -1",
+    "evaluate run --fid --inception file --reference file",
+    "probe run --checkpoint 7000",
+    "probe run --instruments cells",
+    "probe run --instruments gaps gaps",
+    "probe run --num-splits 1",
+    "probe run --rows-per-split 100000000000000",
+    "probe run --sketch-size 0",
+    "report run --out file",
+    "report run --out file/below",
+    "report run --out /proc/below",
+    "report run run --out y",
+    "report run --out y --baseline other",
+    "export run y --to sit",
+    "export run file/below --to meanflow-pytorch",
+]
+"""Of a finished run in the folder `run`."""
+INPUTS = [("dynamics", words) for words in COMMANDS + OF_A_RUN] + [("experiments", words) for words in OF_EXPERIMENTS]
 
 
-def prepare(folder: Path) -> None:
-    """Make the files that the inputs name."""
+def prepare(folder: Path, run: Path | None = None) -> None:
+    """Make the files that the inputs name; those of OF_A_RUN work on a copy of a finished run."""
+    if run is not None:
+        shutil.copytree(run, folder / "run")
     folder.mkdir(exist_ok=True)
     (folder / "folder").mkdir()
     (folder / "file").write_text("nothing of interest\n")

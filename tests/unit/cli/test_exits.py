@@ -53,7 +53,8 @@ def test_what_the_system_refuses_is_one_line(number: int, code: int, capsys: pyt
         raise OSError(number, os.strerror(number), "some/path")
     said = capsys.readouterr().err
     assert (stop.value.code, said.count("\n")) == (code, 1)
-    assert said.startswith(f"error: some/path: received '{os.strerror(number)}'; allowed: ") and "; remedy: " in said
+    assert said.startswith(f"error: some/path: received '{os.strerror(number)}'; allowed: ")
+    assert "; remedy: " in said
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,8 @@ def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureF
         raise error
     said = capsys.readouterr().err
     assert (stop.value.code, said.count("\n")) == (BAD_INPUT, 1)
-    assert said.startswith("error: memory: received ") and "a smaller batch" in said
+    assert said.startswith("error: memory: received ")
+    assert "a smaller batch" in said
 
 
 def test_messages_of_others_are_put_into_our_words(capsys: pytest.CaptureFixture[str]) -> None:
