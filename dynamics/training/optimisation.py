@@ -77,7 +77,7 @@ class TrainingOptions(Options):
 def threads_for(options: TrainingOptions) -> int:
     """Return how many CPU threads a run uses here.
 
-    Those that the config names; else OMP_NUM_THREADS; else the cores of the Slurm task; else the cores that affinity and
+    Those that the config names; else OMP_NUM_THREADS; else the cores of the Slurm task; else those that affinity and
     cgroup leave to this process. A whole machine is nobody's allocation and may be shared: of it two are taken.
     """
     if options.num_threads is not None:

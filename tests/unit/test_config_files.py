@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dynamics.config import PRESETS, RunConfig, named_config, with_values
 from dynamics.curricula import Beta
 from dynamics.instruments import CellsOptions
 from dynamics.runner.run_folder import RunFolder
+from dynamics.store import read_run
 from dynamics.training import TrainingOptions
 
 PRESET = PRESETS["digits-improved"]
@@ -80,3 +82,8 @@ def test_a_chain_takes_each_curriculum_once() -> None:
 def test_an_instrument_cannot_take_the_group_of_something_else(kind: str) -> None:
     with pytest.raises(ValueError, match=rf"kind of Greedy: received '{kind}'; allowed: none of .*choose another name"):
         type("Greedy", (CellsOptions,), {"__annotations__": {"kind": str}, "kind": kind, "__module__": __name__})
+
+
+def test_a_run_says_how_many_threads_it_used(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> None:
+    """Whether the config names a number or leaves it to the machine."""
+    assert read_run(RunFolder(twin(tiny)).result).attrs["num_threads"] == tiny.training.num_threads
