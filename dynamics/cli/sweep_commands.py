@@ -1,6 +1,5 @@
 """What `python -m experiments EXPERIMENT VERB` does: one function a verb."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -229,9 +228,7 @@ def show_status(sweep: Sweep, args: StatusArgs) -> None:
 
 def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     """Merge, and list what is missing."""
-    found = collect_sweep(
-        sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty()
-    )
+    found = collect_sweep(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small)
     print(collected_text(found, sweep.runs))
 
 

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dynamics import progress_bar
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources
 from dynamics.sweep.events import events, record
@@ -21,10 +22,9 @@ from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.status import ACTIVE, Status, advance, statuses
 from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
 from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.training import threads_for
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 60
-"""How often a line says how far the runs are, where there is no terminal."""
 PATIENCE_SECONDS = 60
 """How long runs that were asked to stop may take for their checkpoints before they are killed."""
 
@@ -69,7 +69,7 @@ def places(options: ClusterOptions, resources: Resources, runs: Sequence[Planned
         ValueError: A run asks for more GPUs than there are.
     """
     if not resources.gpus:
-        threads = max((run.config.training.num_threads for run in runs), default=1)
+        threads = max((threads_for(run.config.training) for run in runs), default=1)
         cores = resources.tasks * max(threads, resources.cpus)
         return [()] * (options.parallelism or max((os.cpu_count() or 1) // cores, 1))
     there = torch.cuda.device_count()
@@ -147,7 +147,7 @@ class _Display:
 
     def __init__(self, sweep: SweepFolder, total: int, done: int) -> None:
         self.sweep, self.console = sweep, Console(stderr=True)
-        self.next_line = time.monotonic() + LINE_SECONDS
+        self.next_line = time.monotonic() + progress_bar.SECONDS
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=self.console, disable=not sys.stderr.isatty())
         self.all = self.progress.add_task("all runs", total=total, completed=done)
@@ -163,7 +163,7 @@ class _Display:
     def refresh(self, running: Sequence[Planned]) -> None:
         if self.progress.disable:
             if running and time.monotonic() >= self.next_line:
-                self.next_line = time.monotonic() + LINE_SECONDS
+                self.next_line = time.monotonic() + progress_bar.SECONDS
                 whole = self.progress.tasks[0]
                 told = ", ".join(map(self._how_far, running))
                 self.say(f"{whole.completed:.0f} of {whole.total:.0f} runs done; {told}")
