@@ -47,7 +47,6 @@ def write_run(path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], at
     target = _target(path)
     tree = _run_tree(groups, attrs)
     with atomic.locked(target):
-        atomic.remove_leftovers(target)
         _write(target, tree)
 
 
@@ -102,7 +101,6 @@ def _changing(
     """Hand out a file's groups by name and write what they have become, alone among all who change the file."""
     target = _present(path)
     with atomic.locked(target):
-        atomic.remove_leftovers(target)
         groups = read_groups(target)
         kept: dict[str, object] = {str(key): value for key, value in groups.pop("/").attrs.items()}
         kept.update(attrs or {})
