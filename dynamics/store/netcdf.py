@@ -29,21 +29,21 @@ _HIDDEN = frozenset(
 _BARE_DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 
 
-def read(file: Any) -> dict[str, xr.Dataset]:
+def read(file: Any, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, xr.Dataset]:
     """Return every group's dataset in memory, by its path ("/" is the root); times are not decoded.
 
     Args:
-        file: An open `h5py.File`, of which `refuse_foreign` knows that it has nothing but groups of arrays.
+        file: An open `h5py.File`.
+        arrays: What may be read of it, see `inspected`.
 
     Raises:
         Exception: Of whatever kind the damage causes.
     """
     known = file.attrs.get(CONSOLIDATED)
     if known is not None:
-        groups = {name: _described(file[name], one) for name, one in json.loads(known).items()}
+        groups = {name: _described(arrays[name], one) for name, one in json.loads(known).items()}
         return {"/": xr.Dataset(attrs=_attrs(file)), **groups}
-    groups = {f"/{name}": _read_group(item) for name, item in file.items() if isinstance(item, h5py.Group)}
-    return {"/": _read_group(file), **groups}
+    return {name: _read_group(file[name], of_group) for name, of_group in arrays.items()}
 
 
 CONSOLIDATED = "consolidated"
@@ -76,12 +76,12 @@ def _description(dataset: xr.Dataset) -> list[Any]:
     return [variables, [str(name) for name in dataset.coords], dataset.attrs]
 
 
-def _described(group: Any, description: list[Any]) -> xr.Dataset:
+def _described(arrays: Mapping[str, Any], description: list[Any]) -> xr.Dataset:
     """Read a group of which everything but the numbers is known."""
     described, coords, attrs = description
     variables = {}
     for name, (dims, dtype, own) in described.items():
-        item = group[name]
+        item = arrays[name]
         if dtype == "str":
             values = _texts(item)
         else:
@@ -91,10 +91,10 @@ def _described(group: Any, description: list[Any]) -> xr.Dataset:
     return xr.Dataset(variables, attrs=attrs).set_coords(coords)
 
 
-def _read_group(group: Any) -> xr.Dataset:
+def _read_group(group: Any, arrays: Mapping[str, Any]) -> xr.Dataset:
     variables = {}
-    for name, item in group.items():
-        if isinstance(item, h5py.Dataset) and not bytes(item.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
+    for name, item in arrays.items():
+        if not bytes(item.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
             variables[name] = xr.Variable(_dims(name, item), _values(item), _attrs(item))
     dataset = xr.decode_cf(xr.Dataset(variables, attrs=_attrs(group)), decode_times=False)
     return dataset.load().drop_encoding()

@@ -15,7 +15,7 @@ from dynamics import atomic
 from dynamics.options import invalid
 from dynamics.store import netcdf
 from dynamics.store.checksum import checked, checksummed
-from dynamics.store.inspection import ForeignContentError, refuse_foreign
+from dynamics.store.inspection import ForeignContentError, inspected
 from dynamics.store.join import join
 from dynamics.store.run_config import check_config_beside
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
@@ -156,10 +156,9 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
         remedy = "restore it from a copy, or remove it and run again; other programs' files are for xarray"
         raise invalid("path", received, "a netCDF-4 file", remedy)
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with h5py.File(h5py.h5f.open_file_image(content)) as file:
             _check_version(path, netcdf.attribute(file.attrs.get("schema_version")))
-            refuse_foreign(file, str(path), len(content))
-            groups = netcdf.read(file)
+            groups = netcdf.read(file, inspected(file, str(path), len(content)))
     except (MemoryError, ForeignContentError):
         raise
     except Exception as error:  # which error a flipped byte causes depends on where it hits
