@@ -10,7 +10,7 @@ from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
 from dynamics.runner.agreement import differences
-from dynamics.store import RunLog
+from dynamics.store import RunLog, read_groups
 from dynamics.training import Checkpoints, Origin
 
 
@@ -54,13 +54,37 @@ class RunFolder:
         """Read config.json of a run that is finished.
 
         Raises:
-            ValueError: It is not, or there is no valid config.
+            ValueError: It is not, its run.nc cannot be read or is another run's, or there is no valid config.
         """
         config = self.read_config()
         if not self.result.is_file():
             remedy = f"dynamics train {self.config} --out {self.path}"
             raise invalid("run", str(self.path), "a folder with a finished run (run.nc)", remedy)
+        self.check_result(config)
         return config
+
+    def check_result(self, config: RunConfig) -> None:
+        """Refuse a run.nc that cannot be read, or that another run has written.
+
+        Raises:
+            ValueError: Naming what is wrong.
+        """
+        there = read_groups(self.result)["/"].attrs.get("run_id")
+        if there != config.run_id:
+            remedy = f"put the results of run {config.run_id} back"
+            raise invalid(f"run_id of {self.result}", there, f"{config.run_id}, the run of {self.config}", remedy)
+
+    def step_to_measure(self, config: RunConfig, asked: int | None) -> int | None:
+        """Return the step of the checkpoint that a measurement takes: a finished run's last one, damaged or not.
+
+        Args:
+            config: The run's.
+            asked: The step that was asked for, if any.
+
+        Returns:
+            None for the newest intact one: the run goes on.
+        """
+        return config.training.num_steps if asked is None and self.result.is_file() else asked
 
     @contextmanager
     def held(self, name: str, doing: str) -> Iterator[None]:

@@ -41,7 +41,10 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_of_a_living_
         with replacing(path) as quick:
             quick.write_text("quick")
         assert path.read_text() == "quick"
-    assert sorted((p.name, p.read_text()) for p in tmp_path.iterdir()) == [(".other.0123.tmp", "half"), ("file", "slow")]
+    assert sorted((p.name, p.read_text()) for p in tmp_path.iterdir()) == [
+        (".other.0123.tmp", "half"),
+        ("file", "slow"),
+    ]
 
 
 def test_errors_of_the_system_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,3 +288,25 @@ def test_open_results(tmp_path: Path) -> None:
     for missing in ("nothing", "no_such"):
         with pytest.raises(ValueError, match=f"{missing}.*remedy"):
             open_results(tmp_path / missing)
+
+
+def test_a_config_beside_that_is_another_one_is_refused(path: Path) -> None:
+    config = '{"seed": 3, "data": {"name": "digits"}, "observers": [{"every": 7}]}'
+    write_run(path, {}, {"run_id": "a", "config_json": config})
+    beside = path.with_name("config.json")
+    beside.write_text('{"observers": [{"every": 7, "joined_later": 0}], "data": {"name": "digits"},\n "seed": 3}')
+    assert open_results(path.parent).attrs["run_id"] == "a"
+    for content, said in (
+        (config.replace("3", "4"), "'seed 4 instead of 3'; allowed: the config of run a"),
+        (config.replace("7", "8"), "'observers.0.every 8 instead of 7'"),
+        ('{"seed": 3, "observers": []}', "data None instead of .*, observers \\[\\] instead of"),
+        ('{"seed": 3, "da', r"Unterminated string"),
+        ("[" * 100_000, "recursion"),
+        ("\0", "JSON"),
+    ):
+        beside.write_text(content)
+        with pytest.raises(ValueError, match=f"config.json.*{said}.*remedy"):
+            open_results(path.parent)
+    beside.write_bytes(b'{"seed": "\xff"}')
+    with pytest.raises(ValueError, match=r"config\.json.*remedy"):
+        open_results(path.parent)
