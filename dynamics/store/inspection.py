@@ -72,10 +72,9 @@ def _link(group: Any, key: str) -> str | None:
     kind = group.id.links.get_info(key.encode()).type
     if kind == h5py.h5l.TYPE_HARD:
         return None
-    target = group.id.links.get_val(key.encode()) if kind in (h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL) else b""
     if kind == h5py.h5l.TYPE_EXTERNAL:
-        return f"a link into another file, {target[0].decode(errors='replace')!r}"
-    return f"a link to {target.decode(errors='replace')!r} instead of an array"
+        return f"a link into another file, {group.id.links.get_val(key.encode())[0].decode(errors='replace')!r}"
+    return "a soft link" if kind == h5py.h5l.TYPE_SOFT else "a link of an unknown kind"
 
 
 def _problem(item: Any) -> str | None:

@@ -122,10 +122,10 @@ def _texts(item: Any) -> np.ndarray[Any, Any]:
 
 
 def _attrs(item: Any) -> dict[str, Any]:
-    return {name: attribute(item.attrs[name]) for name in item.attrs if name not in _HIDDEN}
+    return {name: plain_attribute(item.attrs[name]) for name in item.attrs if name not in _HIDDEN}
 
 
-def attribute(value: Any) -> Any:
+def plain_attribute(value: Any) -> Any:
     """Return an attribute as xarray would: single values as such, strings decoded and in lists."""
     if isinstance(value, h5py.Empty):
         return "" if value.dtype.kind in "SO" else np.array([], dtype=value.dtype)

@@ -157,7 +157,7 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
         raise invalid("path", received, "a netCDF-4 file", remedy)
     try:
         with h5py.File(h5py.h5f.open_file_image(content)) as file:
-            _check_version(path, netcdf.attribute(file.attrs.get("schema_version")))
+            _check_version(path, netcdf.plain_attribute(file.attrs.get("schema_version")))
             groups = netcdf.read(file, inspected(file, str(path), len(content)))
     except (MemoryError, ForeignContentError):
         raise

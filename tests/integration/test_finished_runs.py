@@ -1,5 +1,6 @@
 """A finished run is opened only where its files belong together, and never answered for by an older checkpoint."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,10 +66,9 @@ def of_another_run(out: Path) -> str:
 def test_files_that_do_not_belong_together_are_refused(out: Path, damage: Callable[[Path], str]) -> None:
     said = damage(out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for name, opens in OPEN.items():
-        with pytest.raises(ValueError) as refusal:
+    for opens in OPEN.values():
+        with pytest.raises(ValueError, match=re.escape(said)):
             opens(out)
-        assert said in str(refusal.value), name
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}.items() >= before.items()
 
 
