@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
@@ -120,6 +122,10 @@ class RunFolder:
             return
         if self.result.exists() or self.log.exists() or self.checkpoints().steps():
             raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
+        self.write_config(config)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.json; only for who holds the lock."""
         with replacing(self.config) as temporary:
             temporary.write_text(json.dumps(config.complete(), indent=1))
 
@@ -145,12 +151,14 @@ class RunFolder:
         """Return which checkpoint of another run this one started from.
 
         Raises:
-            ValueError: The note is gone.
+            ValueError: The note is gone or damaged.
         """
-        if not self._note.is_file():
+        try:
+            return TypeAdapter(Origin).validate_json(self._note.read_bytes())
+        except (FileNotFoundError, ValueError) as error:
+            received = "no such file" if isinstance(error, FileNotFoundError) else "damaged text"
             remedy = f"put it back, or remove {self.path} to begin anew"
-            raise invalid(str(self._note), "no such file", "the note which checkpoint the run started from", remedy)
-        return Origin(**json.loads(self._note.read_text()))
+            raise invalid(str(self._note), received, "the note which checkpoint the run started from", remedy) from None
 
     @property
     def _note(self) -> Path:
