@@ -19,7 +19,7 @@ import dynamics
 from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import Latents
-from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 from dynamics.exchange import import_export
 from dynamics.exchange.conventions import Imported, Source
 from dynamics.flow.condition import ClassLabels

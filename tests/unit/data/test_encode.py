@@ -17,7 +17,7 @@ from torch import Tensor
 from dynamics.data import DataOptions, Latents
 from dynamics.data.encode import EncodeOptions, centre_crop, encode
 from dynamics.data.image_files import read_image
-from dynamics.data.latents import shard_path, verify
+from dynamics.data.latent_files import shard_path, verify
 from dynamics.data.vae import WEIGHTS, Vae, load_vae
 from experiments._rehearsal import autoencoder
 
@@ -228,7 +228,8 @@ def test_tar_files_with_numbers_as_classes(tmp_path: Path, images: Path, vae_fol
     numbers = {"a": b"10\n", "b": b"2", "c": b"0"}
     members = {f"{key}.{end}": x for key, number in numbers.items() for end, x in (("png", content), ("cls", number))}
     tar = packed(tmp_path / "one.tar", members)
-    encode(tar, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    with pytest.warns(UserWarning, match=r"8 of 11 classes have no images: 1, 3, 4"):
+        encode(tar, tmp_path / "out", options(vae_folder), CPU, progress=False)
     data = of(tmp_path / "out").load()
     assert data.reference()[1].tolist() == [10, 2, 0]
     assert data.record.classes == tuple(map(str, range(11)))
@@ -341,3 +342,36 @@ def test_a_size_that_the_encoder_cannot_halve_is_refused(tmp_path: Path, images:
     with pytest.raises(ValueError, match="image_size: received 18; allowed: a multiple of 4"):
         encode(images, tmp_path / "out", options(vae_folder, image_size=18), CPU, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_killed_writers_left_goes_away(tmp_path: Path, images: Path, vae_folder: Path) -> None:
+    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    shard_path(tmp_path / "out", 0).unlink()
+    left = [
+        tmp_path / "out" / name
+        for name in ("shards/.00000.f16.1.tmp", "shards/.00000.json.1.tmp", ".labels.npy.1.tmp", ".record.json.1.tmp")
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_what_is_known_of_a_file_shows_every_change(tmp_path: Path, images: Path, vae_folder: Path) -> None:
+    """A file of latents whose labels changed is made again."""
+    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    expected, about = made(tmp_path / "out"), shard_path(tmp_path / "out", 0).with_suffix(".json")
+    about.write_text(about.read_text().replace('"ant"', '"bee"', 1))
+    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    assert made(tmp_path / "out") == expected
+
+
+def test_class_numbers_far_beyond_the_number_of_images_are_refused(
+    tmp_path: Path, images: Path, vae_folder: Path
+) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(images / "ant" / "0.png", "0.png")
+        (tmp_path / "0.cls").write_text("100000000000")
+        tar.add(tmp_path / "0.cls", "0.cls")
+    with pytest.raises(ValueError, match=r"class numbers in the .cls files: received 100000000000; allowed"):
+        encode(tmp_path / "set.tar", tmp_path / "out", options(vae_folder), CPU, progress=False)
