@@ -1,4 +1,4 @@
-"""Commands that prepare data."""
+"""Commands that prepare data, and look whether data and runs are as they were written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,3 +44,23 @@ def encode(args: EncodeArgs) -> None:
         print(f"{left} files of latents are for other processes (--shard) to make; the last one writes the record")
     else:
         print(f"{args.out / 'record.json'}; next: dynamics train b4-improved --data.path {args.out} --out DIR")
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Compare a run folder, or a folder of latents, with all its checksums; exit code 1 if anything is damaged."""
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """The folder of a run, or of latents. Nothing in it is changed."""
+
+
+def verify(args: VerifyArgs) -> None:
+    """Print a line for each file or checkpoint."""
+    from dynamics.runner.integrity import examine_files
+
+    damaged = False
+    for finding in examine_files(args.path):
+        print(f"DAMAGED {finding.path}: {finding.damage}" if finding.damage else f"ok      {finding.path}", flush=True)
+        damaged |= bool(finding.damage)
+    if damaged:
+        raise SystemExit(1)

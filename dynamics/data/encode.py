@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from dynamics.atomic import locked, remove_leftovers, replacing
+from dynamics.atomic import locked, replacing
 from dynamics.data.image_files import FORMATS, IMAGE_SUFFIXES, class_folders, open_image
 from dynamics.data.imageset import num_classes_of
 from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, check_files, shard_bytes, shard_path
@@ -176,8 +176,6 @@ def encode(images: Path, out: Path, options: EncodeOptions, device: torch.device
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if complete(path, source, settings, shape) is None:
-                    for written in (path, path.with_suffix(".json")):
-                        remove_leftovers(written)
                     _encode_file(path, source, vae, options, settings, bar)
     parts = [complete(path, source, settings, shape) for path, source in zip(paths, sources, strict=True)]
     done = [part for part in parts if part is not None]
@@ -320,14 +318,11 @@ def _finish(out: Path, settings: Settings, shape: tuple[int, int, int], parts: l
         labels_sha256=hashlib.sha256(content.getvalue()).hexdigest(),
         shards=tuple(part.shard for part in parts),
     )
-    with locked(out / RECORD):  # others may see at the same time that all is there
-        for path in (out / LABELS, out / RECORD):
-            remove_leftovers(path)
-        with replacing(out / LABELS) as temporary:
-            temporary.write_bytes(content.getvalue())
-        check_files(out, record)
-        with replacing(out / RECORD) as temporary:
-            temporary.write_text(seal(record.model_dump(mode="json")))
+    with replacing(out / LABELS) as temporary:
+        temporary.write_bytes(content.getvalue())
+    check_files(out, record)
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(seal(record.model_dump(mode="json")))
 
 
 def _check_folder(out: Path, paths: list[Path]) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dynamics.atomic import locked, remove_leftovers, replacing
+from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
 from dynamics.runner.agreement import differences
@@ -120,8 +120,6 @@ class RunFolder:
         Raises:
             ValueError: As `check`.
         """
-        for path in (self.config, self.nonfinite, self._note):
-            remove_leftovers(path)
         if not self.check(config):
             with replacing(self.config) as temporary:
                 temporary.write_text(dumps(config.model_dump(mode="json"), indent=1))

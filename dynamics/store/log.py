@@ -112,7 +112,6 @@ class RunLog:
             if old.record["step"] <= step:
                 line, crc = _checked(old.body, crc)
                 kept.append(line)
-        atomic.remove_leftovers(self.path)
         with atomic.replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(kept))
 
@@ -171,12 +170,10 @@ class RunLog:
             crc = zlib.crc32(body, crc)
             if record is None or (checked and not match) or (match and int(match[2], 16) != crc):
                 before = lines[-1].record["step"] if lines else 0
+                allowed = "a JSON record with group and step, unchanged, behind the line that it was written behind"
                 remedy = (
                     "restore the file from a copy; or, to repeat what follows, remove this line, all after it, and the "
                     f"checkpoints after step {before}"
-                )
-                allowed = (
-                    "a JSON record with group and step, as it was written, after the line that it was written after"
                 )
                 shown = text[:60].decode(errors="replace")
                 raise invalid(f"{self.path}, line {number}", shown, allowed, remedy)

@@ -173,6 +173,22 @@ def test_too_many_in_a_row_stop_the_run_wherever_it_was_interrupted(
     assert json.loads((tmp_path / "nonfinite.json").read_text())["step"] == 11
 
 
+@pytest.mark.filterwarnings("ignore:the loss or its gradient")
+def test_a_run_of_which_more_than_half_is_left_out_is_no_result(
+    changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, *range(0, 24, 4), *range(1, 24, 4), 2)
+    config = changed(skip_nonfinite=100)
+    stop_at(monkeypatch, 10)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, progress=False)
+    with pytest.raises(NonFiniteLossError, match=r"at step 22; 2 in a row, 13 of 24 in all"):
+        run(config, tmp_path, progress=False)
+    assert not (tmp_path / "run.nc").exists()
+    strict = json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)
+    assert strict["step"] == 22
+
+
 def test_nothing_is_left_out_unless_asked_for(changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 3)
     with pytest.raises(NonFiniteLossError, match="at step 4"):

@@ -146,6 +146,7 @@ def test_before_its_first_checkpoint_a_run_begins_anew_from_what_is_there(sweep:
     state = json.loads((checkpoint / "state.json").read_text())
     shutil.copy(checkpoint / "ema_0.9.safetensors", checkpoint / "model.safetensors")
     state["sha256"]["model.safetensors"] = state["sha256"]["ema_0.9.safetensors"]
+    del state["checksum"]
     (checkpoint / "state.json").write_text(json.dumps(state))
     run(config, out, progress=False)
     assert read_run(out / "run.nc").attrs["started_from_sha256"] == state["sha256"]["model.safetensors"]
@@ -174,7 +175,7 @@ def test_a_run_that_lost_its_note_is_not_continued(sweep: Path, child: Child) ->
     out = run(child(), sweep / "out", progress=False)
     (out / "run.nc").unlink()
     (out / "start.json").unlink()
-    with pytest.raises(ValueError, match=r"start.json: received 'no such file'.*to begin anew"):
+    with pytest.raises(ValueError, match=r"start.json: received .*No such file.*to begin anew"):
         run(child(), out, progress=False)
 
 
