@@ -59,8 +59,8 @@ def verify(args: VerifyArgs) -> None:
     from dynamics.runner.integrity import examine_files
 
     damaged = False
-    for finding in examine_files(args.path):
-        print(f"DAMAGED {finding.path}: {finding.damage}" if finding.damage else f"ok      {finding.path}", flush=True)
-        damaged |= bool(finding.damage)
+    for checked in examine_files(args.path):
+        print(f"DAMAGED {checked.path}: {checked.damage}" if checked.damage else f"ok      {checked.path}", flush=True)
+        damaged |= bool(checked.damage)
     if damaged:
         raise SystemExit(1)

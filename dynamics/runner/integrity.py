@@ -14,7 +14,7 @@ from dynamics.training import DamagedCheckpointError
 
 
 @dataclass(frozen=True)
-class Finding:
+class Checked:
     """What is known of one file, or folder of files."""
 
     path: Path
@@ -22,7 +22,7 @@ class Finding:
     """What is wrong with it; "" if nothing is."""
 
 
-def examine_files(path: Path) -> Iterator[Finding]:
+def examine_files(path: Path) -> Iterator[Checked]:
     """Check a run folder, or a folder of latents, file by file; nothing is changed.
 
     Raises:
@@ -61,9 +61,9 @@ def _check_result(folder: RunFolder) -> None:
         raise invalid(str(folder.result), there, f"the config in {folder.config}", "restore the one that changed")
 
 
-def _found(path: Path, look: Callable[[], object]) -> Finding:
+def _found(path: Path, look: Callable[[], object]) -> Checked:
     try:
         look()
     except (ValueError, DamagedCheckpointError) as error:
-        return Finding(path, str(error))
-    return Finding(path, "")
+        return Checked(path, str(error))
+    return Checked(path, "")

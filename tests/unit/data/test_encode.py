@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoding import CLASSES, NUM_IMAGES, SIDE, made, options
 from PIL import Image
 from torch import Tensor
 
@@ -19,46 +20,8 @@ from dynamics.data.encode import EncodeOptions, centre_crop, encode
 from dynamics.data.image_files import read_image
 from dynamics.data.latent_files import shard_path, verify
 from dynamics.data.vae import WEIGHTS, Vae, load_vae
-from experiments._rehearsal import autoencoder
 
 CPU = torch.device("cpu")
-SIDE, CLASSES = 16, ("ant", "bee")
-NUM_IMAGES = 9
-
-
-@pytest.fixture(scope="module")
-def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-vae"
-    autoencoder(folder, levels=3)  # 4 times fewer pixels a side
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vae(vae_folder: Path) -> Vae:
-    return load_vae(vae_folder, CPU)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    for i in range(NUM_IMAGES):
-        path = folder / CLASSES[i >= 4] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        height, width = (20, 37) if i % 2 else (50, 18)
-        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-    return folder
-
-
-def options(vae_folder: Path, **changes: Any) -> EncodeOptions:
-    fields = {"vae": str(vae_folder), "image_size": SIDE, "batch_size": 2, "images_per_file": 3}
-    return EncodeOptions(**(fields | changes))
-
-
-def made(out: Path) -> dict[str, bytes]:
-    """Everything in a folder of latents but hidden files."""
-    files = (path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def of(out: Path, vae: str = "tiny-vae") -> DataOptions:
@@ -342,36 +305,3 @@ def test_a_size_that_the_encoder_cannot_halve_is_refused(tmp_path: Path, images:
     with pytest.raises(ValueError, match="image_size: received 18; allowed: a multiple of 4"):
         encode(images, tmp_path / "out", options(vae_folder, image_size=18), CPU, progress=False)
     assert not (tmp_path / "out").exists()
-
-
-def test_what_killed_writers_left_goes_away(tmp_path: Path, images: Path, vae_folder: Path) -> None:
-    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    shard_path(tmp_path / "out", 0).unlink()
-    left = [
-        tmp_path / "out" / name
-        for name in ("shards/.00000.f16.1.tmp", "shards/.00000.json.1.tmp", ".labels.npy.1.tmp", ".record.json.1.tmp")
-    ]
-    for path in left:
-        path.write_bytes(b"half")
-    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    assert not list((tmp_path / "out").rglob("*.tmp"))
-
-
-def test_what_is_known_of_a_file_shows_every_change(tmp_path: Path, images: Path, vae_folder: Path) -> None:
-    """A file of latents whose labels changed is made again."""
-    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    expected, about = made(tmp_path / "out"), shard_path(tmp_path / "out", 0).with_suffix(".json")
-    about.write_text(about.read_text().replace('"ant"', '"bee"', 1))
-    encode(images, tmp_path / "out", options(vae_folder), CPU, progress=False)
-    assert made(tmp_path / "out") == expected
-
-
-def test_class_numbers_far_beyond_the_number_of_images_are_refused(
-    tmp_path: Path, images: Path, vae_folder: Path
-) -> None:
-    with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.add(images / "ant" / "0.png", "0.png")
-        (tmp_path / "0.cls").write_text("100000000000")
-        tar.add(tmp_path / "0.cls", "0.cls")
-    with pytest.raises(ValueError, match=r"class numbers in the .cls files: received 100000000000; allowed"):
-        encode(tmp_path / "set.tar", tmp_path / "out", options(vae_folder), CPU, progress=False)
