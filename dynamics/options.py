@@ -58,8 +58,13 @@ class Family(Options):
             return
         field = cls.model_fields.get(cls.TAG)
         kind = None if field is None else field.default
-        if not isinstance(kind, str) or isabstract(cls):
+        if not isinstance(kind, str):
             return
+        if isabstract(cls):  # else it would be missing from its family, and nothing would say so
+            lacking = ", ".join(sorted(cls.__abstractmethods__))
+            raise invalid(
+                f"{cls.__module__}.{cls.__qualname__}", f"no {lacking}", "all methods of its family", "add it"
+            )
         there = cls._members.get(kind)
         if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
             received = f"{kind} of {cls.__module__}.{cls.__qualname__}"
