@@ -41,7 +41,7 @@ def examine_files(path: Path) -> Iterator[Checked]:
         yield _found(checkpoints.path(step), partial(checkpoints.verify, step))
     yield _found(folder.log, lambda: _check_log(folder))
     if folder.result.exists():
-        yield _found(folder.result, lambda: _check_result(folder))
+        yield _found(folder.result, partial(read_run, folder.result))
 
 
 def _check_log(folder: RunFolder) -> None:
@@ -53,12 +53,6 @@ def _check_log(folder: RunFolder) -> None:
             if checkpoints.content(step).get("log") or folder.log.exists():
                 folder.check_log(step)
             return
-
-
-def _check_result(folder: RunFolder) -> None:
-    there, asked = read_run(folder.result).attrs.get("config_json"), folder.read_config().to_json()
-    if there != asked:
-        raise invalid(str(folder.result), there, f"the config in {folder.config}", "restore the one that changed")
 
 
 def _found(path: Path, look: Callable[[], object]) -> Checked:

@@ -11,7 +11,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from dynamics.analysis import CLAIMS
-from dynamics.atomic import locked, remove_leftovers
+from dynamics.atomic import locked
 from dynamics.options import invalid
 from dynamics.store import merge, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import events, record
@@ -85,7 +85,6 @@ def collect_sweep(
         return Collected(None, 0, missing, left, {})
     revisions = _revisions([groups["/"].attrs for _, groups in contents])
     with locked(target):
-        remove_leftovers(target)
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
         axes = list(runs[0].knobs)

@@ -159,33 +159,18 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @pytest.mark.filterwarnings("ignore:the loss or its gradient")
 @pytest.mark.parametrize("interrupted", [False, True])
-@pytest.mark.parametrize(
-    ("spoiled", "most", "message"),
-    [
-        ((3, 8, 9, 10), 2, "at step 11; 3 in a row, 4 of 24 in all"),
-        ((*range(0, 24, 4), *range(1, 24, 4), 2), 100, "at step 22; 2 in a row, 13 of 24 in all"),
-    ],
-)
-def test_too_many_stop_the_run_wherever_it_was_interrupted(
-    changed: Change,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    interrupted: bool,
-    spoiled: Any,
-    most: int,
-    message: str,
+def test_too_many_in_a_row_stop_the_run_wherever_it_was_interrupted(
+    changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
-    """In a row, or more than half of all."""
-    spoil(monkeypatch, *spoiled)
-    config = changed(skip_nonfinite=most)
+    spoil(monkeypatch, 3, 8, 9, 10)
+    config = changed(skip_nonfinite=2)
     if interrupted:  # the step of the checkpoint is one of those left out
         stop_at(monkeypatch, 10)
         with pytest.raises(Interrupted):
             run(config, tmp_path, progress=False)
-    with pytest.raises(NonFiniteLossError, match=message):
+    with pytest.raises(NonFiniteLossError, match="at step 11; 3 in a row, 4 of 24 in all"):
         run(config, tmp_path, progress=False)
-    strict = json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)
-    assert f"at step {strict['step']};" in message
+    assert json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)["step"] == 11
 
 
 def test_nothing_is_left_out_unless_asked_for(changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

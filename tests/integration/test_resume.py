@@ -1,5 +1,6 @@
 """Nothing is lost: a run that was killed, stopped or damaged ends bitwise where an undisturbed one does."""
 
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from dynamics.data import Npz
 from dynamics.instruments import GapsOptions
 from dynamics.runner import RunFolder, run
 from dynamics.store import RunLog, read_run
-from dynamics.training import DamagedCheckpointError, StartOptions
+from dynamics.training import DamagedCheckpointError, NonFiniteLossError, StartOptions
 
 
 @pytest.fixture
@@ -229,3 +230,16 @@ def test_files_of_killed_writers_go_away(tiny: RunConfig, undisturbed: Path, tmp
         (tmp_path / f".{name}.0123.tmp").write_text("half")
     run(tiny, tmp_path, progress=False)
     assert {path.name for path in tmp_path.rglob(".*")} == {".log.jsonl.lock", ".run.nc.lock"}
+
+
+@pytest.mark.filterwarnings("ignore:the loss or its gradient", "ignore:alarm at step")
+def test_a_run_of_which_more_than_half_was_left_out_is_no_result(tiny: RunConfig, tmp_path: Path) -> None:
+    """However many are allowed in a row: the weights are lost after the first of 24 steps."""
+    changes = {"learning_rate": 1e30, "warmup_steps": 0, "skip_nonfinite": 100}
+    config = tiny.model_copy(update={"training": tiny.training.model_copy(update=changes)})
+    for _ in range(2):  # the same when it goes on
+        with pytest.raises(NonFiniteLossError, match=r"at step \d+; \d+ in a row, 13 of 24 in all"):
+            run(config, tmp_path / "run", progress=False)
+    strict = json.loads((tmp_path / "run" / "nonfinite.json").read_text(), parse_constant=pytest.fail)
+    assert strict["rows"]
+    assert not (tmp_path / "run" / "run.nc").exists()
