@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from dynamics.analysis import CLAIMS
-from dynamics.atomic import locked, remove_leftovers
+from dynamics.atomic import locked
 from dynamics.config import RunConfig
 from dynamics.options import invalid
 from dynamics.progress_bar import counted
@@ -90,7 +90,6 @@ def collect_sweep(
         return Collected(None, 0, missing, left, {})
     revisions = _revisions([groups["/"].attrs for _, groups in contents])
     with locked(target):
-        remove_leftovers(target)
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
         axes = list(runs[0].knobs)
@@ -169,7 +168,7 @@ def _mendable(folder: RunFolder, run: Planned) -> bool:
     except ValueError:
         return True
     try:
-        _checked(folder.result, run)
+        _checked(folder.result, run, beside=False)
     except (ValueError, FileNotFoundError):
         return False
     return True
@@ -184,8 +183,8 @@ def _check_config(folder: RunFolder, run: Planned) -> None:
         raise invalid(str(folder.config), there, f"the config of run {run.run_id}", "retry sets the file aside")
 
 
-def _checked(path: Path, run: Planned) -> Groups:
-    groups = read_groups(path)
+def _checked(path: Path, run: Planned, beside: bool = True) -> Groups:
+    groups = read_groups(path, beside)
     there = groups["/"].attrs.get("config_json")
     if there is None or RunConfig.model_validate_json(there).run_id != run.run_id:
         raise invalid(f"config_json of {path}", there, f"the config of run {run.run_id}", "retry sets the file aside")
