@@ -105,12 +105,16 @@ def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
     interrupt(slurm, sweep, preempted)
     at_work(slurm, sweep, cancelled)
     main("sweeps", ["slow", "cancel", "--only", cancelled.run_id, "--results", str(sweep.folder.results)])
+    until(slurm, lambda: "stopped" in sweep.kinds(timed_out), "the signal of the time limit")
+    until(
+        slurm,
+        lambda: sweep.states(timed_out) == ["queued"] or sweep.kinds(timed_out).count("started") == 2,
+        "its return",
+    )
+    slurm.ask("scontrol", "update", f"jobid={sweep.status(timed_out).job_id}", "timelimit=10")
     until(slurm, lambda: sweep.kinds(preempted).count("started") == 2, "the first return")
     at_work(slurm, sweep, preempted)
     interrupt(slurm, sweep, preempted)
-    until(slurm, lambda: "stopped" in sweep.kinds(timed_out), "the signal of the time limit")
-    until(slurm, lambda: sweep.states(timed_out) == ["queued"], "its return to the queue")
-    slurm.ask("scontrol", "update", f"jobid={sweep.status(timed_out).job_id}", "timelimit=10")
     until(slurm, lambda: sweep.kinds(preempted).count("stopped") == 2, "the second stop")
     hold.unlink()
     until(slurm, lambda: not slurm.states(), "the end of all jobs")
