@@ -154,7 +154,7 @@ def test_a_genuine_preemption_by_a_job_of_higher_priority(
 
 
 def test_a_run_waits_for_the_one_it_starts_from(
-    slurm_with_accounting: Slurm, undisturbed: Undisturbed, tmp_path: Path
+    slurm_with_accounting: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slurm, sweep = slurm_with_accounting, watched("tiny", tmp_path)
     first = next(run for run in sweep.runs if run.role == "before")
@@ -163,15 +163,26 @@ def test_a_run_waits_for_the_one_it_starts_from(
     sweep.path(first).mkdir(parents=True)
     (sweep.path(first) / "log.jsonl").write_text("damage\n")
     with slurm.closed("main"):
-        sweep.submit(first, *children)
+        only, where = [run.run_id for run in (first, *children)], ["--results", str(sweep.folder.results)]
+        main("sweeps", ["tiny", "submit", "--cluster", "slurm", "--partition", "main", *where, "--only", *only])
         assert sweep.states(*children) == ["queued", "queued"]
         until(slurm, lambda: sweep.status(children[0]).detail == "Dependency", "Slurm's word on why they wait")
     until(slurm, lambda: not slurm.states(), "the end of the first try")
     assert sweep.states(first, *children) == ["failed", "new", "new"]
     assert queries.ending(sweep.status(first).job_id) == "FAILED"
 
-    words = ["tiny", "retry", "--cluster", "slurm", "--results", str(sweep.folder.results)]
-    main("sweeps", words)
+    # retry goes where the sweep went before, and releases what is held
+    with slurm.closed("main"):
+        capsys.readouterr()
+        main("sweeps", ["tiny", "retry", *where])
+        assert "1 runs on Slurm, partition main, 1 core each" in capsys.readouterr().out
+        job = sweep.status(first).job_id
+        slurm.ask("scontrol", "hold", job)
+        until(slurm, lambda: sweep.states(first) == ["held"], "Slurm's word that it is held")
+        assert f"scontrol release {job}" in sweep.status(first).detail
+        main("sweeps", ["tiny", "retry", *where])
+        assert f"released: jobs {job}" in capsys.readouterr().out
+        until(slurm, lambda: sweep.states(first) == ["queued"], "its release")
     # its children are submitted while it is queued or runs
     sweep.submit(*children)
     until(slurm, lambda: not slurm.states(), "the end of the second try")
@@ -274,32 +285,6 @@ def test_a_submitter_that_dies_right_after_sbatch_leaves_jobs_that_are_known(slu
     assert len(sweep.submit(*runs)) == 1
     until(slurm, lambda: not slurm.states(), "the end")
     assert sweep.states(*runs) == ["done", "done"]
-
-
-def test_retry_goes_where_the_sweep_went_and_releases_what_is_held(
-    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = watched("tiny", tmp_path)
-    run = sweep.runs[2]
-    which = ["--only", run.run_id, "--results", str(sweep.folder.results)]
-    sweep.path(run).mkdir(parents=True)
-    (sweep.path(run) / "log.jsonl").write_text("damage\n")
-    main("sweeps", ["tiny", "submit", "--cluster", "slurm", "--partition", "short", "--timeout", "1", *which])
-    until(slurm, lambda: not slurm.states(), "the end of the first try")
-    assert sweep.states(run) == ["failed"]
-    with slurm.closed("short"):
-        capsys.readouterr()
-        main("sweeps", ["tiny", "retry", *which])
-        assert "1 runs on Slurm, partition short, 1 core each" in capsys.readouterr().out
-        job = sweep.status(run).job_id
-        slurm.ask("scontrol", "hold", job)
-        until(slurm, lambda: sweep.states(run) == ["held"], "Slurm's word that it is held")
-        assert f"scontrol release {job}" in sweep.status(run).detail
-        main("sweeps", ["tiny", "retry", *which])
-        assert f"released: jobs {job}" in capsys.readouterr().out
-        until(slurm, lambda: sweep.states(run) == ["queued"], "its release")
-    until(slurm, lambda: not slurm.states(), "the end")
-    assert sweep.kinds(run) == ["submitted", "started", "failed", "set_aside", "submitted", "started", "finished"]
 
 
 def test_a_refused_submission_says_why(slurm: Slurm, tmp_path: Path) -> None:
