@@ -1,0 +1,234 @@
+"""Files that want to read, run or exhaust more than they should: all are refused by name."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from soak.stages import COLLECT, EVALUATE, PROBE, REPORT
+from soak.warm import Work, command
+
+import dynamics
+from dynamics.cli.exits import explained
+
+SECRET = "the content of a file that is none of the command's business"
+MARK = "was_executed"
+DEEP = 100_000
+
+
+class Payload:
+    """A pickle of this leaves a mark where it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return os.mkdir, (MARK,)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A hostile file: where it goes, who makes it, and who opens it."""
+
+    name: str
+    file: str
+    """Relative; what a refusal must name."""
+    make: Callable[[Path], None]
+    works: tuple[Work, ...]
+    stage: str = "measured"
+    harmless: bool = False
+    """Nothing is wrong if the command does not need the file."""
+
+
+def _with(change: Callable[[h5py.File, Path], None]) -> Callable[[Path], None]:
+    """Return what changes a file of results."""
+
+    def make(path: Path) -> None:
+        (path.parent / "secret.txt").write_text(SECRET * 20)
+        with h5py.File(path, "r+") as file:
+            if "consolidated" in file.attrs:
+                del file.attrs["consolidated"]
+            change(file, path)
+
+    return make
+
+
+def _external(file: h5py.File, path: Path) -> None:
+    group = file["training"]
+    group.create_dataset("loot", shape=(64,), dtype="u1", external=[(str(path.parent / "secret.txt"), 0, 64)])
+
+
+def _external_relative(file: h5py.File, path: Path) -> None:
+    file["training"].create_dataset("loot", shape=(64,), dtype="u1", external=[("secret.txt", 0, 64)])
+
+
+def _virtual(file: h5py.File, path: Path) -> None:
+    with h5py.File(path.parent / "other.h5", "w") as other:
+        other["x"] = np.arange(64)
+    layout = h5py.VirtualLayout(shape=(64,), dtype="i8")
+    layout[:] = h5py.VirtualSource(str(path.parent / "other.h5"), "x", shape=(64,))
+    file["training"].create_virtual_dataset("loot", layout)
+
+
+def _link(file: h5py.File, path: Path) -> None:
+    with h5py.File(path.parent / "other.h5", "w") as other:
+        other["x"] = np.arange(64)
+    file["training"]["loot"] = h5py.ExternalLink(str(path.parent / "other.h5"), "/x")
+
+
+def _cycle(file: h5py.File, path: Path) -> None:
+    file["training/again"] = file["training"]
+
+
+def _soft(file: h5py.File, path: Path) -> None:
+    file["training/again"] = h5py.SoftLink("/training")
+
+
+def _huge(file: h5py.File, path: Path) -> None:
+    file["training"].create_dataset("loot", shape=(10**12,), dtype="f8", chunks=(10**6,), fillvalue=0.0)
+
+
+def _nested(path: Path) -> None:
+    path.write_text("[" * DEEP + "]" * DEEP)
+
+
+def _nested_value(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content[next(iter(content))] = "deep"
+    path.write_text(json.dumps(content).replace('"deep"', "[" * DEEP + "]" * DEEP))
+
+
+def _nested_line(path: Path) -> None:
+    with path.open("a") as file:
+        file.write('{"kind": "started", "group": "training", "step": ' + "[" * DEEP + "]" * DEEP + "}\n")
+
+
+def _pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"state": Payload(), "param_groups": []}))
+
+
+def _torch_pickled(path: Path) -> None:
+    torch.save({"model": Payload()}, path)
+
+
+def _npz_pickled(path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, np.array([Payload()], dtype=object), allow_pickle=True)
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("x", "y", "mu", "sigma"):
+            file.writestr(f"{name}.npy", content.getvalue())
+
+
+def _npy_pickled(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.array([Payload()] * 9, dtype=object), allow_pickle=True)
+
+
+def _npz_bomb(path: Path) -> None:
+    """A gigabyte of zeros and a header that promises a thousand of them, in a megabyte."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 1000, 1000, 1)}
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        with file.open("x.npy", "w", force_zip64=True) as out:
+            out.write(header.getvalue())
+            for _ in range(64):
+                out.write(bytes(2**20))
+        labels = io.BytesIO()
+        np.save(labels, np.zeros(10, np.int64))
+        file.writestr("y.npy", labels.getvalue())
+
+
+def _eps(path: Path) -> None:
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+
+
+def _picture_bomb(path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(2**24))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def watched(work: Work, place: Path) -> Work:
+    """Return the work with a program named as Ghostscript first on the PATH, which leaves a mark."""
+    folder = place / ".bin"
+    folder.mkdir(exist_ok=True)
+    for name in ("gs", "gswin32c", "gswin64c"):
+        (folder / name).write_text(f"#!/bin/sh\nmkdir -p {place / MARK}\nexit 1\n")
+        (folder / name).chmod(0o755)
+
+    def with_path() -> None:
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        work()
+
+    return with_path
+
+
+def traps() -> list[Trap]:
+    """Return every hostile file."""
+    data = ("train", "config.json", "--out", "out", "--data.path")
+    folder = command(*data, "pictures", "--data.name", "folder", "--data.image-size", "8")
+    npz = command(*data, "x.npz", "--data.name", "npz")
+    encode = command("encode", "pictures", "--out", "out", "--vae", "vae", "--image-size", "16")
+    encode_also = command("encode", "pictures", "--out", "latents", "--vae", "vae", "--image-size", "16")
+    results = {
+        "external storage": _external,
+        "external storage beside it": _external_relative,
+        "virtual dataset": _virtual,
+        "external link": _link,
+        "cyclic hard link": _cycle,
+        "soft link to a parent": _soft,
+        "a terabyte of fill values": _huge,
+    }
+    newest = "run/checkpoints/step_00000016"
+    return [
+        *(Trap(n, "run/run.nc", _with(change), (EVALUATE, PROBE, REPORT, _opened)) for n, change in results.items()),
+        *(Trap(f"merged {n}", "results/tiny/digits.nc", _with(change), (_findings,), "collected") for n, change in results.items()),
+        Trap("EPS named png", "pictures/a/x.png", _eps, (folder,)),
+        Trap("EPS named png, encoded", "pictures/a/x.png", _eps, (encode,), "images"),
+        Trap("a picture of 60,000 x 60,000", "pictures/a/x.png", _picture_bomb, (folder,)),
+        Trap("a picture of 60,000 x 60,000, encoded", "pictures/a/x.png", _picture_bomb, (encode_also,), "images"),
+        Trap("pickle in npz", "x.npz", _npz_pickled, (npz,)),
+        Trap("bomb in npz", "x.npz", _npz_bomb, (npz,)),
+        Trap("pickle as optimizer.pt", f"{newest}/optimizer.pt", _pickled, (PROBE, EVALUATE), harmless=True),
+        Trap("pickle in labels.npy", "latents/labels.npy", _npy_pickled, (command("train", "latents.json", "--out", "out"),), "encoded"),
+        Trap("pickle in pt", "x.pt", _torch_pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
+        Trap("bare pickle in pt", "x.pt", _pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
+        Trap("pickle as inception", "x.pth", _torch_pickled, (command("statistics", "pictures", "--inception", "x.pth", "--out", "s.npz"),)),
+        Trap("pickle in reference", "x.npz", _npz_pickled, (command("evaluate", "run", "--fid", "--inception", "i.pth", "--reference", "x.npz"),)),
+        Trap("deep config", "config.json", _nested, (command("train", "config.json", "--out", "out"),)),
+        Trap("deep value in config", "run/config.json", _nested_value, (EVALUATE, PROBE, _opened)),
+        Trap("deep state", f"{newest}/state.json", _nested, (EVALUATE, PROBE)),
+        Trap("deep line of log", "run/log.jsonl", _nested_line, (command("train", "config.json", "--out", "run"),), "halfway"),
+        Trap("deep record of latents", "latents/record.json", _nested_value, (command("train", "latents.json", "--out", "out"),), "encoded"),
+        Trap("deep event", "events.jsonl", _nested_line, (COLLECT, command("experiments", "tiny", "status")), "collected", harmless=True),
+    ]
+
+
+def _opened() -> None:
+    with explained():
+        print(dynamics.open_results("run"))
+        dynamics.load_model("run")
+
+
+_findings = command("experiments", "findings")
+
+
+def set_up(trap: Trap, place: Path) -> None:
+    """Put a trap into a copy of its stage, beside good pictures."""
+    for label in "ab":
+        (place / "pictures" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place / "pictures" / label / "good.png")
+    path = place / trap.file
+    trap.make(next(place.rglob(trap.file)) if trap.file == "events.jsonl" else path)
