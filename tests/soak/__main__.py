@@ -3,8 +3,8 @@
     make soak MINUTES=30 SEED=0            writes benchmarks/results/soak.json
     PYTHONPATH=.:tests python -m soak --event 1234 --seed 0      one event again; it says how it ended
 
-Every kind of harm begins at copies of a few small runs that are made once, and ends beside an undisturbed twin. Commands
-run in forked children of a process that has everything imported. What is counted: see `harm`.
+Every kind of harm begins at copies of a few small runs that are made once, and ends beside an undisturbed twin.
+Commands run in forked children of a process that has everything imported. What is counted: see `harm`.
 """
 
 import argparse
@@ -19,11 +19,10 @@ from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from dynamics.store import provenance
 from soak.happenings import FATAL, Happenings
 from soak.stages import Stages
 from soak.warm import settle
-
-from dynamics.store import provenance
 
 WORKERS = 2
 

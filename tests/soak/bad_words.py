@@ -1,4 +1,4 @@
-"""Commands that must be refused in words, before anything is computed or written: picked ones, and options x bad values.
+"""Commands to refuse in words before anything is computed or written: picked ones, and options x bad values.
 
 They are meant for a folder that `prepare` has made: it holds a finished run `run`, its `config.json`, and some files.
 """
@@ -42,7 +42,16 @@ OPTIONS: dict[Words, dict[tuple[str, ...], tuple[str, ...]]] = {
         ("--seed",): ("abc", "1.5", "", "1e3"),
         ("--data.name", "--model.kind", "--objective.kind", "--times.law.kind"): ("", "nonsense", "none", "Digits"),
         ("--training.precision", "--training.parallel", "--training.device"): CHOICES,
-        ("--observe", "--curriculum"): ("", "nonsense", "none cells", "cells:every=0", "beta:k=x", ":", "gaps:every", "cells,"),
+        ("--observe", "--curriculum"): (
+            "",
+            "nonsense",
+            "none cells",
+            "cells:every=0",
+            "beta:k=x",
+            ":",
+            "gaps:every",
+            "cells,",
+        ),
         ("--training.ema-decays",): ("1.5", "abc", "-1", "0.9 0.9"),
         ("--start.run",): ("nonsense", "../run", "/etc/passwd"),
     },
@@ -60,7 +69,11 @@ OPTIONS: dict[Words, dict[tuple[str, ...], tuple[str, ...]]] = {
         ("--groups", "--loss", "--precondition", "--rows", "--t-law", "--guidance", "--weights", "--backend"): CHOICES,
         ("--checkpoint",): ("3", "abc"),
     },
-    ENCODE: {("--image-size", "--batch-size"): NUMBERS, ("--scale",): ("abc", "0", "-1", "nan"), ("--shard",): ("2/2", "a/b", "")},
+    ENCODE: {
+        ("--image-size", "--batch-size"): NUMBERS,
+        ("--scale",): ("abc", "0", "-1", "nan"),
+        ("--shard",): ("2/2", "a/b", ""),
+    },
     ("plan", "xl2-improved"): {
         ("--gpus",): ("0", "-1", "abc", "1.5"),
         ("--gpu",): ("nonsense", ""),
@@ -217,7 +230,11 @@ def _generated() -> Iterator[Words]:
         for names, values in options.items():
             for name in names:
                 for value in values:
-                    yield (*words, f"{name}={value}") if value.startswith("-") else (*words, name, *(value.split() or [""]))
+                    yield (
+                        (*words, f"{name}={value}")
+                        if value.startswith("-")
+                        else (*words, name, *(value.split() or [""]))
+                    )
 
 
 def prepare(place: Path) -> None:

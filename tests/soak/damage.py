@@ -51,26 +51,27 @@ CHANGES: dict[str, Callable[[bytes, Chance], tuple[bytes, str]]] = {
 WAYS = (*CHANGES, "digit", "bit", "empty", "swap", "gone")
 
 
-def damaged(path: Path, other: Path | None, chance: Chance) -> str:
+def damaged(path: Path, other: Callable[[], Path] | None, chance: Chance, way: str | None = None) -> str:
     """Damage a file in one of many ways and return what was done; nothing ever stays as it was.
 
     Args:
         path: The file.
-        other: The same file of another run, if there is one.
+        other: Gives the same file of another run, if there is one.
         chance: What decides.
+        way: One of WAYS; None lets chance decide.
     """
-    before = path.read_bytes()
+    before, asked = path.read_bytes(), way
     while True:
-        way = chance.choice(WAYS)
+        way = asked or chance.choice(WAYS)
         if way == "gone":
             path.unlink()
             return "gone"
         if way == "empty":
             after, what = b"", "emptied"
         elif way == "swap":
-            if other is None or not other.is_file():
+            if other is None or not (fellow := other()).is_file():
                 continue
-            shutil.copyfile(other, path)
+            shutil.copyfile(fellow, path)
             after, what = path.read_bytes(), "that of another run"
         elif not before:
             continue

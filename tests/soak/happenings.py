@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from soak import bad_words, hostile
-from soak.harm import Harm, Verdict
+from soak.bench import Bench, Verdict
+from soak.damage_events import damage_run, damage_sweep
+from soak.inputs import bad_command, hostile_file
+from soak.interruptions import Interruptions
 from soak.stages import Stages
 
 KILLS = ("train", "evaluate", "collect", "probe", "start", "encode", "train", "latents", "evaluate", "job", "probe")
 DAMAGES = ("unfinished", "finished", "sweep", "latents", "finished", "child", "unfinished", "finished")
 FULL = ("train", "evaluate", "collect", "probe", "encode", "train", "evaluate", "latents", "probe", "report")
-ORDER = "kill damage kill damage bad kill damage hostile kill damage bad kill damage together kill damage bad full".split()
+PAIR = ("kill", "damage")
+ORDER = (*PAIR, "bad", *PAIR, "hostile", *PAIR, "bad", *PAIR, "together", *PAIR, "bad", *PAIR, "full")
 """One round: of 1,800 events 1,200 are kills and damages and 300 are bad inputs."""
 FATAL = ("lost", "silent", "traceback", "crash", "hang", "leaked")
 
@@ -47,9 +51,13 @@ class Happenings:
     seed: int
 
     @cached_property
-    def harm(self) -> Harm:
+    def _bench(self) -> Bench:
         self.work.mkdir(parents=True, exist_ok=True)
-        return Harm(self.stages, self.work)
+        return Bench(self.stages, self.work)
+
+    @cached_property
+    def _interruptions(self) -> Interruptions:
+        return Interruptions(self._bench)
 
     def __call__(self, number: int) -> Happening:
         """Let event `number` happen."""
@@ -64,23 +72,23 @@ class Happenings:
             return Happening(number, name, Verdict("harness", "the harness failed", f"{type(error).__name__}: {error}"))
 
     def _act(self, kind: str, nth: int, chance: random.Random) -> tuple[str, Callable[[], Verdict]]:
-        harm = self.harm
+        bench, interrupt = self._bench, self._interruptions
         if kind == "kill":
             name = KILLS[nth % len(KILLS)]
-            return f"kill {name}", lambda: harm.kill(chance, name)
+            return f"kill {name}", lambda: interrupt.kill(chance, name)
         if kind == "damage":
             name = DAMAGES[nth % len(DAMAGES)]
             if name == "sweep":
-                return "damage sweep", lambda: harm.damage_sweep(chance, name)
-            return f"damage {name}", lambda: harm.damage(chance, name)
+                return "damage sweep", lambda: damage_sweep(bench, chance)
+            return f"damage {name}", lambda: damage_run(bench, chance, name)
         if kind == "full":
             name = FULL[nth % len(FULL)]
-            return f"full disk {name}", lambda: harm.full(chance, name)
+            return f"full disk {name}", lambda: interrupt.full(chance, name)
         if kind == "together":
-            return "together", lambda: harm.together(chance, "")
+            return "together", lambda: interrupt.together(chance)
         if kind == "bad":
             words = bad_words.commands()
-            return "bad input", lambda: harm.bad(words[(nth + 7 * self.seed) % len(words)])
-        pairs = [(trap, work, i) for trap in hostile.traps() for i, work in enumerate(trap.works)]
-        trap, work, i = pairs[nth * 7 % len(pairs)] if len(pairs) % 7 else pairs[nth % len(pairs)]
-        return "hostile", lambda: harm.hostile(trap, work, f"{trap.name}, {trap.file}, command {i}")
+            return "bad input", lambda: bad_command(bench, words[(nth + 7 * self.seed) % len(words)])
+        pairs = [(trap, i) for trap in hostile.traps() for i in range(len(trap.works))]
+        trap, i = pairs[nth * 7 % len(pairs)] if len(pairs) % 7 else pairs[nth % len(pairs)]
+        return "hostile", lambda: hostile_file(bench, trap, trap.works[i], f"{trap.name}, {trap.file}, command {i}")

@@ -15,15 +15,17 @@ import h5py
 import numpy as np
 import torch
 from PIL import Image
-from soak.stages import COLLECT, EVALUATE, PROBE, REPORT
-from soak.warm import Work, command
 
 import dynamics
 from dynamics.cli.exits import explained
+from soak.stages import COLLECT, EVALUATE, PROBE, REPORT
+from soak.warm import Work, command
 
 SECRET = "the content of a file that is none of the command's business"
 MARK = "was_executed"
 DEEP = 100_000
+SIZE, TAKEN = 16, "raw_v"
+"""How long the series of the runs are, and one of them."""
 
 
 class Payload:
@@ -47,52 +49,58 @@ class Trap:
     """Nothing is wrong if the command does not need the file."""
 
 
-def _with(change: Callable[[h5py.File, Path], None]) -> Callable[[Path], None]:
-    """Return what changes a file of results."""
+def _with(change: Callable[[h5py.Group, str, Path], None], instead: bool = False) -> Callable[[Path], None]:
+    """Return what changes a file of results: by one more variable, or by another one in place of one that is there."""
 
     def make(path: Path) -> None:
         (path.parent / "secret.txt").write_text(SECRET * 20)
+        with h5py.File(path.parent / "other.h5", "w") as other:
+            other["x"] = np.frombuffer((SECRET * 20).encode()[: 8 * SIZE], "f8")
         with h5py.File(path, "r+") as file:
+            group = file["training"]
+            if instead:  # what the file says about itself stays
+                del group[TAKEN]
+                change(group, TAKEN, path)
+                return
             if "consolidated" in file.attrs:
                 del file.attrs["consolidated"]
-            change(file, path)
+            change(group, "loot", path)
+            if "loot" in group and group.get("loot", getlink=True).__class__ is h5py.HardLink:
+                group["loot"].make_scale("loot")
+                group["loot"].attrs.update({"units": "1", "long_name": "loot"})
 
     return make
 
 
-def _external(file: h5py.File, path: Path) -> None:
-    group = file["training"]
-    group.create_dataset("loot", shape=(64,), dtype="u1", external=[(str(path.parent / "secret.txt"), 0, 64)])
+def _external(group: h5py.Group, name: str, path: Path) -> None:
+    where = str(path.parent / "secret.txt")
+    group.create_dataset(name, shape=(SIZE,), dtype="f8", external=[(where, 0, 8 * SIZE)])
 
 
-def _external_relative(file: h5py.File, path: Path) -> None:
-    file["training"].create_dataset("loot", shape=(64,), dtype="u1", external=[("secret.txt", 0, 64)])
+def _external_relative(group: h5py.Group, name: str, path: Path) -> None:
+    group.create_dataset(name, shape=(SIZE,), dtype="f8", external=[("run/secret.txt", 0, 8 * SIZE)])
 
 
-def _virtual(file: h5py.File, path: Path) -> None:
-    with h5py.File(path.parent / "other.h5", "w") as other:
-        other["x"] = np.arange(64)
-    layout = h5py.VirtualLayout(shape=(64,), dtype="i8")
-    layout[:] = h5py.VirtualSource(str(path.parent / "other.h5"), "x", shape=(64,))
-    file["training"].create_virtual_dataset("loot", layout)
+def _virtual(group: h5py.Group, name: str, path: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(SIZE,), dtype="f8")
+    layout[:] = h5py.VirtualSource(str(path.parent / "other.h5"), "x", shape=(SIZE,))
+    group.create_virtual_dataset(name, layout)
 
 
-def _link(file: h5py.File, path: Path) -> None:
-    with h5py.File(path.parent / "other.h5", "w") as other:
-        other["x"] = np.arange(64)
-    file["training"]["loot"] = h5py.ExternalLink(str(path.parent / "other.h5"), "/x")
+def _link(group: h5py.Group, name: str, path: Path) -> None:
+    group[name] = h5py.ExternalLink(str(path.parent / "other.h5"), "/x")
 
 
-def _cycle(file: h5py.File, path: Path) -> None:
-    file["training/again"] = file["training"]
+def _cycle(group: h5py.Group, name: str, path: Path) -> None:
+    group["again"] = group
 
 
-def _soft(file: h5py.File, path: Path) -> None:
-    file["training/again"] = h5py.SoftLink("/training")
+def _soft(group: h5py.Group, name: str, path: Path) -> None:
+    group["again"] = h5py.SoftLink("/training")
 
 
-def _huge(file: h5py.File, path: Path) -> None:
-    file["training"].create_dataset("loot", shape=(10**12,), dtype="f8", chunks=(10**6,), fillvalue=0.0)
+def _huge(group: h5py.Group, name: str, path: Path) -> None:
+    group.create_dataset(name, shape=(10**12,), dtype="f8", chunks=(10**6,), fillvalue=0.0)
 
 
 def _nested(path: Path) -> None:
@@ -182,6 +190,7 @@ def traps() -> list[Trap]:
     npz = command(*data, "x.npz", "--data.name", "npz")
     encode = command("encode", "pictures", "--out", "out", "--vae", "vae", "--image-size", "16")
     encode_also = command("encode", "pictures", "--out", "latents", "--vae", "vae", "--image-size", "16")
+    readers = (EVALUATE, PROBE, _opened, REPORT)
     results = {
         "external storage": _external,
         "external storage beside it": _external_relative,
@@ -193,8 +202,15 @@ def traps() -> list[Trap]:
     }
     newest = "run/checkpoints/step_00000016"
     return [
-        *(Trap(n, "run/run.nc", _with(change), (EVALUATE, PROBE, REPORT, _opened)) for n, change in results.items()),
-        *(Trap(f"merged {n}", "results/tiny/digits.nc", _with(change), (_findings,), "collected") for n, change in results.items()),
+        *(Trap(n, "run/run.nc", _with(change), readers) for n, change in results.items()),
+        *(
+            Trap(f"{n} in place of {TAKEN}", "run/run.nc", _with(change, instead=True), readers)
+            for n, change in list(results.items())[:4]
+        ),
+        *(
+            Trap(f"merged {n}", "results/tiny/digits.nc", _with(change), (_findings,), "collected")
+            for n, change in results.items()
+        ),
         Trap("EPS named png", "pictures/a/x.png", _eps, (folder,)),
         Trap("EPS named png, encoded", "pictures/a/x.png", _eps, (encode,), "images"),
         Trap("a picture of 60,000 x 60,000", "pictures/a/x.png", _picture_bomb, (folder,)),
@@ -202,17 +218,52 @@ def traps() -> list[Trap]:
         Trap("pickle in npz", "x.npz", _npz_pickled, (npz,)),
         Trap("bomb in npz", "x.npz", _npz_bomb, (npz,)),
         Trap("pickle as optimizer.pt", f"{newest}/optimizer.pt", _pickled, (PROBE, EVALUATE), harmless=True),
-        Trap("pickle in labels.npy", "latents/labels.npy", _npy_pickled, (command("train", "latents.json", "--out", "out"),), "encoded"),
+        Trap(
+            "pickle in labels.npy",
+            "latents/labels.npy",
+            _npy_pickled,
+            (command("train", "latents.json", "--out", "out"),),
+            "encoded",
+        ),
         Trap("pickle in pt", "x.pt", _torch_pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
         Trap("bare pickle in pt", "x.pt", _pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
-        Trap("pickle as inception", "x.pth", _torch_pickled, (command("statistics", "pictures", "--inception", "x.pth", "--out", "s.npz"),)),
-        Trap("pickle in reference", "x.npz", _npz_pickled, (command("evaluate", "run", "--fid", "--inception", "i.pth", "--reference", "x.npz"),)),
+        Trap(
+            "pickle as inception",
+            "x.pth",
+            _torch_pickled,
+            (command("statistics", "pictures", "--inception", "x.pth", "--out", "s.npz"),),
+        ),
+        Trap(
+            "pickle in reference",
+            "x.npz",
+            _npz_pickled,
+            (command("evaluate", "run", "--fid", "--inception", "i.pth", "--reference", "x.npz"),),
+        ),
         Trap("deep config", "config.json", _nested, (command("train", "config.json", "--out", "out"),)),
         Trap("deep value in config", "run/config.json", _nested_value, (EVALUATE, PROBE, _opened)),
         Trap("deep state", f"{newest}/state.json", _nested, (EVALUATE, PROBE)),
-        Trap("deep line of log", "run/log.jsonl", _nested_line, (command("train", "config.json", "--out", "run"),), "halfway"),
-        Trap("deep record of latents", "latents/record.json", _nested_value, (command("train", "latents.json", "--out", "out"),), "encoded"),
-        Trap("deep event", "events.jsonl", _nested_line, (COLLECT, command("experiments", "tiny", "status")), "collected", harmless=True),
+        Trap(
+            "deep line of log",
+            "run/log.jsonl",
+            _nested_line,
+            (command("train", "config.json", "--out", "run"),),
+            "halfway",
+        ),
+        Trap(
+            "deep record of latents",
+            "latents/record.json",
+            _nested_value,
+            (command("train", "latents.json", "--out", "out"),),
+            "encoded",
+        ),
+        Trap(
+            "deep event",
+            "events.jsonl",
+            _nested_line,
+            (COLLECT, command("experiments", "tiny", "status")),
+            "collected",
+            harmless=True,
+        ),
     ]
 
 

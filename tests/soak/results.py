@@ -7,12 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from soak.warm import Work, ended
 
 import dynamics
+from soak.warm import Work, ended
 
 Digests = dict[str, str]
-OF_THE_ATTEMPT = ("started", "seconds", "host", "versions", "git_sha", "dirty", "diff_hash", "peak_memory_mb", "missing")
+OF_THE_ATTEMPT = (
+    "started",
+    "seconds",
+    "host",
+    "versions",
+    "git_sha",
+    "dirty",
+    "diff_hash",
+    "peak_memory_mb",
+    "missing",
+)
 """Attributes and columns that differ from one undisturbed run to the next, or while the source is being changed."""
 STATE = ("step", "parts", "emas", "curricula", "cells", "optimizer")
 
@@ -74,16 +84,24 @@ def _of(path: Path) -> Digests:
 def _tree(tree: xr.DataTree, name: str, exact: bool = False) -> Digests:
     out = {}
     for group, dataset in tree.to_dict().items():
-        for key, variable in dataset.variables.items():
-            if exact or str(key) not in ("step_seconds", "seconds", "evaluation_seconds", *OF_THE_ATTEMPT):
-                values = np.asarray(variable.values)
-                content = repr(values.tolist()).encode() if values.dtype.kind in "OUT" else values.tobytes()
-                about = repr((variable.dims, values.dtype.kind, variable.shape, sorted(map(str, variable.attrs.items()))))
-                out[f"{name}{group}/{key}"] = _sha(content + about.encode())
+        parts = {"": dataset}
+        if "run" in dataset.dims:
+            parts = {f"[{one.item()}]": dataset.isel(run=i) for i, one in enumerate(dataset["run"])}
+        for part, content in parts.items():
+            for key, variable in content.variables.items():
+                if exact or str(key) not in ("step_seconds", "evaluation_seconds", *OF_THE_ATTEMPT):
+                    out[f"{name}{group}/{key}{part}"] = _variable(variable)
         for key, value in dataset.attrs.items():
             if exact or key not in OF_THE_ATTEMPT:
                 out[f"{name}{group}@{key}"] = str(value) if len(str(value)) < 40 else _sha(str(value).encode())
     return out
+
+
+def _variable(variable: xr.Variable) -> str:
+    values = np.asarray(variable.values)
+    content = repr(values.tolist()).encode() if values.dtype.kind in "OUT" else values.tobytes()
+    about = (variable.dims, values.dtype.kind, variable.shape, sorted(map(str, variable.attrs.items())))
+    return _sha(content + repr(about).encode())
 
 
 def files(place: Path) -> Digests:

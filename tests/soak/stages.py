@@ -4,7 +4,6 @@ Commands work in the copy's folder and all their paths are relative, so that not
 """
 
 import io
-import json
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from soak.warm import Work, command
 from sweeps._sweep import small
 
 from dynamics.config import RunConfig, with_values
@@ -28,6 +26,7 @@ from dynamics.models import MLPOptions
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.store import RunLog
 from dynamics.training import TrainingOptions
+from soak.warm import Work, command
 
 SIDE = 16
 """Side in pixels of the images that become latents."""
@@ -38,11 +37,17 @@ PROBE = command(
     *("probe", "run", "--instruments", "gram", "lookahead", "--gap-edges", "0.2", "0.5"),
     *("--num-splits", "2", "--rows-per-split", "4"),
 )
+EVALUATE_MORE = command("evaluate", "run", "--nfe", "4", "--num-samples", "20", "--exact-rows", "4")
+PROBE_MORE = command(
+    *("probe", "run", "--instruments", "decomposition", "--gap-edges", "0.2", "0.5"),
+    *("--num-splits", "2", "--rows-per-split", "4"),
+)
 REPORT = command("report", "run", "--out", "report")
 ENCODE_WORDS = ("encode", "images", "--out", "latents", "--vae", "vae", "--image-size", str(SIDE), "--batch-size", "2")
 ENCODE = command(*ENCODE_WORDS)
 ON_LATENTS = command("train", "latents.json", "--out", "run")
 SWEEP = ("experiments", "tiny")
+MERGED = "results/tiny/digits.nc"
 COLLECT = command(*SWEEP, "collect")
 
 
@@ -90,11 +95,6 @@ class Stages:
 
     root: Path
 
-    def copy(self, stage: Path, place: Path) -> Path:
-        """Copy a stage to a place of its own."""
-        shutil.copytree(stage, place, symlinks=True)
-        return place
-
     def _made(self, name: str, *steps: Work, base: Path | None = None) -> Path:
         folder = self.root / name
         if not folder.exists():
@@ -140,6 +140,16 @@ class Stages:
     def probed(self) -> Path:
         """The finished run, probed."""
         return self._made("probed", PROBE, base=self.finished)
+
+    @cached_property
+    def evaluated_more(self) -> Path:
+        """The measured run, evaluated once more."""
+        return self._made("evaluated_more", EVALUATE_MORE, base=self.measured)
+
+    @cached_property
+    def probed_more(self) -> Path:
+        """The measured run, probed once more."""
+        return self._made("probed_more", PROBE_MORE, base=self.measured)
 
     @cached_property
     def another(self) -> Path:
@@ -261,5 +271,3 @@ def _half(work: Work, records: int) -> Work:
             work()
 
     return begin
-
-

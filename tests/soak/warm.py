@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,19 @@ def settle() -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0
+    import_module("torch._dynamo")  # a second or more, which every optimiser costs that is the first of its process
     os.environ.setdefault("PYTHONPATH", os.pathsep.join(sys.path[:2]))
 
 
 def command(*words: str | Path) -> Work:
-    """Return the work of `dynamics WORDS`, or of `python -m experiments WORDS` where the first word is `experiments`."""
+    """Return the work of `dynamics WORDS`, or of `python -m WORDS` where the first one is `experiments`."""
     texts = [str(word) for word in words]
     if texts[:1] == ["experiments"]:
         return lambda: experiments_main(SWEEPS, texts[1:])
     return lambda: dynamics_main(texts)
 
 
-def ended(work: Work, place: Path, blow: Blow = Blow(), seconds: float = SECONDS) -> Ended:  # noqa: B008 - frozen
+def ended(work: Work, place: Path, blow: Blow = Blow(), seconds: float = SECONDS) -> Ended:
     """Do something in a folder, in a forked child that leads a session of its own, and wait for its end."""
     said = place / SAID
     began = time.monotonic()
@@ -191,4 +193,3 @@ def _kill(pid: int) -> None:
 def _kill_session(pid: int) -> None:
     with suppress(ProcessLookupError):  # it has not got as far, or nothing of it is left
         os.killpg(pid, signal.SIGKILL)
-
