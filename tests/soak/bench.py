@@ -25,6 +25,8 @@ from soak.warm import Ended, ended
 
 Chance = random.Random
 SHOWN = 1500
+PLACE = "place"
+"""Name of the folder of a copy."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Bench:
     @contextmanager
     def place(self, stage: Path) -> Iterator[Path]:
         """Yield a copy of a stage, which is removed afterwards."""
-        place = self.work / "place"
+        place = self.work / PLACE
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(stage, place, symlinks=True)
         try:

@@ -18,9 +18,14 @@ from PIL import Image
 
 import dynamics
 from dynamics.cli.exits import explained
+from soak.bench import PLACE
 from soak.stages import COLLECT, EVALUATE, PROBE, REPORT
 from soak.warm import Work, command
 
+SECONDS = 20.0
+"""What a command may take to refuse one."""
+BAIT = ("secret.txt", "other.h5")
+"""Files that only a trap leads to."""
 SECRET = "the content of a file that is none of the command's business"
 MARK = "was_executed"
 DEEP = 100_000
@@ -78,7 +83,8 @@ def _external(group: h5py.Group, name: str, path: Path) -> None:
 
 
 def _external_relative(group: h5py.Group, name: str, path: Path) -> None:
-    group.create_dataset(name, shape=(SIZE,), dtype="f8", external=[("run/secret.txt", 0, 8 * SIZE)])
+    inside = path.with_name("secret.txt").relative_to(next(up for up in path.parents if up.name == PLACE))
+    group.create_dataset(name, shape=(SIZE,), dtype="f8", external=[(str(inside), 0, 8 * SIZE)])
 
 
 def _virtual(group: h5py.Group, name: str, path: Path) -> None:

@@ -30,8 +30,8 @@ def hostile_file(bench: Bench, trap: hostile.Trap, work: Work, what: str) -> Ver
     """Give a command a hostile file: it is refused by name, and nothing in it runs or is read beyond it."""
     with bench.place(getattr(bench.stages, trap.stage)) as place:
         hostile.set_up(trap, place)
-        end = ended(hostile.watched(work, place), place)
-        files = (path for path in place.rglob("*") if path.is_file() and path.name != "secret.txt")
+        end = ended(hostile.watched(work, place), place, seconds=hostile.SECONDS)
+        files = (path for path in place.rglob("*") if path.is_file() and path.name not in hostile.BAIT)
         if (place / hostile.MARK).exists():
             return Verdict("leaked", f"{what}: executed", end.said[-SHOWN:])
         if any(hostile.SECRET.encode() in path.read_bytes() for path in files):
