@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Never, Self
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from dynamics.atomic import locked, remove_leftovers, replacing
 from dynamics.data.image_files import IMAGE_SUFFIXES, class_folders
 from dynamics.data.latents import LABELS, RECORD, SD_SCALE, Record, Shard, check_files, shard_bytes, shard_path
 from dynamics.data.vae import Vae, load_vae
 from dynamics.options import Options, invalid
+from dynamics.progress_bar import ProgressBar
 
 READERS = 8
 """Threads that read and resize images."""
@@ -167,8 +167,7 @@ def encode(images: Path, out: Path, options: EncodeOptions, device: torch.device
     for path, source in zip(paths, sources, strict=True):
         complete(path, source, settings, shape)  # what was made otherwise is refused before work begins
     index, count = map(int, options.shard.split("/"))
-    bar: tqdm[Never] = tqdm(desc=f"encode {options.shard}", unit="image", disable=not progress)
-    with bar:
+    with ProgressBar(f"encode {options.shard}", None, "image", show=progress) as bar:
         for path, source in list(zip(paths, sources, strict=True))[index::count]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
@@ -258,7 +257,7 @@ def _encode_file(
     vae: Vae,
     options: EncodeOptions,
     settings: Settings,
-    bar: "tqdm[Never]",
+    bar: ProgressBar,
 ) -> None:
     """Make a file of latents, and then write down what it holds."""
     about = path.with_suffix(".json")

@@ -48,7 +48,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise invalid("run folder", str(self.path), "a folder with a config.json", "train a run there first")
-        return RunConfig.model_validate_json(self.config.read_text())
+        return RunConfig.read(self.config)
 
     def finished_config(self) -> RunConfig:
         """Read config.json of a run that is finished.
@@ -89,7 +89,7 @@ class RunFolder:
         """
         if self.config.exists():
             there = self.read_config()
-            if there != config:
+            if there.run_id != config.run_id:
                 different = ", ".join(differences(there.model_dump(mode="json"), config.model_dump(mode="json")))
                 remedy = "choose another --out, or repeat the command that began this run"
                 raise invalid("config", different, f"the config of the run in {self.path}", remedy)
@@ -97,7 +97,7 @@ class RunFolder:
         if self.result.exists() or self.log.exists() or self.checkpoints().steps():
             raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
         with replacing(self.config) as temporary:
-            temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+            temporary.write_text(json.dumps(config.complete(), indent=1))
 
     def check_log(self, step: int) -> None:
         """Refuse a log that does not hold every step up to that of a checkpoint: what was recorded would be lost.

@@ -1,6 +1,7 @@
 """Training a run from its config to run.nc, on one process or several."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 from signal import Signals
 
 import torch
+from psutil import virtual_memory
 
 from dynamics.atomic import replacing
 from dynamics.config import RunConfig
@@ -38,10 +40,13 @@ from dynamics.training import (
     series_of,
     split,
     start,
+    threads_for,
     time_limit,
     world,
 )
 
+COPIES = 4
+"""Of a batch in memory, at least: images, noise, points and velocities."""
 GAP_COORDINATE = {"gap_count": ("gap_bin", [(i + 0.5) / GAP_BINS for i in range(GAP_BINS)])}
 
 
@@ -83,6 +88,7 @@ def run(
         agree("config", config.model_dump(mode="json"))
         on_all(lambda: _check_batch(config, here))
         if not on_first(lambda: _claim(folder, config, until_the_end)):
+            config = on_first(folder.read_config)  # a run goes on as it began: its threads, too
             _train(folder, config, progress, going_on, limit, tensorboard)
     return folder.path
 
@@ -93,6 +99,11 @@ def _check_batch(config: RunConfig, here: World) -> None:
     if options.batch_size % (here.size * options.accumulation):
         allowed = f"a multiple of {here.size} ranks x accumulation={options.accumulation}"
         raise invalid("training.batch_size", options.batch_size, allowed, "change it, or the number of ranks")
+    rows = options.batch_size // (here.size * options.accumulation)
+    needed, there = COPIES * 4 * rows * math.prod(config.data.dimensions()[0]), virtual_memory().total
+    if needed > there:
+        received = f"{options.batch_size}, whose images alone take {needed / 1e9:.4g} GB"
+        raise invalid("training.batch_size", received, f"what fits into {there / 1e9:.4g} GB", "ask for fewer rows")
 
 
 def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
@@ -113,7 +124,7 @@ def _train(
 ) -> None:
     """Train from the newest checkpoint to the end and write run.nc."""
     options = config.training
-    torch.set_num_threads(options.num_threads)
+    torch.set_num_threads(threads_for(options))
     recipe, state = on_all(lambda: _begin(config))
     num_parameters = sum(p.numel() for p in state.model.parameters())
     if world().size > 1 and options.parallel == "fsdp":
@@ -167,6 +178,7 @@ def _finish(folder: RunFolder, config: RunConfig, log: RunLog, about: dict[str, 
         "num_nonfinite": groups_of_lines["nonfinite"],
         "seconds": float(groups["training"]["step_seconds"].sum()),
         "peak_memory_mb": peak_memory_mb(),
+        "num_threads": threads_for(config.training),
         "device": str(device_for(config.training)),
         "world_size": world().size,
         "parallel": config.training.parallel if world().size > 1 else "none",

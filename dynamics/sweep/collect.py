@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
-from tqdm import tqdm
 
 from dynamics.analysis import CLAIMS
 from dynamics.atomic import locked, remove_leftovers
+from dynamics.config import RunConfig
 from dynamics.options import invalid
+from dynamics.progress_bar import counted
 from dynamics.store import merge, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Experiment, Planned
@@ -70,7 +71,7 @@ def collect_sweep(
     contents: list[tuple[Path, Groups]] = []
     members: list[Planned] = []
     finished = [status.run for status in found if status.state == "done"]
-    for run in tqdm(finished, desc="reading", unit="run", disable=not progress, mininterval=1):
+    for run in counted(finished, "reading", "run", progress):
         path = sweep.run(run.run_id).result
         try:
             groups = _checked(path, run)
@@ -146,7 +147,7 @@ def _resumable(sweep: SweepFolder, run: Planned) -> bool:
 def _checked(path: Path, run: Planned) -> Groups:
     groups = read_groups(path)
     there = groups["/"].attrs.get("config_json")
-    if there != run.config.to_json():
+    if there is None or RunConfig.model_validate_json(there).run_id != run.run_id:
         raise invalid(f"config_json of {path}", there, f"the config of run {run.run_id}", "retry sets the file aside")
     return groups
 

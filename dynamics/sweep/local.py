@@ -20,6 +20,7 @@ from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.status import ACTIVE, Status, advance, statuses
 from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
 from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.training import threads_for
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60
@@ -66,7 +67,7 @@ def places(options: ClusterOptions, resources: Resources, runs: Sequence[Planned
         ValueError: A run asks for more GPUs than there are.
     """
     if not resources.gpus:
-        threads = max((run.config.training.num_threads for run in runs), default=1)
+        threads = max((threads_for(run.config.training) for run in runs), default=1)
         cores = resources.tasks * max(threads, resources.cpus)
         return [()] * (options.parallelism or max((os.cpu_count() or 1) // cores, 1))
     there = torch.cuda.device_count()

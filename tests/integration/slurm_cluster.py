@@ -73,7 +73,7 @@ class Slurm:
             if time.monotonic() > end:
                 queue = self.states() if self.answers() else "unknown, slurmctld does not answer"
                 raise TimeoutError(f"after {seconds} s: {what} has not come; the queue is {queue}")
-            time.sleep(0.2)  # asking takes CPU time, which the jobs need
+            time.sleep(0.5)  # asking takes CPU time, which the jobs need
         return value
 
     def signal(self, job_id: str, name: str) -> None:

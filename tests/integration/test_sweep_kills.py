@@ -106,8 +106,8 @@ def killed_before_write(tmp_path: Path, expected: Path, numbers: Iterable[int]) 
 
 
 def test_a_kill_between_two_writes_loses_nothing(tmp_path: Path, whole: Path) -> None:
-    """Before each of the first ones, and one in nine of the others."""
-    assert killed_before_write(tmp_path, whole, chain(range(1, 13), count(20, 9))) > 60, (
+    """Before each of the first ones, and one in thirteen of the others."""
+    assert killed_before_write(tmp_path, whole, chain(range(1, 13), count(20, 13))) > 60, (
         "so many writes there are in a run"
     )
 
