@@ -51,28 +51,32 @@ class Bench:
 
     stages: Stages
     work: Path
-    _twins: dict[tuple[Path, str], results.Digests] = field(default_factory=dict)
+    _twins: dict[tuple[str, str], results.Digests] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Path:
+        """Return the folder of a stage, which is made when it is first asked for."""
+        return Path(getattr(self.stages, name))
 
     @contextmanager
-    def place(self, stage: Path) -> Iterator[Path]:
+    def place(self, stage: str) -> Iterator[Path]:
         """Yield a copy of a stage, which is removed afterwards."""
         place = self.work / PLACE
         shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(stage, place, symlinks=True)
+        shutil.copytree(self.stage(stage), place, symlinks=True)
         try:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    def digests(self, stage: Path, made: Sequence[str]) -> results.Digests:
+    def digests(self, stage: str, made: Sequence[str]) -> results.Digests:
         """Return digests of what a stage holds; see `results.of`."""
         key = stage, " ".join(made)
         if key not in self._twins:
-            self._twins[key] = results.of(stage, *made)
+            self._twins[key] = results.of(self.stage(stage), *made)
             assert "unreadable" not in self._twins[key], self._twins[key]
         return self._twins[key]
 
-    def seen(self, stage: Path) -> results.Digests:
+    def seen(self, stage: str) -> results.Digests:
         """Return what a user sees of the run in a stage."""
         key = stage, "seen"
         if key not in self._twins:

@@ -1,7 +1,6 @@
 """Damaged files: a command that needs one refuses it by name, any other does its work, and what is intact stays."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,39 +20,31 @@ RESULT, RUN = ("run/run.nc",), ("run/run.nc", "run/checkpoints")
 class Reader:
     """Who reads what may be damaged."""
 
-    name: str
     work: Work
     delivers: tuple[str, ...]
     """What it makes; see `results.of`. Empty: what it prints."""
-    twin: Path
-    """What it has made, undisturbed."""
+    twin: str
+    """The stage of what it has made, undisturbed."""
 
 
-def stage_of(name: str, s: Stages) -> Path:
-    """Return the stage whose files are damaged."""
-    of = {"unfinished": "halfway", "child": "child_halfway", "finished": "measured", "latents": "latents_halfway"}
-    return Path(getattr(s, of[name]))
-
-
-def readers_of(name: str, s: Stages) -> dict[str, Callable[[], Reader]]:
-    """Return who reads the files of a stage, often those that are quick; each makes its twin when it is needed."""
-    if name == "unfinished":
-        return {"train": lambda: Reader("train", TRAIN, RUN, s.finished)}
-    if name == "child":
-        return {"train": lambda: Reader("train", CHILD, ("child/run.nc", "child/checkpoints"), s.child_finished)}
-    if name == "latents":
-        return {
-            "train": lambda: Reader("train", ON_LATENTS, RUN, s.latents_finished),
-            "encode": lambda: Reader("encode", ENCODE, ("latents",), s.encoded),
-        }
-    assert name == "finished"
-    return {
-        "open": lambda: Reader("open", results.user_sees("run"), (), s.measured),
-        "evaluate": lambda: Reader("evaluate", EVALUATE_MORE, RESULT, s.evaluated_more),
-        "probe": lambda: Reader("probe", PROBE_MORE, RESULT, s.probed_more),
-        "train": lambda: Reader("train", TRAIN, RESULT, s.measured),
-        "report": lambda: Reader("report", REPORT, ("report/report.md", "report/merged.nc"), s.reported),
-    }
+STAGES = {"unfinished": "halfway", "child": "child_halfway", "finished": "measured", "latents": "latents_halfway"}
+"""Stages whose files are damaged, by what is said of them."""
+READERS: dict[str, dict[str, Reader]] = {
+    "unfinished": {"train": Reader(TRAIN, RUN, "finished")},
+    "child": {"train": Reader(CHILD, ("child/run.nc", "child/checkpoints"), "child_finished")},
+    "latents": {
+        "train": Reader(ON_LATENTS, RUN, "latents_finished"),
+        "encode": Reader(ENCODE, ("latents",), "encoded"),
+    },
+    "finished": {
+        "open": Reader(results.user_sees("run"), (), "measured"),
+        "evaluate": Reader(EVALUATE_MORE, RESULT, "evaluated_more"),
+        "probe": Reader(PROBE_MORE, RESULT, "probed_more"),
+        "train": Reader(TRAIN, RESULT, "measured"),
+        "report": Reader(REPORT, ("report/report.md", "report/merged.nc"), "reported"),
+    },
+}
+"""Who reads the files of a stage."""
 
 
 def damage_run(
@@ -64,19 +55,20 @@ def damage_run(
     Args:
         bench: Where.
         chance: What decides everything that is not given.
-        name: Which stage, see `stage_of`.
-        reader: Who reads, see `readers_of`.
+        name: Which stage, of STAGES.
+        reader: Who reads, of READERS.
         file: Which file, the end of its path.
         way: How it is damaged, see `damage.WAYS`.
     """
-    begin, readers = stage_of(name, bench.stages), readers_of(name, bench.stages)
-    often = [*[one for one in readers if one != "report"] * 4, *readers]
-    who = readers[reader or chance.choice(often)]()
+    begin, readers = STAGES[name], READERS[name]
+    often = [*[one for one in readers if one != "report"] * 4, *readers]  # it takes longest
+    by = reader or chance.choice(often)
+    who = readers[by]
     with bench.place(begin) as place:
         path = _any_file(place, chance, "latents" if name == "latents" else "", file)
         inside = path.relative_to(place)
         other = partial(_of_another, bench.stages, inside) if name in ("unfinished", "finished") else None
-        what = f"{who.name} of {begin.name}, {inside} damaged: {damaged(path, other, chance, way)}"
+        what = f"{by} of {begin}, {inside} damaged: {damaged(path, other, chance, way)}"
         before = results.files(place)
         end = ended(who.work, place)
         if bad := ugly(end, what):
@@ -91,7 +83,7 @@ def damage_run(
             return Verdict("lost", what, f"{gone[:5]} {end.said[-300:]}")
         if not who.delivers or chance.random() < 0.5:
             return Verdict("handled", what)
-        shutil.copyfile(begin / inside, path)
+        shutil.copyfile(bench.stage(begin) / inside, path)
         again = ended(who.work, place)
         if again.code:
             return Verdict("lost", f"{what}; then put back", again.said[-SHOWN:])
@@ -103,18 +95,18 @@ def damage_sweep(
 ) -> Verdict:
     """Damage a file of a sweep: collect goes on with the rest and names it, and retry does it again."""
     s = bench.stages
-    with bench.place(s.collected) as place:
+    with bench.place("collected") as place:
         path = _any_file(place, chance, "", file)
         inside = path.relative_to(place)
         of_a_run = len(inside.parts) > 4 and inside.parts[3] in s.sweep_ids
         fellow = next((one for one in s.sweep_ids if one != inside.parts[3]), "") if of_a_run else ""
         other = (lambda: place.joinpath(*inside.parts[:3], fellow, *inside.parts[4:])) if of_a_run else None
         what = f"sweep, {inside} damaged: {damaged(path, other, chance, way)}"
-        expected = bench.digests(s.collected, (MERGED,))
+        expected = bench.digests("collected", (MERGED,))
         verb = chance.choice((*("status", "collect", "logs", "list") * 4, "report"))
         for words in ([verb], ["collect"]):
             of_whom = [s.sweep_ids[2]] if words == ["logs"] else []
-            end = ended(command(*(("experiments", "list") if words == ["list"] else (*SWEEP, *words)), *of_whom), place)
+            end = ended(command(*(("sweeps", "list") if words == ["list"] else (*SWEEP, *words)), *of_whom), place)
             if bad := ugly(end, f"{words[0]} of {what}"):
                 return bad
             if end.code and not names(end.said, inside):

@@ -2,33 +2,33 @@
 
 from pathlib import Path
 
-from soak import bad_words, hostile, results
+from soak import bad_inputs, bad_words, hostile, results
 from soak.bench import SHOWN, Bench, Verdict, names, ugly
-from soak.warm import Work, command, ended
+from soak.warm import SAID, Work, command, ended
 
 
 def bad_command(bench: Bench, words: bad_words.Words) -> Verdict:
     """Give a command what it must refuse, in one line and before it writes anything."""
-    with bench.place(bench.stages.finished) as place:
+    with bench.place("finished") as place:
         bad_words.prepare(place)
-        before, what = results.files(place), " ".join(word if word else "''" for word in words)
+        (place / SAID).touch()
+        before, there = results.files(place), set(place.rglob("*"))
+        what = " ".join(word if word else "''" for word in words)
         end = ended(command(*words), place)
         if bad := ugly(end, what):
             return bad
         if end.code == 0:
             return Verdict("silent", f"{what}: accepted", end.said[-500:])
-        wrote = sorted(set(results.files(place).items()) ^ set(before.items()))
-        if wrote or (place / "out").exists():
-            return Verdict("untidy", f"{what}: refused after writing", str([name for name, _ in wrote][:5]))
-        lines = [line for line in end.said.splitlines() if line.strip()]
-        if len(lines) != 1 or not lines[0].startswith("error: ") or " at 0x" in lines[0]:
-            return Verdict("unnamed", f"{what}: {len(lines)} lines", end.said[-SHOWN:])
-        return Verdict("handled", what)
+        left = {path for path in set(place.rglob("*")) - there if path.suffix != ".lock"}
+        if left or results.files(place) != before:
+            return Verdict("untidy", f"{what}: refused after writing", str(sorted(map(str, left))[:5]))
+        complaint = bad_inputs.complaint(end.code, end.said)
+        return Verdict("unnamed", what, complaint[-SHOWN:]) if complaint else Verdict("handled", what)
 
 
 def hostile_file(bench: Bench, trap: hostile.Trap, work: Work, what: str) -> Verdict:
     """Give a command a hostile file: it is refused by name, and nothing in it runs or is read beyond it."""
-    with bench.place(getattr(bench.stages, trap.stage)) as place:
+    with bench.place(trap.stage) as place:
         hostile.set_up(trap, place)
         end = ended(hostile.watched(work, place), place, seconds=hostile.SECONDS)
         files = (path for path in place.rglob("*") if path.is_file() and path.name not in hostile.BAIT)

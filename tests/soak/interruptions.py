@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from soak import results, stages
+from soak import results
 from soak.bench import SHOWN, Bench, Chance, Verdict, equal, litter, ugly
-from soak.stages import COLLECT, ENCODE, EVALUATE, PROBE, REPORT, TRAIN, Stages
+from soak.stages import CHILD, COLLECT, ENCODE, EVALUATE, MERGED, ON_LATENTS, PROBE, REPORT, TRAIN, Stages
 from soak.warm import Blow, Ended, Work, command, ended, together
 
 NEVER = 10**9
@@ -26,34 +26,34 @@ class Task:
 
     name: str
     work: Work
-    begins: dict[Path, Path]
-    """Where it can begin, and how an undisturbed one ends from there."""
+    begins: dict[str, str]
+    """Stages where it can begin, and how an undisturbed one ends from there."""
     made: tuple[str, ...]
     """What it makes or adds to; see `results.of`."""
 
 
 def task_of(name: str, s: Stages) -> Task:
-    """Return a task; its stages are made when it is first asked for."""
+    """Return a task."""
     run = ("run/run.nc", "run/checkpoints")
     if name == "train":
-        return Task(name, TRAIN, dict.fromkeys((s.fresh, s.halfway), s.finished), run)
+        return Task(name, TRAIN, {"fresh": "finished", "halfway": "finished"}, run)
     if name == "start":
-        return Task(name, stages.CHILD, {s.child_halfway: s.child_finished}, ("child/run.nc", "child/checkpoints"))
+        return Task(name, CHILD, {"child_halfway": "child_finished"}, ("child/run.nc", "child/checkpoints"))
     if name == "evaluate":
-        return Task(name, EVALUATE, {s.finished: s.evaluated, s.probed: s.measured}, run)
+        return Task(name, EVALUATE, {"finished": "evaluated", "probed": "measured"}, run)
     if name == "probe":
-        return Task(name, PROBE, {s.finished: s.probed, s.evaluated: s.measured}, run)
+        return Task(name, PROBE, {"finished": "probed", "evaluated": "measured"}, run)
     if name == "report":
-        return Task(name, REPORT, {s.measured: s.reported}, (*run, "report/report.md", "report/merged.nc"))
+        return Task(name, REPORT, {"measured": "reported"}, (*run, "report/report.md", "report/merged.nc"))
     if name == "encode":
-        return Task(name, ENCODE, dict.fromkeys((s.images, s.half_encoded), s.encoded), ("latents",))
+        return Task(name, ENCODE, {"images": "encoded", "half_encoded": "encoded"}, ("latents",))
     if name == "latents":
-        return Task(name, stages.ON_LATENTS, dict.fromkeys((s.encoded, s.latents_halfway), s.latents_finished), run)
+        return Task(name, ON_LATENTS, {"encoded": "latents_finished", "latents_halfway": "latents_finished"}, run)
     if name == "collect":
-        return Task(name, COLLECT, dict.fromkeys((s.swept, s.collected), s.collected), (stages.MERGED,))
+        return Task(name, COLLECT, {"swept": "collected", "collected": "collected"}, (MERGED,))
     assert name == "job"
     made = tuple(f"results/tiny/digits/{s.sweep_ids[-1]}/{part}" for part in ("run.nc", "checkpoints"))
-    return Task(name, s.submit, {s.unswept: s.swept}, made)
+    return Task(name, s.submit, {"unswept": "swept"}, made)
 
 
 @dataclass
@@ -61,14 +61,14 @@ class Interruptions:
     """Harm to commands that are at work."""
 
     bench: Bench
-    _lengths: dict[tuple[str, Path], tuple[float, int]] = field(default_factory=dict)
+    _lengths: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     def kill(self, chance: Chance, name: str) -> Verdict:
         """Kill a task at a random moment or between two changes of the disk, perhaps again, then let it end."""
         task = task_of(name, self.bench.stages)
         begin = chance.choice(list(task.begins))
         seconds, changes = self._length(task, begin)
-        killed = f"{name} of {begin.name} killed"
+        killed = f"{name} of {begin} killed"
         with self.bench.place(begin) as place:
             for _ in range(chance.choice((1, 1, 1, 2, 3))):
                 if chance.random() < 0.5:
@@ -94,11 +94,11 @@ class Interruptions:
                     end = ended(task.work, disk)
                     shutil.rmtree(place)
                     shutil.copytree(disk, place, symlinks=True)
-                what = f"{name} of {begin.name} with {room} bytes of room"
+                what = f"{name} of {begin} with {room} bytes of room"
             else:
                 limit = int(10 ** chance.uniform(2, 5))
                 end = ended(task.work, place, Blow(file_bytes=limit))
-                what = f"{name} of {begin.name} with files of at most {limit} bytes"
+                what = f"{name} of {begin} with files of at most {limit} bytes"
             if end.code == 0:
                 return self._continued(what, end, place, task, begin, counts=False)
             if bad := ugly(end, what):
@@ -111,12 +111,13 @@ class Interruptions:
 
     def together(self, chance: Chance) -> Verdict:
         """Let several processes measure one run at once: what each says that it has done is there."""
-        s, few = self.bench.stages, ("--num-samples", "20", "--exact-rows", "4")
+        few = ("--num-samples", "20", "--exact-rows", "4")
         one, two = (command("evaluate", "run", "--nfe", nfe, *few) for nfe in ("1", "2"))
-        choices = [([one, two], s.probed), ([EVALUATE, PROBE], s.finished), ([two, PROBE, one], s.finished)]
-        works, begin = chance.choice(choices)
-        what = f"{len(works)} commands at once on {begin.name}"
-        with self.bench.place(begin) as place:
+        works, twin = chance.choice(
+            [([one, two], "evaluated"), ([EVALUATE, PROBE], "measured"), ([two, PROBE, one], "measured")]
+        )
+        what = f"{len(works)} commands at once, to end as {twin}"
+        with self.bench.place("finished") as place:
             found = together(works, place)
             for end in found:
                 if bad := ugly(end, what):
@@ -127,16 +128,16 @@ class Interruptions:
                 if end.code and (again := ended(work, place)).code:
                     return Verdict("stuck", what, again.said[-SHOWN:])
             made = ("run/run.nc",)
-            return equal(self.bench.digests(s.measured, made), results.of(place, *made), what, otherwise="lost")
+            return equal(self.bench.digests(twin, made), results.of(place, *made), what, otherwise="lost")
 
-    def _lost(self, task: Task, begin: Path, place: Path) -> list[str]:
+    def _lost(self, task: Task, begin: str, place: Path) -> list[str]:
         """Return what was whole before a task was interrupted, and is not any more."""
-        if task.name in CONTINUED or not (begin / task.made[0]).exists():
+        if task.name in CONTINUED or not (self.bench.stage(begin) / task.made[0]).exists():
             return []
         before = self.bench.digests(begin, task.made)
         return results.differences(before, results.of(place, *task.made), all_of_both=False)
 
-    def _continued(self, what: str, end: Ended, place: Path, task: Task, begin: Path, counts: bool = True) -> Verdict:
+    def _continued(self, what: str, end: Ended, place: Path, task: Task, begin: str, counts: bool = True) -> Verdict:
         """Judge an end that must be that of the twin."""
         if bad := ugly(end, what):
             return bad
@@ -148,7 +149,7 @@ class Interruptions:
         left = litter(place)
         return Verdict("untidy", what, str(left[:5])) if left and found.verdict == "handled" else found
 
-    def _length(self, task: Task, begin: Path) -> tuple[float, int]:
+    def _length(self, task: Task, begin: str) -> tuple[float, int]:
         """Return the seconds that a task takes, and how often it changes the disk."""
         key = task.name, begin
         if key not in self._lengths:

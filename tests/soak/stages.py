@@ -46,7 +46,7 @@ REPORT = command("report", "run", "--out", "report")
 ENCODE_WORDS = ("encode", "images", "--out", "latents", "--vae", "vae", "--image-size", str(SIDE), "--batch-size", "2")
 ENCODE = command(*ENCODE_WORDS)
 ON_LATENTS = command("train", "latents.json", "--out", "run")
-SWEEP = ("experiments", "tiny")
+SWEEP = ("sweeps", "tiny")
 MERGED = "results/tiny/digits.nc"
 COLLECT = command(*SWEEP, "collect")
 
@@ -129,7 +129,7 @@ class Stages:
     @cached_property
     def measured(self) -> Path:
         """The finished run, evaluated and probed."""
-        return self._made("measured", EVALUATE, PROBE, base=self.finished)
+        return self._made("measured", PROBE, base=self.evaluated)
 
     @cached_property
     def evaluated(self) -> Path:

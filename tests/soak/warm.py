@@ -23,8 +23,8 @@ from tqdm import tqdm
 from dynamics.cli import main as dynamics_main
 from dynamics.cli.experiments import main as experiments_main
 
-SWEEPS = "sweeps"
-"""The package of experiments that `experiments` stands for in the words of a command."""
+PACKAGES = ("sweeps", "experiments")
+"""Packages of experiments; as the first word of a command they stand for `python -m PACKAGE`."""
 SAID = ".said"
 """File with what a command printed, in the folder where it worked."""
 CALLS = ".calls"
@@ -74,12 +74,11 @@ def settle() -> None:
     os.environ.setdefault("PYTHONPATH", os.pathsep.join(sys.path[:2]))
 
 
-def command(*words: str | Path) -> Work:
-    """Return the work of `dynamics WORDS`, or of `python -m WORDS` where the first one is `experiments`."""
-    texts = [str(word) for word in words]
-    if texts[:1] == ["experiments"]:
-        return lambda: experiments_main(SWEEPS, texts[1:])
-    return lambda: dynamics_main(texts)
+def command(*words: str) -> Work:
+    """Return the work of `dynamics WORDS`, or of `python -m WORDS` where the first one is in PACKAGES."""
+    if words[:1] and words[0] in PACKAGES:
+        return lambda: experiments_main(words[0], words[1:])
+    return lambda: dynamics_main(words)
 
 
 def ended(work: Work, place: Path, blow: Blow = Blow(), seconds: float = SECONDS) -> Ended:
