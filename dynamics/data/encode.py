@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from dynamics.atomic import locked, remove_leftovers, replacing
+from dynamics.atomic import locked, replacing
 from dynamics.data.image_files import IMAGE_SUFFIXES, class_folders
 from dynamics.data.latents import LABELS, RECORD, SD_SCALE, Record, Shard, check_files, shard_bytes, shard_path
 from dynamics.data.vae import Vae, load_vae
@@ -172,7 +172,6 @@ def encode(images: Path, out: Path, options: EncodeOptions, device: torch.device
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if complete(path, source, settings, shape) is None:
-                    remove_leftovers(path)
                     _encode_file(path, source, vae, options, settings, bar)
     parts = [complete(path, source, settings, shape) for path, source in zip(paths, sources, strict=True)]
     done = [part for part in parts if part is not None]

@@ -124,7 +124,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     if folder.result.is_file() and read_run(folder.result).attrs.get("meaning") == "backbone":
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
-    _, tensors = folder.checkpoints().weights(checkpoint, weights)
+    _, tensors = folder.checkpoints().weights(folder.step_to_measure(config, checkpoint), weights)
     public = to_public(tensors, config.model, config.data.dimensions()[0], target)
     path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
     with room_for("the exported file", path.parent), replacing(path) as temporary:

@@ -6,11 +6,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
 from dynamics.runner.agreement import differences
-from dynamics.store import RunLog
+from dynamics.store import RunLog, read_groups
 from dynamics.training import Checkpoints, Origin
 
 
@@ -54,13 +56,37 @@ class RunFolder:
         """Read config.json of a run that is finished.
 
         Raises:
-            ValueError: It is not, or there is no valid config.
+            ValueError: It is not, its run.nc cannot be read or is another run's, or there is no valid config.
         """
         config = self.read_config()
         if not self.result.is_file():
             remedy = f"dynamics train {self.config} --out {self.path}"
             raise invalid("run", str(self.path), "a folder with a finished run (run.nc)", remedy)
+        self.check_result(config)
         return config
+
+    def check_result(self, config: RunConfig) -> None:
+        """Refuse a run.nc that cannot be read, or that another run has written.
+
+        Raises:
+            ValueError: Naming what is wrong.
+        """
+        there = read_groups(self.result)["/"].attrs.get("run_id")
+        if there != config.run_id:
+            remedy = f"put the results of run {config.run_id} back"
+            raise invalid(f"run_id of {self.result}", there, f"{config.run_id}, the run of {self.config}", remedy)
+
+    def step_to_measure(self, config: RunConfig, asked: int | None) -> int | None:
+        """Return the step of the checkpoint that a measurement takes: a finished run's last one, damaged or not.
+
+        Args:
+            config: The run's.
+            asked: The step that was asked for, if any.
+
+        Returns:
+            None for the newest intact one: the run goes on.
+        """
+        return config.training.num_steps if asked is None and self.result.is_file() else asked
 
     @contextmanager
     def held(self, name: str, doing: str) -> Iterator[None]:
@@ -96,6 +122,10 @@ class RunFolder:
             return
         if self.result.exists() or self.log.exists() or self.checkpoints().steps():
             raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
+        self.write_config(config)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.json; only for who holds the lock."""
         with replacing(self.config) as temporary:
             temporary.write_text(json.dumps(config.complete(), indent=1))
 
@@ -121,12 +151,14 @@ class RunFolder:
         """Return which checkpoint of another run this one started from.
 
         Raises:
-            ValueError: The note is gone.
+            ValueError: The note is gone or damaged.
         """
-        if not self._note.is_file():
+        try:
+            return TypeAdapter(Origin).validate_json(self._note.read_bytes())
+        except (FileNotFoundError, ValueError) as error:
+            received = "no such file" if isinstance(error, FileNotFoundError) else "damaged text"
             remedy = f"put it back, or remove {self.path} to begin anew"
-            raise invalid(str(self._note), "no such file", "the note which checkpoint the run started from", remedy)
-        return Origin(**json.loads(self._note.read_text()))
+            raise invalid(str(self._note), received, "the note which checkpoint the run started from", remedy) from None
 
     @property
     def _note(self) -> Path:

@@ -111,7 +111,9 @@ def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     folder.path.mkdir(parents=True, exist_ok=True)
     until.enter_context(folder.held(folder.log.name, "training"))
     folder.claim(config)
-    return folder.result.exists()
+    if finished := folder.result.exists():
+        folder.check_result(config)
+    return finished
 
 
 def _train(

@@ -76,7 +76,6 @@ class RunLog:
         if not self.path.exists():
             return
         kept = [line for line, record in self._lines() if record["step"] <= step]
-        atomic.remove_leftovers(self.path)
         with atomic.replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in kept))
 

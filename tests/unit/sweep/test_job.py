@@ -122,7 +122,7 @@ def test_slurms_signal_is_handed_to_submitit_once_the_checkpoint_is_there(
 def test_a_job_that_gets_no_further_is_not_queued_for_ever(job: Job) -> None:
     Path(job.folder).mkdir(parents=True)
     job.checkpoint()
-    record(Path(job.folder), "started")
+    record(Path(job.folder), "started", job_id="11", log="", out="", step=0)
     with pytest.raises(RuntimeError, match="two attempts in a row ended at step 0"):
         job.checkpoint()
     assert kinds(job) == ["stopped", "started", "failed"]
