@@ -242,12 +242,8 @@ class Stages:
 
     @cached_property
     def swept(self) -> Path:
-        """Three runs of a sweep, done, and a submission as Slurm's are noted down."""
-
-        def announce() -> None:
-            small("tiny", Path("results")).folder.announce("local", self.sweep_ids)
-
-        return self._made("swept", self.submit, announce)
+        """Three runs of a sweep, done."""
+        return self._made("swept", self.submit)
 
     @cached_property
     def unswept(self) -> Path:
