@@ -38,35 +38,36 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "stopped"
-    pid = forked_run(tiny, out)
-    log = RunFolder(out).log
-    while not log.exists() or log.read_text().count("raw_v") < 6:
-        time.sleep(0.005)
-    os.kill(pid, number)
-    assert ended(pid) == 75
+    assert ended(forked(partial(killed_run, tiny, out, 11, number))) == 75
     steps = RunFolder(out).checkpoints().steps()
-    assert steps
-    assert steps[-1] >= 6
+    assert steps[-1] == RunFolder(out).log.read_text().count("raw_v") >= 6
     run(tiny, out, progress=False)
     same_results(out, undisturbed)
 
 
 def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
-    """The same through the real command, stopped by SIGTERM in a process of its own."""
+    """The same through the real command, stopped by SIGTERM in a process of its own, which sends it to itself."""
+    (tmp_path / "stops_itself.py").write_text("""
+import os, signal
+from dynamics.store import RunLog
+append = RunLog.append
+def stopping(self, record):
+    append(self, record)
+    if record["group"] == "training" and record["step"] == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+RunLog.append = stopping
+""")
+    environment = {**os.environ, "DYNAMICS_EXTENSIONS": "stops_itself"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     words = [
         *("train", "digits-improved", "--out", str(tmp_path / "run")),
         *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
         *("--training.num-steps", "60", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
     ]
-    process = subprocess.Popen([sys.executable, "-m", "dynamics", *words], stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "run" / "log.jsonl"
-    while not log.exists() or log.read_text().count("raw_v") < 3:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert "the same command continues" in errors
+    command = [sys.executable, "-m", "dynamics", *words]
+    stopped = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "the same command continues" in stopped.stderr
     cli.main(words)
     assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 60
 

@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from forks import ended, forked, forked_run, killed_run
+from forks import ended, forked, killed_run
 from safetensors.torch import load_file
 from sweeps._sweep import same_results
 
@@ -129,11 +127,7 @@ def test_a_signal_leaves_a_checkpoint(sweep: Path, child: Child) -> None:
     config = child()
     undisturbed = run(config, sweep / "undisturbed", progress=False)
     out = sweep / config.run_id
-    pid = forked_run(config, out)
-    while not (log := RunFolder(out).log).exists() or log.read_text().count("raw_v") < 3:
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGUSR2)
-    assert ended(pid) == 75
+    assert ended(forked(partial(killed_run, config, out, 4, signal.SIGUSR2))) == 75
     run(config, out, progress=False)
     same_results(out, undisturbed)
 

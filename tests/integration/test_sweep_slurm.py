@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,10 +70,12 @@ def at_work(slurm: Slurm, sweep: Watched, run: Planned, more: int = 2) -> None:
     until(slurm, lambda: sweep.records(run) >= least, f"{least} records of {run.knobs}")
 
 
-def interrupt(slurm: Slurm, job_id: str) -> None:
-    """Preempt a job as a cluster does that signals submitit: SIGTERM, and a moment later SIGUSR2."""
+def interrupt(slurm: Slurm, sweep: Watched, run: Planned) -> None:
+    """Preempt a run as a cluster does that signals submitit: SIGTERM, and after its checkpoint SIGUSR2."""
+    job_id, checkpoints = sweep.status(run).job_id, sweep.folder.run(run.run_id).checkpoints()
+    before = max(checkpoints.steps(), default=0)
     slurm.signal(job_id, "TERM")
-    time.sleep(1)
+    until(slurm, lambda: max(checkpoints.steps(), default=0) > before, "the checkpoint after SIGTERM")
     slurm.signal(job_id, "USR2")
 
 
@@ -101,12 +102,12 @@ def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
     os.kill(events(sweep.path(killed))[-1]["pid"], signal.SIGKILL)
     at_work(slurm, sweep, preempted)
     job = sweep.status(preempted).job_id
-    interrupt(slurm, job)
+    interrupt(slurm, sweep, preempted)
     at_work(slurm, sweep, cancelled)
     main("sweeps", ["slow", "cancel", "--only", cancelled.run_id, "--results", str(sweep.folder.results)])
     until(slurm, lambda: sweep.kinds(preempted).count("started") == 2, "the first return")
     at_work(slurm, sweep, preempted)
-    interrupt(slurm, job)
+    interrupt(slurm, sweep, preempted)
     until(slurm, lambda: "stopped" in sweep.kinds(timed_out), "the signal of the time limit")
     until(slurm, lambda: sweep.states(timed_out) == ["queued"], "its return to the queue")
     slurm.ask("scontrol", "update", f"jobid={sweep.status(timed_out).job_id}", "timelimit=10")
@@ -161,9 +162,10 @@ def test_a_run_waits_for_the_one_it_starts_from(
     # the first run fails: those that wait for it do not wait for ever
     sweep.path(first).mkdir(parents=True)
     (sweep.path(first) / "log.jsonl").write_text("damage\n")
-    sweep.submit(first, *children)
-    assert sweep.states(*children) == ["queued", "queued"]
-    until(slurm, lambda: sweep.status(children[0]).detail == "Dependency", "Slurm's word on why they wait", 10)
+    with slurm.closed("main"):
+        sweep.submit(first, *children)
+        assert sweep.states(*children) == ["queued", "queued"]
+        until(slurm, lambda: sweep.status(children[0]).detail == "Dependency", "Slurm's word on why they wait")
     until(slurm, lambda: not slurm.states(), "the end of the first try")
     assert sweep.states(first, *children) == ["failed", "new", "new"]
     assert queries.ending(sweep.status(first).job_id) == "FAILED"
@@ -185,7 +187,7 @@ def test_two_processes_train_one_run_and_are_preempted_together(
     run = sweep.runs[0]
     sweep.submit(run, hold=hold, tasks=2)
     at_work(slurm, sweep, run)
-    interrupt(slurm, sweep.status(run).job_id)
+    interrupt(slurm, sweep, run)
     hold.unlink()
     # the twin: two forked processes, which no cluster ever stops
     on_ranks(run.config, twin.path(run))
@@ -204,13 +206,15 @@ def test_the_final_model_from_images_to_the_report(
     slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Encode, train both schedules on two ranks each, preempt one, FID on both ranks, collect, report."""
-    where = ["--results", str(tmp_path)]
-    main("experiments", ["final_model", "submit", "--cluster", "slurm", "--tasks", "2", "--timeout", "10", *where])
+    where, hold = ["--results", str(tmp_path)], tmp_path / "hold"
+    with held(hold):
+        main("experiments", ["final_model", "submit", "--cluster", "slurm", "--tasks", "2", "--timeout", "10", *where])
     which, folder = experiment("experiments", "final_model"), SweepFolder(tmp_path, "final_model", "digits")
     sweep = Watched(which, plan(which, "digits", remembered(folder)), folder)
     meanflow, improved = sweep.runs
     at_work(slurm, sweep, meanflow)
-    interrupt(slurm, sweep.status(meanflow).job_id)
+    interrupt(slurm, sweep, meanflow)
+    hold.unlink()
     until(slurm, lambda: not slurm.states(), "the end of both")
     assert sweep.states() == ["done", "done"]
     assert sweep.kinds(meanflow) == ["submitted", "started", "stopped", "started", "finished"]
@@ -270,6 +274,32 @@ def test_a_submitter_that_dies_right_after_sbatch_leaves_jobs_that_are_known(slu
     assert len(sweep.submit(*runs)) == 1
     until(slurm, lambda: not slurm.states(), "the end")
     assert sweep.states(*runs) == ["done", "done"]
+
+
+def test_retry_goes_where_the_sweep_went_and_releases_what_is_held(
+    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = watched("tiny", tmp_path)
+    run = sweep.runs[2]
+    which = ["--only", run.run_id, "--results", str(sweep.folder.results)]
+    sweep.path(run).mkdir(parents=True)
+    (sweep.path(run) / "log.jsonl").write_text("damage\n")
+    main("sweeps", ["tiny", "submit", "--cluster", "slurm", "--partition", "short", "--timeout", "1", *which])
+    until(slurm, lambda: not slurm.states(), "the end of the first try")
+    assert sweep.states(run) == ["failed"]
+    with slurm.closed("short"):
+        capsys.readouterr()
+        main("sweeps", ["tiny", "retry", *which])
+        assert "1 runs on Slurm, partition short, 1 core each" in capsys.readouterr().out
+        job = sweep.status(run).job_id
+        slurm.ask("scontrol", "hold", job)
+        until(slurm, lambda: sweep.states(run) == ["held"], "Slurm's word that it is held")
+        assert f"scontrol release {job}" in sweep.status(run).detail
+        main("sweeps", ["tiny", "retry", *which])
+        assert f"released: jobs {job}" in capsys.readouterr().out
+        until(slurm, lambda: sweep.states(run) == ["queued"], "its release")
+    until(slurm, lambda: not slurm.states(), "the end")
+    assert sweep.kinds(run) == ["submitted", "started", "failed", "set_aside", "submitted", "started", "finished"]
 
 
 def test_a_refused_submission_says_why(slurm: Slurm, tmp_path: Path) -> None:
