@@ -5,13 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from forks import ended, forked, forked_run, killed_run
+from forks import ended, forked, killed_run
 from sweeps._sweep import same_results
 
 from dynamics import cli

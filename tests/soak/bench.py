@@ -110,10 +110,12 @@ def equal(expected: results.Digests, found: results.Digests, what: str, otherwis
 
 
 def names(said: str, inside: Path) -> bool:
-    """Whether a text says which file is at fault: its name, or the checkpoint that it is in."""
+    """Whether a text says which file is at fault: its name, its fellow's, or the checkpoint or run that it is in."""
     said = " ".join(said.split())
-    checkpoint = next((part for part in inside.parts if part.startswith("step_")), None)
-    return inside.name in said or (checkpoint is not None and checkpoint in said)
+    alike = [inside.name, str(inside.with_suffix(".f16")), *(part for part in inside.parts if part.startswith("step_"))]
+    if inside.name == "config.json":
+        alike.append(f"the config of the run in {inside.parent}")
+    return any(name in said for name in alike)
 
 
 def litter(place: Path) -> list[str]:

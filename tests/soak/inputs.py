@@ -4,14 +4,13 @@ from pathlib import Path
 
 from soak import bad_inputs, bad_words, hostile, results
 from soak.bench import SHOWN, Bench, Verdict, names, ugly
-from soak.warm import SAID, Work, command, ended
+from soak.warm import Work, command, ended
 
 
 def bad_command(bench: Bench, words: bad_words.Words) -> Verdict:
     """Give a command what it must refuse, in one line and before it writes anything."""
     with bench.place("finished") as place:
         bad_words.prepare(place)
-        (place / SAID).touch()
         before, there = results.files(place), set(place.rglob("*"))
         what = " ".join(word if word else "''" for word in words)
         end = ended(command(*words), place)

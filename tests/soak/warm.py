@@ -25,8 +25,6 @@ from dynamics.cli.experiments import main as experiments_main
 
 PACKAGES = ("sweeps", "experiments")
 """Packages of experiments; as the first word of a command they stand for `python -m PACKAGE`."""
-SAID = ".said"
-"""File with what a command printed, in the folder where it worked."""
 CALLS = ".calls"
 """File with how often a command changed the disk, where somebody counted."""
 SECONDS = 60.0
@@ -81,51 +79,78 @@ def command(*words: str) -> Work:
     return lambda: dynamics_main(words)
 
 
+class _Child:
+    """A forked child that leads a session of its own, and what it says, through a pipe."""
+
+    def __init__(self, work: Work, place: Path, blow: Blow) -> None:
+        self._began = time.monotonic()
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self.pid = start(work, place, writer, blow)
+        os.close(writer)
+        self._said: list[bytes] = []
+
+    def poll(self, hung: bool = False) -> Ended | None:
+        """Hear what it says; return how it ended, None while it works."""
+        self._listen()
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self._listen()
+        os.close(self._reader)
+        with suppress(ProcessLookupError):  # what it may have left behind
+            os.killpg(self.pid, signal.SIGKILL)
+        said = b"".join(self._said).decode(errors="replace")
+        seconds = time.monotonic() - self._began
+        return Ended(os.waitstatus_to_exitcode(status), said, seconds, usage.ru_maxrss / 1024, hung)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):  # it has not got as far as a session
+            os.killpg(self.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def _listen(self) -> None:
+        with suppress(BlockingIOError):
+            while part := os.read(self._reader, 2**16):
+                self._said.append(part)
+
+
 def ended(work: Work, place: Path, blow: Blow = Blow(), seconds: float = SECONDS) -> Ended:
-    """Do something in a folder, in a forked child that leads a session of its own, and wait for its end."""
-    said = place / SAID
+    """Do something in a folder, in a forked child, and return how it ended."""
     began = time.monotonic()
-    pid = start(work, place, said, blow)
+    child, pause, hung = _Child(work, place, blow), 0.0005, False
     due = None if blow.after is None else began + blow.after
-    hung, pause = False, 0.0005
-    while True:
-        done, status, usage = os.wait4(pid, os.WNOHANG)
-        if done:
-            break
+    while (found := child.poll(hung)) is None:
         now = time.monotonic()
         if due is not None and now >= due:
-            _kill(pid)
+            child.kill()
             due = None
-        elif now > began + seconds:
+        elif now > began + seconds and not hung:
+            child.kill()
             hung = True
-            _kill(pid)
-        time.sleep(min(pause, max(due - now, 0) if due is not None else pause))
+        time.sleep(pause if due is None else max(min(pause, due - now), 0))
         pause = min(pause * 1.5, 0.02)
-    text = said.read_text(errors="replace") if said.exists() else ""
-    code = os.waitstatus_to_exitcode(status)
-    out = Ended(code, text, time.monotonic() - began, usage.ru_maxrss / 1024, hung)
-    _kill_session(pid)  # what it may have left behind
-    return out
+    return found
 
 
 def together(works: Sequence[Work], place: Path, seconds: float = SECONDS) -> list[Ended]:
     """Do several things at once."""
-    pids = [start(work, place, place / f"{SAID}_{i}", Blow()) for i, work in enumerate(works)]
-    began, out = time.monotonic(), list[Ended]()
-    for i, pid in enumerate(pids):
-        hung = False
-        while not (found := os.wait4(pid, os.WNOHANG))[0]:
-            if time.monotonic() > began + seconds:
-                hung = True
-                _kill(pid)
-            time.sleep(0.005)
-        text = (place / f"{SAID}_{i}").read_text(errors="replace")
-        code = os.waitstatus_to_exitcode(found[1])
-        out.append(Ended(code, text, time.monotonic() - began, found[2].ru_maxrss / 1024, hung))
-    return out
+    children = [_Child(work, place, Blow()) for work in works]
+    began, out = time.monotonic(), dict[int, Ended]()
+    while len(out) < len(children):
+        late = time.monotonic() > began + seconds
+        for child in children:
+            if child.pid in out:
+                continue
+            if late:
+                child.kill()
+            if found := child.poll(late):
+                out[child.pid] = found
+        time.sleep(0.005)
+    return [out[child.pid] for child in children]
 
 
-def start(work: Work, place: Path, said: Path, blow: Blow) -> int:
+def start(work: Work, place: Path, out: int, blow: Blow) -> int:
     """Fork a child that does something, and return its pid; it ends as Python does."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -136,7 +161,6 @@ def start(work: Work, place: Path, said: Path, blow: Blow) -> int:
     try:
         os.setsid()
         os.chdir(place)
-        out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(out, 2)
@@ -181,14 +205,3 @@ def _die_before(number: int, calls: Iterator[int]) -> None:
 
     for name in ("write", "fsync", "replace", "unlink", "mkdir", "rmdir"):
         setattr(os, name, counting(getattr(os, name)))
-
-
-def _kill(pid: int) -> None:
-    """Kill a child that nobody has waited for yet, and its session."""
-    _kill_session(pid)
-    os.kill(pid, signal.SIGKILL)
-
-
-def _kill_session(pid: int) -> None:
-    with suppress(ProcessLookupError):  # it has not got as far, or nothing of it is left
-        os.killpg(pid, signal.SIGKILL)
