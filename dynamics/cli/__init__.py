@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "report": (measure_commands.ReportArgs, measure_commands.report),
     "import": (exchange_commands.ImportArgs, exchange_commands.import_),
     "export": (exchange_commands.ExportArgs, exchange_commands.export),
+    "verify": (data_commands.VerifyArgs, data_commands.verify),
     "demo": (train_commands.DemoArgs, train_commands.run_demo),
     "doctor": (train_commands.DoctorArgs, train_commands.doctor),
 }

@@ -85,6 +85,8 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
+        if not self._path.parent.is_dir():  # somebody removed the run's folder: what writes the log will say so
+            return
         try:
             with replacing(self._path) as temporary:
                 temporary.write_text(json.dumps(self.content(), indent=1))

@@ -49,6 +49,7 @@ class RunRecorder(Recorder):
         self._monitor: Monitor | None = None if alarm_factor is None else remembering(alarm_factor, newest)
         left_out = {record["step"] for record in records if record["group"] == "nonfinite"}
         self._left_out = next(n for n in range(step + 1) if step - n not in left_out)
+        self._left_out_in_all = len(left_out)
 
     def on_step(self, record: StepRecord) -> None:
         self._left_out = 0
@@ -62,13 +63,14 @@ class RunRecorder(Recorder):
         shown = {f"raw {k}": f"{x:.3g}" for k, x in losses.items() if not math.isnan(x)}
         self._advance(record, {**shown, "peak MB": f"{peak_memory_mb():.0f}"})
 
-    def on_skip(self, error: NonFiniteLossError) -> int:
+    def on_skip(self, error: NonFiniteLossError) -> tuple[int, int]:
         self._left_out += 1
+        self._left_out_in_all += 1
         self._keep({"group": "training", **error.record.flat()})
         self._keep({"group": "nonfinite", "step": error.step, "what": error.what, "rows": error.rows})
         self._warn(f"{error}, and the step not done ({self._left_out} in a row); its rows are in log.jsonl")
         self._advance(error.record)
-        return self._left_out
+        return self._left_out, self._left_out_in_all
 
     def before_measurement(self, group: str) -> None:
         self._heartbeat.tell(doing=f"measuring {group}")
@@ -79,12 +81,13 @@ class RunRecorder(Recorder):
         self._heartbeat.tell(doing="training")
         self._measuring.close()
 
-    def before_checkpoint(self, step: int) -> None:
+    def before_checkpoint(self, step: int) -> str:
         self._heartbeat.tell(doing="saving a checkpoint")
         if self._monitor:
             self._keep({"group": "monitor", "step": step, "series": self._monitor.remembered()})
         with room_for("log.jsonl", self._log.path.parent):
             self._log.sync()
+        return self._log.mark
 
     def after_checkpoint(self, step: int) -> None:
         self._heartbeat.tell(doing="training", last_checkpoint=step)

@@ -1,19 +1,21 @@
 """Names inside a run folder, and the config in it."""
 
-import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from dynamics.atomic import locked, replacing
 from dynamics.config import RunConfig
 from dynamics.options import invalid
 from dynamics.runner.agreement import differences
 from dynamics.store import RunLog, read_groups
+from dynamics.strict_json import dumps, seal, unseal
 from dynamics.training import Checkpoints, Origin
+
+BESIDE = ("events.jsonl", "heartbeat.json", "nonfinite.json", "start.json", "tensorboard")
+"""What may lie in the folder of a run that has not begun, or whose damaged files a sweep has set aside."""
 
 
 class RunInUseError(ValueError):
@@ -37,6 +39,10 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "run.nc"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite.json"
 
     def checkpoints(self, keep: int = 2) -> Checkpoints:
         """Return the run's checkpoints."""
@@ -107,11 +113,11 @@ class RunFolder:
                 raise RunInUseError(str(invalid("run", str(self.path), allowed, "wait for it"))) from None
             yield
 
-    def claim(self, config: RunConfig) -> None:
-        """Write config.json, or check that the one there is the same; only for who holds the lock.
+    def check(self, config: RunConfig) -> bool:
+        """Return whether a run of this config has begun here; nothing is written.
 
         Raises:
-            ValueError: The folder holds a run of another config, or files of something else.
+            ValueError: The folder holds a run of another config, or files of something else, or cannot be made.
         """
         if self.config.exists():
             there = self.read_config()
@@ -119,33 +125,59 @@ class RunFolder:
                 different = ", ".join(differences(there.model_dump(mode="json"), config.model_dump(mode="json")))
                 remedy = "choose another --out, or repeat the command that began this run"
                 raise invalid("config", different, f"the config of the run in {self.path}", remedy)
-            return
-        if self.result.exists() or self.log.exists() or self.checkpoints().steps():
-            raise invalid("out", str(self.path), "an empty folder or one with a config.json", "choose another --out")
-        self.write_config(config)
+            return True
+        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            remedy = "choose another --out"
+            raise invalid("out", str(self.path), f"a folder that can be written, which {nearest} is not", remedy)
+        known = (*BESIDE, ".", "set_aside_")
+        if nearest == self.path and (
+            other := sorted(path.name for path in self.path.iterdir() if not path.name.startswith(known))
+        ):
+            received = f"{self.path} with {other[0]} and no {self.config.name}"
+            raise invalid("out", received, "an empty folder, or that of a run", "choose another --out")
+        return False
+
+    def claim(self, config: RunConfig) -> None:
+        """Write config.json, or check that the one there is the same; only for who holds the lock.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        if not self.check(config):
+            self.write_config(config)
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.json; only for who holds the lock."""
         with replacing(self.config) as temporary:
-            temporary.write_text(json.dumps(config.complete(), indent=1))
+            temporary.write_text(dumps(config.complete(), indent=1))
 
     def check_log(self, step: int) -> None:
-        """Refuse a log that does not hold every step up to that of a checkpoint: what was recorded would be lost.
+        """Refuse a log that is not what it was at a checkpoint: what was recorded would be lost.
+
+        Args:
+            step: Of the checkpoint, whose state.json is intact; 0 for the start of the run.
 
         Raises:
-            ValueError: Steps are missing, or a line is damaged.
+            ValueError: Steps are missing, a line is damaged, or records are others than the checkpoint's.
         """
-        there = {record["step"] for record in RunLog(self.log).read() if record["group"] == "training"}
+        log, checkpoints = RunLog(self.log), self.checkpoints()
+        there = {record["step"] for record in log.read() if record["group"] == "training"}
         missing = sorted(set(range(1, step + 1)) - there)
+        mark = checkpoints.content(step).get("log") if step in checkpoints.steps() else None
         if missing:
             received = f"{len(missing)} of the {step} steps before the checkpoint are missing, such as {missing[0]}"
-            remedy = f"restore the file, or remove {self.path} to begin anew"
-            raise invalid(str(self.log), received, "a record of every step", remedy)
+        elif mark is not None and log.mark_at(step) != mark:
+            received = f"records up to step {step} that are not all, or not those, of the checkpoint"
+        else:
+            return
+        remedy = f"restore the file, or remove {self.path} to begin anew"
+        raise invalid(str(self.log), received, "a record of every step and measurement", remedy)
 
     def note(self, origin: Origin) -> None:
         """Write down which checkpoint of another run this one starts from."""
         with replacing(self._note) as temporary:
-            temporary.write_text(json.dumps(asdict(origin), indent=1))
+            temporary.write_text(seal(asdict(origin)))
 
     def origin(self) -> Origin:
         """Return which checkpoint of another run this one started from.
@@ -154,11 +186,11 @@ class RunFolder:
             ValueError: The note is gone or damaged.
         """
         try:
-            return TypeAdapter(Origin).validate_json(self._note.read_bytes())
-        except (FileNotFoundError, ValueError) as error:
-            received = "no such file" if isinstance(error, FileNotFoundError) else "damaged text"
+            return Origin(**unseal(self._note.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError) as error:
             remedy = f"put it back, or remove {self.path} to begin anew"
-            raise invalid(str(self._note), received, "the note which checkpoint the run started from", remedy) from None
+            allowed = "the note which checkpoint the run started from"
+            raise invalid(str(self._note), str(error), allowed, remedy) from error
 
     @property
     def _note(self) -> Path:

@@ -147,8 +147,13 @@ def write_tree(path: str | os.PathLike[str], tree: xr.DataTree) -> None:
     _write(target, xr.DataTree.from_dict(groups))
 
 
-def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
-    """Read a file's groups as `read_run` does, without building the tree: {"/": root, "/training": ...}."""
+def read_groups(path: str | os.PathLike[str], beside: bool = True) -> dict[str, xr.Dataset]:
+    """Read a file's groups as `read_run` does, without building the tree: {"/": root, "/training": ...}.
+
+    Args:
+        path: As of `read_run`.
+        beside: Refuse a run.nc that does not agree with the config.json beside it.
+    """
     target = _present(path)
     content, vouched = checked(target)
     if not content.startswith(SIGNATURE):
@@ -167,7 +172,8 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
         raise invalid("path", str(path), allowed, f"{remedy} ({type(error).__name__}: {error})") from error
     root = groups["/"]
     root.attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in root.attrs.items()}
-    check_config_beside(target, root.attrs)
+    if beside:
+        check_config_beside(target, root.attrs)
     return groups
 
 

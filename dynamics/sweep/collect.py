@@ -168,7 +168,7 @@ def _mendable(folder: RunFolder, run: Planned) -> bool:
     except ValueError:
         return True
     try:
-        _checked(folder.result, run)
+        _checked(folder.result, run, beside=False)
     except (ValueError, FileNotFoundError):
         return False
     return True
@@ -183,8 +183,8 @@ def _check_config(folder: RunFolder, run: Planned) -> None:
         raise invalid(str(folder.config), there, f"the config of run {run.run_id}", "retry sets the file aside")
 
 
-def _checked(path: Path, run: Planned) -> Groups:
-    groups = read_groups(path)
+def _checked(path: Path, run: Planned, beside: bool = True) -> Groups:
+    groups = read_groups(path, beside)
     there = groups["/"].attrs.get("config_json")
     if there is None or RunConfig.model_validate_json(there).run_id != run.run_id:
         raise invalid(f"config_json of {path}", there, f"the config of run {run.run_id}", "retry sets the file aside")

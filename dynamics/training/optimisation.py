@@ -56,7 +56,12 @@ class TrainingOptions(Options):
     alarm_factor: float | None = later(10.0, gt=1)
     """Warn when a loss or du/dt norm of a gap, or the gradient norm, stays this many times above its running mean."""
     skip_nonfinite: int = later(0, ge=0)
-    """Leave out up to this many steps in a row whose loss or gradient is not finite. It hides what went wrong."""
+    """Leave out up to this many steps in a row, and half of all at most, whose loss or gradient is not finite. It hides
+    what went wrong."""
+
+    def rate(self, step: int) -> float:
+        """Return AdamW's step size in the step after `step` steps."""
+        return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -71,7 +71,7 @@ def _of(path: Path) -> Digests:
         if not steps:
             return {}
         state = json.loads((steps[-1] / "state.json").read_text())
-        out = {f"{path}/{name}": _sha(json.dumps(state[name]).encode()) for name in STATE}
+        out = {f"{path}/{name}": _sha(json.dumps(state.get(name)).encode()) for name in STATE}
         return out | {f"{path}/{file.name}": _sha(file.read_bytes()) for file in steps[-1].glob("*.safetensors")}
     if path.suffix == ".nc":
         return _tree(dynamics.open_results(path), str(path)) if path.exists() else {}

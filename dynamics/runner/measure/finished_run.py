@@ -61,6 +61,8 @@ def restored(config: RunConfig, folder: RunFolder, checkpoint: int | None = None
     state = start(_model(config), config.training, config.curricula)
     if not folder.checkpoints().restore(state, folder.step_to_measure(config, checkpoint)):
         raise invalid("run", str(folder.path), "a run with an intact checkpoint", "train it first")
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.training.rate(state.step - 1)
     return state
 
 

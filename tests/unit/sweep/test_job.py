@@ -42,7 +42,7 @@ def test_an_error_is_told_and_raised(job: Job) -> None:
     folder = RunFolder(Path(job.folder))
     folder.path.mkdir(parents=True)
     folder.log.write_text("damage\n")
-    with pytest.raises(ValueError, match=r"an empty folder or one with a config\.json"):
+    with pytest.raises(ValueError, match=r"with log.jsonl and no config.json"):
         job()
     assert kinds(job) == ["started", "failed"]
     failed = events(folder.path)[-1]
@@ -89,7 +89,9 @@ def test_slurms_announcement_of_an_end_writes_a_checkpoint_and_goes_on(
     send_after(4, signal.SIGTERM, monkeypatch)
     saved = []
     save = Checkpoints.save
-    monkeypatch.setattr(Checkpoints, "save", lambda self, state: [saved.append(state.step), save(self, state)])
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, log: [saved.append(state.step), save(self, state, log)]
+    )
     job()
     assert saved == [3, 5, 10, 12]
     assert kinds(job) == ["started", "finished"]
