@@ -22,7 +22,7 @@ from dynamics.cli.exits import explained
 from dynamics.evaluation.inception import Inception
 from dynamics.evaluation.moments import load_statistics
 from soak.bench import PLACE
-from soak.stages import COLLECT, EVALUATE, PROBE, REPORT
+from soak.stages import COLLECT, EVALUATE, PROBE, REPORT, TRAIN
 from soak.warm import Work, command
 
 SECONDS = 20.0
@@ -32,6 +32,7 @@ BAIT = ("secret.txt", "other.h5")
 SECRET = "the content of a file that is none of the command's business"
 MARK = "was_executed"
 DEEP = 100_000
+NEWEST = "run/checkpoints/step_00000016"
 SIZE, TAKEN = 16, "raw_v"
 """How long the series of the runs are, and one of them."""
 
@@ -194,81 +195,63 @@ def watched(work: Work, place: Path) -> Work:
 
 def traps() -> list[Trap]:
     """Return every hostile file."""
-    data = ("train", "config.json", "--out", "out", "--data.path")
-    folder = command(*data, "pictures", "--data.name", "folder", "--data.image-size", "8")
-    npz = command(*data, "x.npz", "--data.name", "npz")
-    encode = command("encode", "pictures", "--out", "out", "--vae", "vae", "--image-size", "16")
-    encode_also = command("encode", "pictures", "--out", "latents", "--vae", "vae", "--image-size", "16")
-    readers = (EVALUATE, PROBE, REPORT, _opened)
-    results = {
+    return [*_of_results(), *_of_pictures_and_arrays(), *_of_json()]
+
+
+def _of_results() -> list[Trap]:
+    run, merged, readers = "run/run.nc", "results/tiny/digits.nc", (EVALUATE, PROBE, REPORT, _opened)
+    elsewhere = {
         "external storage": _external,
         "external storage beside it": _external_relative,
         "virtual dataset": _virtual,
         "external link": _link,
-        "cyclic hard link": _cycle,
-        "soft link to a parent": _soft,
-        "a terabyte of fill values": _huge,
     }
-    newest = "run/checkpoints/step_00000016"
+    others = {"cyclic hard link": _cycle, "soft link to a parent": _soft, "a terabyte of fill values": _huge}
+    every = {**elsewhere, **others}.items()
     return [
-        *(Trap(n, "run/run.nc", _with(change), readers) for n, change in results.items()),
-        *(
-            Trap(f"{n} in place of {TAKEN}", "run/run.nc", _with(change, instead=True), readers)
-            for n, change in list(results.items())[:4]
-        ),
-        *(
-            Trap(f"merged {n}", "results/tiny/digits.nc", _with(change), (_findings,), "collected")
-            for n, change in results.items()
-        ),
-        Trap("EPS named png", "pictures/a/x.png", _eps, (folder,)),
-        Trap("EPS named png, encoded", "pictures/a/x.png", _eps, (encode,), "images"),
-        Trap("a picture of 60,000 x 60,000", "pictures/a/x.png", _picture_bomb, (folder,)),
-        Trap("a picture of 60,000 x 60,000, encoded", "pictures/a/x.png", _picture_bomb, (encode_also,), "images"),
+        *(Trap(name, run, _with(change), readers) for name, change in every),
+        *(Trap(f"{name} in place of {TAKEN}", run, _with(c, instead=True), readers) for name, c in elsewhere.items()),
+        *(Trap(f"merged {name}", merged, _with(change), (_findings,), "collected") for name, change in every),
+    ]
+
+
+def _of_pictures_and_arrays() -> list[Trap]:
+    picture, to_vae = "pictures/a/x.png", ("--vae", "vae", "--image-size", "16")
+    folder = _train("config.json", "--data.path", "pictures", "--data.name", "folder", "--data.image-size", "8")
+    npz = _train("config.json", "--data.path", "x.npz", "--data.name", "npz")
+    encode = command("encode", "pictures", "--out", "out", *to_vae)
+    importing = command("import", "x.pt", "--from", "sit", "--out", "out")
+    statistics = command("statistics", "pictures", "--inception", "x.pth", "--out", "s.npz")
+    return [
+        Trap("EPS named png", picture, _eps, (folder,)),
+        Trap("EPS named png, encoded", picture, _eps, (encode,), "images"),
+        Trap("a picture of 60,000 x 60,000", picture, _picture_bomb, (folder,)),
+        Trap("a picture of 60,000 x 60,000, encoded", picture, _picture_bomb, (encode,), "images"),
         Trap("pickle in npz", "x.npz", _npz_pickled, (npz,)),
         Trap("bomb in npz", "x.npz", _npz_bomb, (npz,)),
-        Trap("pickle as optimizer.pt", f"{newest}/optimizer.pt", _pickled, (PROBE, EVALUATE), harmless=True),
-        Trap(
-            "pickle in labels.npy",
-            "latents/labels.npy",
-            _npy_pickled,
-            (command("train", "latents.json", "--out", "out"),),
-            "encoded",
-        ),
-        Trap("pickle in pt", "x.pt", _torch_pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
-        Trap("bare pickle in pt", "x.pt", _pickled, (command("import", "x.pt", "--from", "sit", "--out", "out"),)),
-        Trap(
-            "pickle as inception",
-            "x.pth",
-            _torch_pickled,
-            (command("statistics", "pictures", "--inception", "x.pth", "--out", "s.npz"),),
-        ),
         Trap("pickle in reference", "x.npz", _npz_pickled, (_reference,)),
-        Trap("deep config", "config.json", _nested, (command("train", "config.json", "--out", "out"),)),
-        Trap("deep value in config", "run/config.json", _nested_value, (EVALUATE, PROBE, _opened)),
-        Trap("deep state", f"{newest}/state.json", _nested, (EVALUATE, PROBE)),
-        Trap(
-            "deep line of log",
-            "run/log.jsonl",
-            _nested_line,
-            (command("train", "config.json", "--out", "run"),),
-            "halfway",
-        ),
-        Trap(
-            "deep record of latents",
-            "latents/record.json",
-            _nested_value,
-            (command("train", "latents.json", "--out", "out"),),
-            "encoded",
-        ),
-        Trap(
-            "deep event",
-            "events.jsonl",
-            _nested_line,
-            (COLLECT, command("sweeps", "tiny", "status")),
-            "collected",
-            harmless=True,
-        ),
+        Trap("pickle in labels.npy", "latents/labels.npy", _npy_pickled, (_train("latents.json"),), "encoded"),
+        Trap("pickle in pt", "x.pt", _torch_pickled, (importing,)),
+        Trap("bare pickle in pt", "x.pt", _pickled, (importing,)),
+        Trap("pickle as inception", "x.pth", _torch_pickled, (statistics,)),
+        Trap("pickle as optimizer.pt", f"{NEWEST}/optimizer.pt", _pickled, (PROBE, EVALUATE), harmless=True),
     ]
+
+
+def _of_json() -> list[Trap]:
+    looks = (COLLECT, command("sweeps", "tiny", "status"))
+    return [
+        Trap("deep config", "config.json", _nested, (_train("config.json"),)),
+        Trap("deep value in config", "run/config.json", _nested_value, (EVALUATE, PROBE, _opened)),
+        Trap("deep state", f"{NEWEST}/state.json", _nested, (EVALUATE, PROBE)),
+        Trap("deep line of log", "run/log.jsonl", _nested_line, (TRAIN,), "halfway"),
+        Trap("deep record of latents", "latents/record.json", _nested_value, (_train("latents.json"),), "encoded"),
+        Trap("deep event", "events.jsonl", _nested_line, looks, "collected", harmless=True),
+    ]
+
+
+def _train(*words: str) -> Work:
+    return command("train", *words, "--out", "out")
 
 
 def _opened() -> None:

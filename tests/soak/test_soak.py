@@ -31,9 +31,10 @@ def fine(found: Verdict) -> None:
     assert found.verdict in ("handled", "missed"), f"{found.verdict}: {found.what}\n{found.said}"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_kills(bench: Bench, name: str) -> None:
-    fine(Interruptions(bench).kill(random.Random(3), name))
+@pytest.mark.parametrize(("name", "chance"), [("train", 5), ("evaluate", 8)])
+def test_kills(bench: Bench, name: str, chance: int) -> None:
+    """Between two changes of the disk, as these chances say."""
+    fine(Interruptions(bench).kill(random.Random(chance), name))
 
 
 def test_a_full_disk(bench: Bench) -> None:
