@@ -2,19 +2,17 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import ended, forked, forked_run, killed_run
+from forks import ended, forked, killed_run
 from sweeps._sweep import same_results
 
 from dynamics import cli
@@ -29,29 +27,6 @@ from dynamics.training import DamagedCheckpointError, NonFiniteLossError, StartO
 @pytest.fixture
 def undisturbed(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> Path:
     return twin(tiny)
-
-
-@pytest.mark.soak
-def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, 20 times in one run; then it finishes and equals the undisturbed run."""
-    out, kills = tmp_path / "killed", 0
-    chance = random.Random(0)
-    began = time.monotonic()
-    run(tiny, tmp_path / "timed", progress=False)
-    whole = time.monotonic() - began
-    while kills < 20:
-        pid = forked_run(tiny, out)
-        # mostly long enough to pass a checkpoint, sometimes in the middle of the set-up
-        time.sleep(chance.uniform(0.0, 0.35) * whole)
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 and (out / "run.nc").exists():
-            # it was done before the signal came: take back the end so that there is something to kill
-            (out / "run.nc").unlink()
-            continue
-        kills += 1
-    run(tiny, out, progress=False)
-    same_results(out, undisturbed)
 
 
 def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
