@@ -171,6 +171,12 @@ def check_settings(options: EvaluationOptions) -> None:
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
 
 
+def sampled_as(options: EvaluationOptions) -> dict[str, str | int]:
+    """Return how samples are drawn apart from field and number of evaluations, as attributes of the result."""
+    names = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "seed": "evaluation_seed"}
+    return {attribute: getattr(options, name) for name, attribute in names.items()}
+
+
 def draw_conditions(options: EvaluationOptions, condition: Condition) -> Any:
     """Return what is asked of each of `num_samples` samples, the same for every setting."""
     return condition.draw(options.num_samples, options.label_mode, generator(options.seed, "evaluation labels"))
@@ -242,11 +248,8 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         "field": ("field", [options.field], {"units": "1", "long_name": "velocity that was sampled"}),
     }
     attrs = {
-        "num_samples": options.num_samples,
+        **sampled_as(options),
         "num_reference": len(reference.features if reference.points is None else reference.points),
-        "label_mode": options.label_mode,
-        "method": options.method,
-        "evaluation_seed": options.seed,
         "extractor": extractor_name,
         "extractor_sha256": extractor_sha256,
         "data": data.name,

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from dynamics.analysis import CLAIMS
 from dynamics.atomic import locked, remove_leftovers
+from dynamics.evaluation import EvaluationOptions
+from dynamics.evaluation.sample_quality import sampled_as
 from dynamics.options import invalid
-from dynamics.store import merge, read_groups, read_run, slim, write_tree
+from dynamics.store import merge, protocol_name, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Experiment, Planned
 from dynamics.sweep.status import stale, statuses
@@ -91,7 +93,7 @@ def collect_sweep(
         axes = list(runs[0].knobs)
         # a run that comes first for several cells has no label on some axes
         knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
-        tree = merge(contents, {**knobs, "role": [run.role for run in members]})
+        tree = merge(contents, {**knobs, "role": [run.role for run in members]}, _wanted(members))
         tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": sweep.scale}
         tree.attrs |= {"axes": axes, "num_planned": len(runs), "missing": json.dumps(missing)}
         tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
@@ -163,6 +165,12 @@ def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
     if lost:
         received = f"{len(lost)} finished runs that are not on this disk, such as {lost[0]}"
         raise invalid(str(target), received, "a merged file that loses nothing", "--out FILE, or --replace")
+
+
+def _wanted(members: Sequence[Planned]) -> list[str]:
+    """Return the protocols that the experiment asks for; only FID's names depend on files."""
+    asked = (options for run in members for options in run.evaluations if type(options) is EvaluationOptions)
+    return list(dict.fromkeys(protocol_name(sampled_as(options)) for options in asked))
 
 
 def _revisions(attrs: Sequence[Mapping[object, object]]) -> dict[str, int]:

@@ -85,7 +85,7 @@ def _compare(
             continue
         kind, pair = metric(name), _Pair(name, run, base)
         verdict, reason = pair.verdict(kind)
-        if kind.by_protocol and run["protocol"] != base["protocol"]:
+        if kind.by_protocol and "@" not in name and run["protocol"] != base["protocol"]:
             verdict, reason = MEASURED_OTHERWISE, "the two runs were measured differently (see the protocol)"
         direction = "equal"
         if pair.difference != 0:

@@ -83,7 +83,7 @@ def metric(name: str) -> Metric:
         False
     """
     for kind in METRICS:
-        if re.fullmatch(kind.pattern, name):
+        if re.fullmatch(kind.pattern, name.partition("@")[0]):
             return kind
     raise invalid("metric", name, ", ".join(kind.pattern for kind in METRICS), "use the columns of a summary")
 
@@ -100,6 +100,7 @@ def metric_title(name: str) -> str:
         >>> metric_title("fd_digits_u_nfe1")
         'Frechet distance (digits features), u, NFE 1'
     """
-    kind = metric(name)
-    found = re.fullmatch(kind.pattern, name)
-    return kind.title.format(*(found.groups() if found else ()))
+    kind, (plain, _, protocol) = metric(name), name.partition("@")
+    found = re.fullmatch(kind.pattern, plain)
+    title = kind.title.format(*(found.groups() if found else ()))
+    return f"{title}, {protocol}" if protocol else title

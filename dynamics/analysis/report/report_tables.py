@@ -11,7 +11,7 @@ import xarray as xr
 
 from dynamics.analysis.report.comparison import BEYOND, MEASURED_OTHERWISE, NOT_JUDGED, WITHIN
 from dynamics.analysis.report.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_columns, metric_title
-from dynamics.analysis.report.summary_table import PROTOCOL, SampleGroup, protocol
+from dynamics.analysis.report.summary_table import protocol, sample_group, sampled_groups
 from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
 
@@ -143,7 +143,7 @@ def difference_sentences(table: pd.DataFrame, baseline: str) -> str:
 
 def protocol_table(tree: xr.DataTree) -> str:
     """Return how the runs were evaluated: checkpoint, weights, samples, networks, data, with their sha256."""
-    parts = [_protocol_of(tree, name) for name in PROTOCOL if name in tree.children]
+    parts = [_protocol_of(tree, name) for name in sampled_groups(tree)]
     return "\n\n".join(parts) or "No run was evaluated: dynamics evaluate DIR."
 
 
@@ -154,7 +154,7 @@ REFERENCES = {
 }
 
 
-def _protocol_of(tree: xr.DataTree, of: SampleGroup) -> str:
+def _protocol_of(tree: xr.DataTree, of: str) -> str:
     ds, table = group(tree, of), protocol(tree, of)
     table["checkpoint_step"] = [number(step) for step in attribute(ds, of, "checkpoint")]
     table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"
@@ -165,8 +165,8 @@ def _protocol_of(tree: xr.DataTree, of: SampleGroup) -> str:
     text = markdown(shown)
     missing = [run for run in run_labels(tree) if run not in table.index]
     if missing:
-        text += f"\n\nNot evaluated: {', '.join(missing)} ({REMEDIES[of]})."
-    return f"{text}\n\n{REFERENCES[of]}"
+        text += f"\n\nNot evaluated so: {', '.join(missing)} ({REMEDIES[sample_group(of)]})."
+    return f"Group `{of}`:\n\n{text}\n\n{REFERENCES[sample_group(of)]}"
 
 
 def _ema(config_json: str) -> str:
