@@ -18,7 +18,7 @@ from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import energy_distance, frechet_distance, kernel_distance, precision_recall
 from dynamics.evaluation.vector_field import vector_field
 from dynamics.features import Extractor
-from dynamics.flow.condition import Condition, each
+from dynamics.flow.condition import ClassLabels, Condition, each
 from dynamics.flow.path import Velocity
 from dynamics.options import Options, invalid
 from dynamics.rng import generator
@@ -27,6 +27,8 @@ from dynamics.sampling import check_nfe, sample_u, sample_v
 CPU = torch.device("cpu")
 GRID_ROWS = 10
 """Samples per class kept for the picture."""
+REAL_CLASSES, REAL_ROWS = 10, 3
+"""Classes of the data of which pictures are kept beside the samples, and how many."""
 POINT_DIMENSIONS = 3
 """Up to so many numbers a row, samples are points: they are compared and kept as they are."""
 NUM_POINTS = 4000
@@ -109,6 +111,8 @@ def evaluate(
             row |= _in_features(samples, c, reference) | _as_points(samples, reference)
         rows.append(row)
     measured = _labelled(rows, options, reference)
+    if data.pictures and isinstance(data.condition, ClassLabels):
+        measured["reference_samples"] = _of_the_data(data)
     if reference.points is not None:
         measured = measured.merge(_kept(reference, c))
         if data.shape == (2, 1, 1):
@@ -218,6 +222,17 @@ def _grid(
     c = data.condition.pictured(GRID_ROWS)
     pictures = _samples(u, c, nfe, options, data, device, "picture noise")
     return to_pixels(pictures).view(-1, GRID_ROWS, *data.shape).numpy()
+
+
+def _of_the_data(data: DataSource) -> xr.Variable:
+    """Return pictures of the data as samples are pictured; black where a class has no more."""
+    x, y = data.reference()
+    out = torch.zeros(min(REAL_CLASSES, data.num_classes), REAL_ROWS, *data.shape, dtype=torch.uint8)
+    for k, row in enumerate(out):
+        own = to_pixels(x[y == k][:REAL_ROWS])
+        row[: len(own)] = own
+    dims = ("reference_class", "reference_row", "channel", "height", "width")
+    return xr.Variable(dims, out.numpy(), {"units": "1", "long_name": "pictures of the data, pixel levels 0..255"})
 
 
 _NAMES = {
