@@ -90,15 +90,23 @@ def collect_sweep(
         remove_leftovers(target)
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
-        axes = list(runs[0].knobs)
-        # a run that comes first for several cells has no label on some axes
-        knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
-        tree = merge(contents, {**knobs, "role": [run.role for run in members]}, _wanted(members))
-        tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": sweep.scale}
-        tree.attrs |= {"axes": axes, "num_planned": len(runs), "missing": json.dumps(missing)}
-        tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+        tree = merged_runs(contents, members, experiment, sweep.scale)
+        tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
+
+
+def merged_runs(
+    contents: Sequence[tuple[Path, Groups]], members: Sequence[Planned], experiment: Experiment, scale: str
+) -> xr.DataTree:
+    """Merge runs of a plan that have been read, with their labels and what the experiment claims."""
+    axes = list(members[0].knobs)
+    # a run that comes first for several cells has no label on some axes
+    knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
+    tree = merge(contents, {**knobs, "role": [run.role for run in members]}, _wanted(members))
+    tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": scale, "axes": axes}
+    tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+    return tree
 
 
 def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:

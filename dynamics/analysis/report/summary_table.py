@@ -1,5 +1,6 @@
 """One row of numbers a run: exact errors, sample distances, costs, and how they were measured."""
 
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -91,8 +92,8 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         evaluations fd_<extractor>_u_nfe1, kd_<extractor>_u_nfe1 with `_sem`, accuracy_u_nfe1 with the ends `_low` and
         `_high` of its 95% Wilson interval, precision_u_nfe1, recall_u_nfe1; fid_inception_u_nfe1, is_inception_u_nfe1,
         kd_inception_u_nfe1, precision_inception_u_nfe1, recall_inception_u_nfe1; seconds; peak_memory_mb; protocol, a
-        text that is equal for runs measured alike. `attrs["exact"]` names the group of the exact errors, "" if there
-        are none.
+        text that is equal for runs measured alike; budget, how long a run was trained and on what, in words.
+        `attrs["exact"]` names the group of the exact errors, "" if there are none.
 
     Raises:
         ValueError: Some runs have exact errors and others have none, or nothing was measured.
@@ -117,6 +118,7 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         table["protocol"] = [str(rows) for rows in attribute(exact, "gaps", "rows_per_bin")]
     else:
         table["protocol"] = "not evaluated"
+    table["budget"] = _budgets(tree).reindex(runs).fillna("unknown")
     table.attrs["exact"] = source
     return table
 
@@ -239,6 +241,22 @@ def _costs(tree: xr.DataTree) -> dict[str, "pd.Series[Any]"]:
             joined = pd.concat(found)
             columns[name] = joined[~joined.index.duplicated()]
     return columns
+
+
+def _budgets(tree: xr.DataTree) -> "pd.Series[Any]":
+    """Return in words how long each run was trained, and on what."""
+    texts: dict[str, str] = {}
+    for ds in (group(tree, name) for name in map(str, tree.children)):
+        if "config_json" in ds.coords:
+            texts |= dict(zip(map(str, ds.run.values), map(str, ds.config_json.values), strict=True))
+    out = {}
+    for run, text in texts.items():
+        config = json.loads(text or "{}")
+        training, data = config.get("training", {}), config.get("data", {}).get("name")
+        if "num_steps" in training:
+            rows = f"{training['num_steps']} steps of {training.get('batch_size', '?')} rows"
+            out[run] = f"{rows} of {data}" if data else rows
+    return pd.Series(out, dtype=object)
 
 
 def _series(values: xr.DataArray) -> "pd.Series[Any]":

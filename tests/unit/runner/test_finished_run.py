@@ -50,7 +50,7 @@ def test_what_was_measured_otherwise_has_a_group_of_its_own(folder: RunFolder) -
 
 def test_another_extractor_replaces_nothing_unless_asked(folder: RunFolder) -> None:
     other = {**ABOUT, "extractor_sha256": "f"}
-    with pytest.raises(ValueError, match="received 'extractor_sha256 f'; allowed: extractor_sha256 e.*--replace"):
+    with pytest.raises(ValueError, match=r"received 'extractor_sha256 f'; allowed: extractor_sha256 e.*--replace"):
         earlier(folder, "evaluation", other, 10)
     assert earlier(folder, "evaluation", other, 10, replace=True) == ("evaluation", None)
 

@@ -56,7 +56,7 @@ def test_every_pair_of_protocols_is_there_afterwards(folder: Path) -> None:
         new = set(there) - set(seen)
         assert len(new) == 1, options
         seen[new.pop()] = measured
-    assert list(seen)[0] == "evaluation"
+    assert next(iter(seen)) == "evaluation"
     names = set(seen) - {"evaluation"}
     assert {"evaluation_n20_seed0_ema_rows2", "evaluation_n12_seed0_ema_heun_rows2"} <= names
     for one, two in combinations(seen.values(), 2):

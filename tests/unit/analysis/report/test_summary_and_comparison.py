@@ -107,7 +107,7 @@ def test_latents_without_fid_have_their_costs(on_latents: list[Path]) -> None:
     tree = collect([f / "run.nc" for f in on_latents])
     del tree["fid"]
     table = summary(tree)
-    assert set(table) == {"seconds", "peak_memory_mb", "protocol"}
+    assert set(table) == {"seconds", "peak_memory_mb", "protocol", "budget"}
     assert set(differences(table)["metric"]) == {"seconds", "peak_memory_mb"}
 
 
