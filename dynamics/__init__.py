@@ -62,6 +62,7 @@ def evaluate(
     checkpoint: int | None = None,
     weights: str = "ema",
     progress: bool = True,
+    replace: bool = False,
     **options: Any,
 ) -> Dataset:
     """Sample a finished run, measure its samples and its exact errors, and keep that in the run's file.
@@ -72,13 +73,14 @@ def evaluate(
         checkpoint: Step of the checkpoint; None takes the newest.
         weights: "model", "ema" or a recorded decay.
         progress: Show a bar.
+        replace: Measure anew what was measured before in the same way; it stays otherwise.
         options: Of `dynamics.evaluation.EvaluationOptions`, such as nfe=(1, 2, 32) and num_samples=2000.
     """
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 
     asked = EvaluationOptions.model_validate(options)
-    return evaluate_run(Path(run_dir), asked, exact_rows, checkpoint, weights, progress)
+    return evaluate_run(Path(run_dir), asked, exact_rows, checkpoint, weights, progress, replace)
 
 
 def probe(

@@ -24,6 +24,7 @@ from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_label
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
 from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
 from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
+from dynamics.analysis.studies.study_report import write_study_report
 from dynamics.analysis.studies.study_table import study
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "summary",
     "update_cosine",
     "write_report",
+    "write_study_report",
 ]

@@ -4,18 +4,28 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from textwrap import fill
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 
-from dynamics.analysis.run_groups import run_labels
+from dynamics.analysis.seed_arms import arms_of
 from dynamics.atomic import replacing
 from dynamics.options import invalid
 
@@ -24,7 +34,11 @@ Colour = str | tuple[float, float, float]
 
 PAGE_WIDTH = 9.0
 """Inches; text of 9 points stays legible when a page shows the figure 800 pixels wide."""
+WIDEST = 12.0
+"""Inches of the widest figure."""
 DPI = 150
+DOTS = 25
+"""From so many places on a line has no markers."""
 COLUMNS = 3
 """Small multiples in a row."""
 
@@ -97,14 +111,24 @@ def panel_figure(
     return figure, list(grid[:count])
 
 
-def log_axis(ax: Axes) -> None:
-    """Make the y axis logarithmic, with plain numbers on it; call it when everything is drawn."""
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    numbers = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)
-    ax.yaxis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=numbers))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+def log_axis(ax: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic, with plain numbers on it; call it when everything is drawn."""
+    ax.set(**{f"{which}scale": "log"})
+    low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    axis.set_major_locator(_log_ticks(low, high, 4 if which == "y" else 3))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(LogLocator(subs=range(2, 10)))  # two numbers alone would look linear
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _log_ticks(low: float, high: float, enough: int) -> Locator:
+    """Return ticks at the fewest round numbers of every power of ten that are enough."""
+    for numbers in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
+        ticks = [tick for tick in LogLocator(subs=numbers).tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= enough:
+            return FixedLocator(ticks)
+    return MaxNLocator(enough)
 
 
 def log_places(ax: Axes, places: Sequence[float]) -> None:
@@ -120,23 +144,37 @@ def palette(names: Sequence[str]) -> dict[str, Colour]:
     return dict(zip(names, sns.color_palette("colorblind" if len(names) <= 10 else "husl", len(names)), strict=True))
 
 
-def run_colours(tree: xr.DataTree) -> dict[str, Colour]:
-    """Return a colour for each run, the same in every figure of a tree."""
-    return palette(run_labels(tree))
+def arm_colours(tree: xr.DataTree) -> dict[str, Colour]:
+    """Return a colour for each arm (each run, where there are none), the same in every figure of a tree."""
+    return palette(list(arms_of(tree)))
+
+
+def band(ax: Axes, x: Any, mean: Any, low: Any, high: Any, colour: Colour) -> None:
+    """Draw a line with a band around it; of a single place a dot with a bar, for a band has no width there."""
+    if len(x) == 1:
+        ends = np.nan_to_num(np.abs([mean - low, high - mean]))
+        ax.errorbar(x, mean, ends, fmt="o", color=colour, capsize=3)
+        return
+    ax.plot(x, mean, color=colour, marker="o" if len(x) < DOTS else None, markersize=3.5)
+    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def line_legend(
-    figure: Figure | SubFigure,
-    colours: Mapping[str, Colour],
-    note: str = "",
-    extra: Sequence[Line2D] = (),
-    columns: int = 4,
+    figure: Figure | SubFigure, colours: Mapping[str, Colour], note: str = "", extra: Sequence[Line2D] = ()
 ) -> None:
-    """Name what is drawn in each colour, and what else needs a name, below the panels."""
-    handles = [Line2D([], [], color=colour, linewidth=2.5, label=label) for label, colour in colours.items() if label]
+    """Name what is drawn in each colour, and what else needs a name: below the panels, or beside them if it is much."""
+    labels = {label: fill(label, 30) for label in colours if label}
+    handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=text) for label, text in labels.items()]
     handles += list(extra)
-    ncols = min(max(len(handles), 1), columns)
-    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, title=note or None)
+    if len(handles) <= 4 and sum(len(str(handle.get_label())) for handle in handles) < 70:
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(len(handles), 1), title=note or None)
+        return
+    figure.legend(handles=handles, loc="outside right upper")
+    widest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    if isinstance(figure, Figure):
+        figure.set_figwidth(min(WIDEST, figure.get_figwidth() + 0.6 + 0.075 * widest))
+    if note:
+        figure.legend(handles=[], loc="outside lower center", title=note)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

@@ -11,7 +11,8 @@ import tyro
 class EvaluateArgs:
     """Measure a finished run: Frechet and kernel distance, class accuracy, exact velocity errors, sample grids.
 
-    Adds the group `evaluation` to DIR/run.nc; settings measured before stay beside the new ones.
+    Adds the group `evaluation` to DIR/run.nc. What was measured before stays: other settings are added to the group,
+    and what is measured in another way (samples, seed, labels, method, weights, checkpoint) is a group beside it.
     """
 
     dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -34,6 +35,8 @@ class EvaluateArgs:
     """Step of the checkpoint; the newest if left out."""
     exact_rows: int = 128
     """Rows per bin for the exact velocity errors."""
+    replace: bool = False
+    """Measure anew what was measured before in the same way; otherwise nothing measured is ever replaced."""
     fid: bool = False
     """Instead of all that: FID, Inception score and, where the reference has features, kernel distance, precision and
     recall, into the group `fid`. Published values are of 50000 samples. Interrupted, the same command continues."""
@@ -60,7 +63,7 @@ def evaluate(args: EvaluateArgs) -> None:
     from dynamics.runner import evaluate_run
 
     options = EvaluationOptions(**_sampling(args))
-    measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights)
+    measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace)
     columns = [name for name in measured.data_vars if measured[name].dims == ("field", "nfe")]
     if columns:
         print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
@@ -69,7 +72,8 @@ def evaluate(args: EvaluateArgs) -> None:
     if "one_step_error" in measured:
         one_step = float(measured.one_step_error / measured.one_step_scale)
         print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
-    print(f"in {args.dir / 'run.nc'}, group evaluation; next: dynamics report {args.dir} --out FOLDER")
+    protocol = measured.attrs["protocol"]
+    print(f"in {args.dir / 'run.nc'}, group evaluation, {protocol}; next: dynamics report {args.dir} --out FOLDER")
 
 
 def _sampling(args: EvaluateArgs) -> dict[str, Any]:
@@ -86,11 +90,12 @@ def _evaluate_fid(args: EvaluateArgs) -> None:
         raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
     options = FidOptions(**_sampling(args))
     measured = evaluate_fid_run(
-        args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights
+        args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights, replace=args.replace
     )
     numbers = measured.drop_vars("samples").to_dataframe()
     print(numbers.dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
-    print(f"in {args.dir / 'run.nc'}, group fid; next: dynamics report {args.dir} --out FOLDER")
+    protocol = measured.attrs["protocol"]
+    print(f"in {args.dir / 'run.nc'}, group fid, {protocol}; next: dynamics report {args.dir} --out FOLDER")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.live import Live
 
-from dynamics.analysis import write_report
+from dynamics.analysis import write_study_report
 from dynamics.cli.sweep_tables import (
     collected_text,
     console,
@@ -21,8 +21,9 @@ from dynamics.cli.sweep_tables import (
 )
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources
+from dynamics.store import read_groups
 from dynamics.sweep import slurm
-from dynamics.sweep.collect import collect_sweep, set_aside
+from dynamics.sweep.collect import collect_sweep, merged_runs, set_aside
 from dynamics.sweep.events import record
 from dynamics.sweep.grid import Experiment, Planned, check_plan, select, with_firsts
 from dynamics.sweep.local import places, run_here, stop_here
@@ -98,7 +99,7 @@ class CollectArgs(Where):
 
 @dataclass(frozen=True)
 class SweepReportArgs(Where):
-    """Write report.md, tables and figures of the finished runs, the first one of the grid as baseline."""
+    """Write report.md of the finished runs: claims, arms (means over seeds; the first is the baseline) and figures."""
 
     out: Path | None = None
     """Folder of the report; RESULTS/EXPERIMENT/SCALE/report if left out."""
@@ -239,10 +240,11 @@ def report_sweep(sweep: Sweep, args: SweepReportArgs) -> None:
     if not done:
         remedy = f"{PROGRAM} {sweep.experiment.name} submit --scale {sweep.scale}"
         raise invalid("runs", f"none of {len(grid)} is done", "at least one", remedy)
-    folders = [sweep.folder.run(run.run_id).path for run in done]
-    labels = [", ".join(f"{axis}={label}" for axis, label in run.knobs.items()) for run in done]
     out = args.out or sweep.folder.path / "report"
-    print(write_report(folders, out, f"{sweep.experiment.name}, {sweep.scale}", labels=labels))
+    paths = [sweep.folder.run(run.run_id).result for run in done]
+    tree = merged_runs([(path, read_groups(path)) for path in paths], done, sweep.experiment, sweep.scale)
+    again = [f"{PROGRAM} {sweep.experiment.name} {verb} --scale {sweep.scale}" for verb in ("submit", "report")]
+    print(write_study_report(tree, out, "\n".join(["```", *again, "```"])))
     if len(done) < len(grid):
         print(f"{len(done)} of {len(grid)} runs; see {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale}")
 

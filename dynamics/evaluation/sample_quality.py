@@ -17,7 +17,7 @@ from dynamics.data.imageset import to_pixels
 from dynamics.evaluation.distances import energy_distance, frechet_distance, kernel_distance, precision_recall
 from dynamics.evaluation.vector_field import vector_field
 from dynamics.features import Extractor
-from dynamics.flow.condition import Condition, each
+from dynamics.flow.condition import ClassLabels, Condition, each
 from dynamics.flow.path import Velocity
 from dynamics.options import Options, invalid
 from dynamics.progress_bar import counted
@@ -27,6 +27,8 @@ from dynamics.sampling import check_nfe, sample_u, sample_v
 CPU = torch.device("cpu")
 GRID_ROWS = 10
 """Samples per class kept for the picture."""
+REAL_CLASSES, REAL_ROWS = 10, 3
+"""Classes of the data of which pictures are kept beside the samples, and how many."""
 POINT_DIMENSIONS = 3
 """Up to so many numbers a row, samples are points: they are compared and kept as they are."""
 NUM_POINTS = 4000
@@ -109,6 +111,8 @@ def evaluate(
             row |= _in_features(samples, c, reference) | _as_points(samples, reference)
         rows.append(row)
     measured = _labelled(rows, options, reference)
+    if data.pictures and isinstance(data.condition, ClassLabels):
+        measured["reference_samples"] = _of_the_data(data)
     if reference.points is not None:
         measured = measured.merge(_kept(reference, c))
         if data.shape == (2, 1, 1):
@@ -173,6 +177,12 @@ def check_settings(options: EvaluationOptions) -> None:
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
 
 
+def sampled_as(options: EvaluationOptions) -> dict[str, str | int]:
+    """Return how samples are drawn apart from field and number of evaluations, as attributes of the result."""
+    names = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "seed": "evaluation_seed"}
+    return {attribute: getattr(options, name) for name, attribute in names.items()}
+
+
 def draw_conditions(options: EvaluationOptions, condition: Condition) -> Any:
     """Return what is asked of each of `num_samples` samples, the same for every setting."""
     return condition.draw(options.num_samples, options.label_mode, generator(options.seed, "evaluation labels"))
@@ -216,6 +226,17 @@ def _grid(
     return to_pixels(pictures).view(-1, GRID_ROWS, *data.shape).numpy()
 
 
+def _of_the_data(data: DataSource) -> xr.Variable:
+    """Return pictures of the data as samples are pictured; black where a class has no more."""
+    x, y = data.reference()
+    out = torch.zeros(min(REAL_CLASSES, data.num_classes), REAL_ROWS, *data.shape, dtype=torch.uint8)
+    for k, row in enumerate(out):
+        own = to_pixels(x[y == k][:REAL_ROWS])
+        row[: len(own)] = own
+    dims = ("reference_class", "reference_row", "channel", "height", "width")
+    return xr.Variable(dims, out.numpy(), {"units": "1", "long_name": "pictures of the data, pixel levels 0..255"})
+
+
 _NAMES = {
     "fd": ("squared feature", "Frechet distance of {} features to the reference images"),
     "kd": ("1", "kernel distance of {} features to the reference images"),
@@ -244,11 +265,8 @@ def _labelled(rows: list[dict[str, object]], options: EvaluationOptions, referen
         "field": ("field", [options.field], {"units": "1", "long_name": "velocity that was sampled"}),
     }
     attrs = {
-        "num_samples": options.num_samples,
+        **sampled_as(options),
         "num_reference": len(reference.features if reference.points is None else reference.points),
-        "label_mode": options.label_mode,
-        "method": options.method,
-        "evaluation_seed": options.seed,
         "extractor": extractor_name,
         "extractor_sha256": extractor_sha256,
         "data": data.name,

@@ -9,6 +9,7 @@ from dynamics.options import invalid
 from dynamics.store.log import RunLog, measurement_datasets, training_dataset
 from dynamics.store.merge_runs import collect, merge
 from dynamics.store.origin import provenance
+from dynamics.store.protocols import group_of_protocol, last_step_of, protocol_groups, protocol_name
 from dynamics.store.results_tree import Results
 from dynamics.store.run_file import add_step, read_groups, read_run, update_run, write_run, write_tree
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr
@@ -22,9 +23,13 @@ __all__ = [
     "check",
     "collect",
     "encode_attr",
+    "group_of_protocol",
+    "last_step_of",
     "measurement_datasets",
     "merge",
     "open_results",
+    "protocol_groups",
+    "protocol_name",
     "provenance",
     "read_groups",
     "read_run",

@@ -10,6 +10,7 @@ import xarray as xr
 
 from dynamics.options import invalid
 from dynamics.store.join import column, join
+from dynamics.store.protocols import align_protocols
 from dynamics.store.run_config import leaves
 from dynamics.store.run_file import read_groups
 from dynamics.store.schema import PROVENANCE, SCHEMA_VERSION
@@ -27,7 +28,8 @@ def collect(run_files: Sequence[str | PathLike[str]], knobs: Mapping[str, Sequen
         A tree. Each group holds the runs that have it, and has the coordinates `run` (the run_id), every attribute of
         the runs' files (config_json, seed, git_sha, host, ...) and the knobs. Coordinates that differ, such as the
         number of steps, are joined: NaN ("" for strings) where a run has no value, integers and booleans becoming
-        floats there. A group attribute that differs becomes the coordinate `<group>.<attribute>`.
+        floats there. A group attribute that differs becomes the coordinate `<group>.<attribute>`. Evaluations by
+        different protocols stay apart: `evaluation` holds the one that most runs had first.
 
     Raises:
         ValueError: If there is no file, a file is not a run's, two files hold the same run, units differ between
@@ -41,6 +43,7 @@ def collect(run_files: Sequence[str | PathLike[str]], knobs: Mapping[str, Sequen
 def merge(
     runs: Sequence[tuple[str | PathLike[str], dict[str, xr.Dataset]]],
     knobs: Mapping[str, Sequence[Any]] | None = None,
+    wanted: Sequence[str] = (),
 ) -> xr.DataTree:
     """Merge runs that have been read already; see `collect`.
 
@@ -48,7 +51,9 @@ def merge(
         runs: Each file's path (for errors) and its groups as `read_groups` gives them, which are emptied on the way so
             that no group is in memory twice.
         knobs: As for `collect`.
+        wanted: See `align_protocols`.
     """
+    align_protocols([content for _, content in runs], wanted)
     paths = [path for path, _ in runs]
     roots: list[dict[str, Any]] = []
     groups: dict[str, dict[int, xr.Dataset]] = {}

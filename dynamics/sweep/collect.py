@@ -12,10 +12,12 @@ import xarray as xr
 from dynamics.analysis import CLAIMS
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
+from dynamics.evaluation import EvaluationOptions
+from dynamics.evaluation.sample_quality import sampled_as
 from dynamics.options import invalid
 from dynamics.progress_bar import counted
 from dynamics.runner import RunFolder
-from dynamics.store import merge, read_groups, read_run, slim, write_tree
+from dynamics.store import merge, protocol_name, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import FILE, read_diary, record
 from dynamics.sweep.grid import Experiment, Planned
 from dynamics.sweep.status import stale, statuses
@@ -85,13 +87,8 @@ def collect_sweep(
     with locked(target):
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
-        axes = list(runs[0].knobs)
-        # a run that comes first for several cells has no label on some axes
-        knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
-        tree = merge(contents, {**knobs, "role": [run.role for run in members]})
-        tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": sweep.scale}
-        tree.attrs |= {"axes": axes, "num_planned": len(runs), "missing": json.dumps(missing)}
-        tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+        tree = merged_runs(contents, members, experiment, sweep.scale)
+        tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
 
@@ -106,6 +103,19 @@ def _content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
     except ValueError as error:
         record(folder.path, "damaged", file=str(path), error=str(error))
         raise
+
+
+def merged_runs(
+    contents: Sequence[tuple[Path, Groups]], members: Sequence[Planned], experiment: Experiment, scale: str
+) -> xr.DataTree:
+    """Merge runs of a plan that have been read, with their labels and what the experiment claims."""
+    axes = list(members[0].knobs)
+    # a run that comes first for several cells has no label on some axes
+    knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
+    tree = merge(contents, {**knobs, "role": [run.role for run in members]}, _wanted(members))
+    tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": scale, "axes": axes}
+    tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+    return tree
 
 
 def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
@@ -208,6 +218,12 @@ def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
     if lost:
         received = f"{len(lost)} finished runs that are not on this disk, such as {lost[0]}"
         raise invalid(str(target), received, "a merged file that loses nothing", "--out FILE, or --replace")
+
+
+def _wanted(members: Sequence[Planned]) -> list[str]:
+    """Return the protocols that the experiment asks for; only FID's names depend on files."""
+    asked = (options for run in members for options in run.evaluations if type(options) is EvaluationOptions)
+    return list(dict.fromkeys(protocol_name(sampled_as(options)) for options in asked))
 
 
 def _revisions(attrs: Sequence[Mapping[object, object]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from dynamics.analysis.figure_style import (
     HATCHED,
     Colour,
     at_step,
+    band,
     check_known,
     line_legend,
     new_figure,
@@ -62,7 +63,8 @@ def affinity_heatmap(aff: xr.Dataset, step: int | None = None, group: str = "mod
     bar = figure.colorbar(ScalarMappable(COSINE_RANGE, DIVERGING), ax=grid[: len(chosen)], shrink=0.8, aspect=30)
     bar.set_label("cosine of the true gradients")
     bar.outline.set_visible(False)
-    figure.legend(handles=[HATCHED], loc="outside lower center", title=f"small print: {level_note(aff)}; group {group}")
+    note = f"below each cosine: its {level_note(aff)}; group {group}"
+    figure.legend(handles=[HATCHED], loc="outside lower center", title=note)
     return figure
 
 
@@ -146,8 +148,7 @@ def _cells(ax: Axes, values: xr.Dataset) -> None:
 def _course(ax: Axes, one: xr.Dataset, colour: Colour) -> None:
     """Draw a cosine over the measured steps; those where it is NaN break the line."""
     one = one.isel(step=np.flatnonzero(np.isfinite(one["product"].values)))
-    ax.plot(one.step, one.cosine, color=colour, marker="o" if one.sizes["step"] < 25 else None)
-    ax.fill_between(one.step, one.cosine_low, one.cosine_high, color=colour, alpha=0.15, linewidth=0)
+    band(ax, one.step.values, one.cosine.values, one.cosine_low.values, one.cosine_high.values, colour)
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from dynamics.analysis.figure_style import HATCHED, at_step, new_figure, plain_grid, styled, table_cell
+from dynamics.analysis.figure_style import HATCHED, WIDEST, at_step, new_figure, plain_grid, styled, table_cell
 from dynamics.analysis.gradients.affinity_figures import DIVERGING, NO_SIGNAL
 
 SEEN = Patch(facecolor="white", edgecolor="0.1", linewidth=1.5, label="biased: the step has seen these rows")
@@ -33,8 +33,13 @@ def lookahead_heatmap(found: xr.Dataset, step: int | None = None, run: str | Non
     tasks = [str(task) for task in found.task.values]
     size = max(3.0, 0.85 * len(tasks))
     title = "Does a step on one task lower the other tasks' losses?"
-    figure = new_figure(title, max(6.0, len(chosen) * (size + 0.9) + 0.9), size + 1.3)
-    grid = figure.subplots(1, len(chosen), squeeze=False)[0]
+    columns = max(1, min(len(chosen), int((WIDEST - 0.9) // (size + 0.9))))
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(title, min(WIDEST, max(6.0, columns * (size + 0.9) + 0.9)), rows * (size + 0.4) + 0.9)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in grid[len(chosen) :]:
+        spare.remove()
+    grid = grid[: len(chosen)]
     values = np.concatenate([100 * one.lookahead.values.ravel() for one in chosen.values()])
     limit = float(np.nanmax(np.abs(values))) or 1.0
     scale = Normalize(-limit, limit)

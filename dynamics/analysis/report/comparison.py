@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynamics.analysis.report.metrics import Metric, metric, metric_columns
+from dynamics.analysis.report.metrics import YARDSTICK, Metric, metric, metric_columns
 from dynamics.options import invalid
 
 BEYOND, WITHIN = "beyond the usual spread", "within the usual spread"
@@ -85,8 +85,12 @@ def _compare(
             continue
         kind, pair = metric(name), _Pair(name, run, base)
         verdict, reason = pair.verdict(kind)
-        if kind.by_protocol and run["protocol"] != base["protocol"]:
+        if kind.by_protocol and "@" not in name and run["protocol"] != base["protocol"]:
             verdict, reason = MEASURED_OTHERWISE, "the two runs were measured differently (see the protocol)"
+        elif kind.by_protocol and run["budget"] != base["budget"]:
+            verdict, reason = NOT_JUDGED, f"trained otherwise ({run['budget']}, the baseline {base['budget']})"
+        elif kind.spread is not None and base["budget"] != YARDSTICK:
+            verdict, reason = NOT_JUDGED, f"how far seeds lie apart is known of {YARDSTICK} alone: train more seeds"
         direction = "equal"
         if pair.difference != 0:
             direction = "better" if (pair.difference < 0) == kind.lower_is_better else "worse"

@@ -1,13 +1,17 @@
 """What the curricula did."""
 
+from collections.abc import Mapping
+from textwrap import fill
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from dynamics.analysis.figure_style import COLUMNS, PAGE_WIDTH, line_legend, new_figure, run_colours, styled
-from dynamics.analysis.report.training_figures import smooth
+from dynamics.analysis.figure_style import COLUMNS, PAGE_WIDTH, arm_colours, line_legend, new_figure, styled
+from dynamics.analysis.report.training_figures import draw_arm, recorded, seeds_note, smooth
 from dynamics.analysis.run_groups import group
+from dynamics.analysis.seed_arms import arms_of
 from dynamics.estimators import Floats
 
 RECORDED = {
@@ -23,7 +27,7 @@ TIME_BINS = 40
 def schedule(tree: xr.DataTree) -> Figure:
     """Draw what the curricula did: the share of weight that u gets, their own series, and the gaps that were drawn.
 
-    The heat maps show, for each stretch of training, the share of r < t rows by gap.
+    The heat maps show, for each stretch of training, the share of r < t rows by gap; of each arm the first run.
 
     Raises:
         ValueError: No run has the group training.
@@ -34,7 +38,8 @@ def schedule(tree: xr.DataTree) -> Figure:
     series = {"share of the weight on u": xr.DataArray(smoothed)}
     for name in sorted(str(n) for n in ds.data_vars if ds[n].dims == ("run", "step") and n not in RECORDED):
         series[_wrapped(str(ds[name].attrs.get("long_name", name)), name)] = ds[name]
-    lines, maps = -(-len(series) // COLUMNS), -(-ds.sizes["run"] // COLUMNS)
+    first = {arm: ds.sel(run=runs[0]) for arm, runs in arms_of(tree).items() if runs[0] in ds.run.values}
+    lines, maps = -(-len(series) // COLUMNS), -(-len(first) // COLUMNS)
     heights = [2.4 * lines + 0.5, 2.4 * maps]
     figure = new_figure("What did the curricula do?", PAGE_WIDTH, sum(heights) + 0.4)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -43,8 +48,8 @@ def schedule(tree: xr.DataTree) -> Figure:
         _series(ax, title, values, tree)
     for spare in grid[len(series) :]:
         spare.remove()
-    _heat_maps(bottom, ds, maps)
-    line_legend(top, run_colours(tree), columns=5)
+    _heat_maps(bottom, first, maps)
+    line_legend(top, arm_colours(tree), seeds_note(tree))
     return figure
 
 
@@ -53,26 +58,22 @@ def _wrapped(text: str, name: str) -> str:
 
 
 def _series(ax: Axes, title: str, values: xr.DataArray, tree: xr.DataTree) -> None:
-    for run, colour in run_colours(tree).items():
-        if run in values.run.values:
-            one = values.sel(run=run).dropna("step")
-            ax.plot(one.step, one.values, color=colour)
+    for arm, colour in arm_colours(tree).items():
+        draw_arm(ax, recorded(values, arms_of(tree)[arm]), colour, logs=False)
     ax.set(title=title, xlabel="optimiser step", ylim=(min(0.0, float(values.min())), None))
 
 
-def _heat_maps(bottom: SubFigure, ds: xr.Dataset, rows: int) -> None:
-    runs = ds.sizes["run"]
-    columns = min(COLUMNS, runs)
-    grid = bottom.subplots(rows, columns, squeeze=False, sharey=True)
-    shares = [gap_share(ds.gap_count.isel(run=i)) for i in range(runs)]
+def _heat_maps(bottom: SubFigure, first: Mapping[str, xr.Dataset], rows: int) -> None:
+    runs = len(first)
+    grid = bottom.subplots(rows, min(COLUMNS, runs), squeeze=False, sharey=True)
+    shares = [gap_share(ds.gap_count) for ds in first.values()]
+    bins = next(iter(first.values())).gap_bin.values
     top = max((float(np.nanmax(s)) for _, s in shares if np.isfinite(s).any()), default=1.0)
-    width = 1 / ds.sizes["gap_bin"]
-    edges = np.append(ds.gap_bin.values - width / 2, ds.gap_bin.values[-1] + width / 2)
-    for i, (steps, share) in enumerate(shares):
-        ax = grid.flat[i]
+    edges = np.append(bins - 0.5 / len(bins), bins[-1] + 0.5 / len(bins))
+    for ax, label, (steps, share) in zip(grid.flat, first, shares, strict=False):
         mesh = ax.pcolormesh(steps, edges, share, cmap="cividis", vmin=0, vmax=top, rasterized=True)
         ax.grid(False)
-        ax.set(title=str(ds.run.values[i]), xlabel="optimiser step")
+        ax.set(title=fill(label, 34), xlabel="optimiser step")
     for ax in grid[:, 0]:
         ax.set_ylabel("gap t - r")
     for spare in list(grid.flat)[runs:]:

@@ -9,6 +9,8 @@ from dynamics.options import invalid
 
 # (largest - smallest) / mean over four seeds of digits-meanflow, the largest of the metrics of a kind:
 # benchmarks/seed_spread.py and its result beside it; a test holds these numbers to that file
+YARDSTICK = "2000 steps of 64 rows of digits"
+"""Trainings that these spreads hold for."""
 SEED_SPREAD_EXACT = 0.11
 """Exact errors."""
 SEED_SPREAD_FRECHET = 0.23
@@ -83,14 +85,18 @@ def metric(name: str) -> Metric:
         False
     """
     for kind in METRICS:
-        if re.fullmatch(kind.pattern, name):
+        if re.fullmatch(kind.pattern, name.partition("@")[0]):
             return kind
     raise invalid("metric", name, ", ".join(kind.pattern for kind in METRICS), "use the columns of a summary")
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a summary that are numbers of their own: no protocol, no standard error, no end."""
-    return [str(c) for c in table.columns if c != "protocol" and not str(c).endswith(("_sem", "_low", "_high"))]
+    return [
+        str(c)
+        for c in table.columns
+        if c not in ("protocol", "budget") and not str(c).endswith(("_sem", "_low", "_high"))
+    ]
 
 
 def metric_title(name: str) -> str:
@@ -100,6 +106,7 @@ def metric_title(name: str) -> str:
         >>> metric_title("fd_digits_u_nfe1")
         'Frechet distance (digits features), u, NFE 1'
     """
-    kind = metric(name)
-    found = re.fullmatch(kind.pattern, name)
-    return kind.title.format(*(found.groups() if found else ()))
+    kind, (plain, _, protocol) = metric(name), name.partition("@")
+    found = re.fullmatch(kind.pattern, plain)
+    title = kind.title.format(*(found.groups() if found else ()))
+    return f"{title}, {protocol}" if protocol else title

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from dynamics.analysis.report.report_tables import number, runs_about
-from dynamics.analysis.report.summary_table import PROTOCOL
+from dynamics.analysis.report.summary_table import sample_group, sampled_groups
 from dynamics.analysis.run_groups import attribute, group, sampled_settings
 
 
@@ -26,11 +26,10 @@ def how_to_repeat(
     """
     about = runs_about(tree)
     lines = [_made(about[label], folder) for label, folder in folders.items()]
-    for name in PROTOCOL:
-        if name in tree.children:
-            ds = group(tree, name)
-            for i, run in enumerate(ds.run.values):
-                lines += _evaluations(ds, name, i, folders[str(run)])
+    for name in sampled_groups(tree):
+        ds = group(tree, name)
+        for i, run in enumerate(ds.run.values):
+            lines += _evaluations(ds, name, i, folders[str(run)])
     last = ["report", *folders.values(), "--out", out]
     for option, value in (("--title", title), ("--baseline", baseline)):
         last += [option, value] if value is not None else []
@@ -53,12 +52,13 @@ def _evaluations(ds: xr.Dataset, name: str, run: int, folder: Path) -> list[str]
     attributes = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "weights": "weights"}
     attributes |= {"seed": "evaluation_seed", "exact_rows": "exact_rows_per_bin"}
     known = {option: attribute(ds, name, key)[run] for option, key in attributes.items()}
-    if name == "fid":
+    known["checkpoint"] = attribute(ds, name, "checkpoint")[run] if "_step" in name else None
+    if sample_group(name) == "fid":
         known |= {"inception": "INCEPTION", "reference": attribute(ds, name, "reference")[run]}
         decoder = str(attribute(ds, name, "decoder")[run])
         known["vae"] = None if decoder == "none" else decoder.split()[0]
     given = {f"--{name.replace('_', '-')}": number(value) for name, value in known.items() if value is not None}
-    options = [*(["--fid"] if name == "fid" else []), *(part for pair in given.items() for part in pair)]
+    options = [*(["--fid"] if sample_group(name) == "fid" else []), *(part for pair in given.items() for part in pair)]
     lines = []
     for field in ds.field.values:
         nfe = ds.nfe.values[sampled_settings(ds).isel(run=run).sel(field=field).values].tolist()

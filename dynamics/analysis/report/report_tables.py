@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 
 from dynamics.analysis.report.comparison import BEYOND, MEASURED_OTHERWISE, NOT_JUDGED, WITHIN
 from dynamics.analysis.report.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_columns, metric_title
-from dynamics.analysis.report.summary_table import PROTOCOL, SampleGroup, protocol
+from dynamics.analysis.report.summary_table import protocol, sample_group, sampled_groups
 from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
 
@@ -50,8 +51,18 @@ def number(value: object) -> str:
     return f"{x:#.3g}".rstrip(".")
 
 
-def run_tables(tree: xr.DataTree) -> str:
-    """Return what was run: a table of the runs, and one of the settings in which they differ."""
+def plain(content: object) -> str:
+    """Return a name or title as text on one line that no reader of Markdown takes for HTML.
+
+    Example:
+        >>> plain("a <b>\\nc")
+        'a &lt;b&gt; c'
+    """
+    return escape(" ".join(str(content).split()), quote=False)
+
+
+def runs_table(tree: xr.DataTree) -> pd.DataFrame:
+    """Return what was run, a row a run."""
     about = runs_about(tree)
     rows = []
     for run, known in about.items():
@@ -73,12 +84,23 @@ def run_tables(tree: xr.DataTree) -> str:
             }
         )
     table = pd.DataFrame(rows)
-    shown = markdown(table.loc[:, (table != "-").any()])
-    knobs = list(dict.fromkeys(name for known in about.values() for name in known if name not in NOT_KNOBS))
-    if len(about) > 1 and knobs:
-        values = [[run, *(f"`{known[k]}`" if k in known else "-" for k in knobs)] for run, known in about.items()]
-        shown += "\n\nSettings in which they differ:\n\n" + markdown(pd.DataFrame(values, columns=["run", *knobs]))
-    return shown
+    return table.loc[:, (table != "-").any()]
+
+
+def knobs_table(tree: xr.DataTree, first: Mapping[str, str]) -> str:
+    """Return the settings in which runs differ.
+
+    Args:
+        tree: The runs.
+        first: Name of a row by the run whose settings it shows; a row an arm leaves the seed out.
+    """
+    about = {row: runs_about(tree)[run] for run, row in first.items()}
+    left_out = NOT_KNOBS if len(first) == len(run_labels(tree)) else {*NOT_KNOBS, "seed"}
+    knobs = list(dict.fromkeys(name for known in about.values() for name in known if name not in left_out))
+    if len(about) < 2 or not knobs:
+        return ""
+    values = [[run, *(f"`{known[k]}`" if k in known else "-" for k in knobs)] for run, known in about.items()]
+    return "\n\nSettings in which they differ:\n\n" + markdown(pd.DataFrame(values, columns=["", *knobs]))
 
 
 def runs_about(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
@@ -93,8 +115,13 @@ def runs_about(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
     return out
 
 
-def results_tables(table: pd.DataFrame) -> str:
-    """Return the final numbers of `summary`: one table of exact errors, if there are any, one of samples."""
+def results_tables(table: pd.DataFrame, shown: Callable[[pd.DataFrame, Sequence[str]], str]) -> str:
+    """Return the final numbers: exact errors, if there are any, and samples.
+
+    Args:
+        table: A row a run or arm, as of `summary`.
+        shown: Makes a table of some of its numbers.
+    """
     source = {"evaluation": "measured by the evaluation", "gaps": "at the last measurement while training"}
     exact = [name for name in metric_columns(table) if "_error" in name]
     text = "Latents have no exact errors."
@@ -104,11 +131,11 @@ def results_tables(table: pd.DataFrame) -> str:
             "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
             "the exact v memorises at small t; there its error does not measure quality.\n\n"
         )
-        text += _results(table, exact)
+        text += shown(table, exact)
     others = [name for name in metric_columns(table) if name not in (*exact, "seconds", "peak_memory_mb")]
     if others:
         text += "\n\nSamples, by sampled field (u or v) and number of network evaluations (NFE); accuracy with its 95% "
-        text += "Wilson interval:\n\n" + _results(table, others)
+        text += "Wilson interval:\n\n" + shown(table, others)
     return text
 
 
@@ -127,7 +154,7 @@ def difference_sentences(table: pd.DataFrame, baseline: str) -> str:
     ]
     for run in dict.fromkeys(table["run"]):
         mine = table[table["run"] == run]
-        lines = [f"**{run}** against {baseline}:", ""]
+        lines = [f"**{plain(run)}** against {plain(baseline)}:", ""]
         for direction in ("better", "worse"):
             found = mine[(mine["verdict"] == BEYOND) & (mine["direction"] == direction)]
             lines.append(f"- {direction.capitalize()}, {BEYOND}:" + ("" if len(found) else " nothing."))
@@ -143,7 +170,7 @@ def difference_sentences(table: pd.DataFrame, baseline: str) -> str:
 
 def protocol_table(tree: xr.DataTree) -> str:
     """Return how the runs were evaluated: checkpoint, weights, samples, networks, data, with their sha256."""
-    parts = [_protocol_of(tree, name) for name in PROTOCOL if name in tree.children]
+    parts = [_protocol_of(tree, name) for name in sampled_groups(tree)]
     return "\n\n".join(parts) or "No run was evaluated: dynamics evaluate DIR."
 
 
@@ -154,19 +181,24 @@ REFERENCES = {
 }
 
 
-def _protocol_of(tree: xr.DataTree, of: SampleGroup) -> str:
+def _protocol_of(tree: xr.DataTree, of: str) -> str:
     ds, table = group(tree, of), protocol(tree, of)
     table["checkpoint_step"] = [number(step) for step in attribute(ds, of, "checkpoint")]
     table["ema_decay"] = [_ema(str(config)) for config in ds.config_json.values] if "config_json" in ds.coords else "-"
-    shown = table.replace("", "-").T
-    if shown.eq(shown.iloc[:, 0], axis=0).all(axis=None):
-        shown = shown.iloc[:, :1].set_axis(["value"], axis=1)
+    alike = table.replace("", "-").groupby(list(table.columns), sort=False, dropna=False)
+    shown = pd.DataFrame({_runs(list(own.index)): own.iloc[0] for _, own in alike})
+    if len(shown.columns) == 1:
+        shown.columns = pd.Index(["value"])
     shown.insert(0, "setting", [str(name).replace("_", " ") for name in shown.index])
     text = markdown(shown)
     missing = [run for run in run_labels(tree) if run not in table.index]
     if missing:
-        text += f"\n\nNot evaluated: {', '.join(missing)} ({REMEDIES[of]})."
-    return f"{text}\n\n{REFERENCES[of]}"
+        text += f"\n\nNot evaluated so: {', '.join(missing)} ({REMEDIES[sample_group(of)]})."
+    return f"Group `{of}`:\n\n{text}\n\n{REFERENCES[sample_group(of)]}"
+
+
+def _runs(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} runs such as {names[0]}"
 
 
 def _ema(config_json: str) -> str:
@@ -174,19 +206,14 @@ def _ema(config_json: str) -> str:
     return str(decays[0]) if decays else "-"
 
 
-def _results(table: pd.DataFrame, names: Sequence[str]) -> str:
-    by_run = table.T
-    values = {str(run): [_value(by_run[run], name) for name in names] for run in by_run}
-    return markdown(pd.DataFrame({"": [metric_title(name) for name in names], **values}))
-
-
-def _value(row: "pd.Series[Any]", name: str) -> str:
+def value_text(row: "pd.Series[Any]", name: str) -> str:
+    """Return a number of a summary with what is known of its error."""
     text = number(float(row[name]))
     if text == "-":
         return text
-    if f"{name}_sem" in row:
+    if np.isfinite(row.get(f"{name}_sem", np.nan)):
         text += f" ± {float(row[f'{name}_sem']):#.2g}".rstrip(".")
-    if f"{name}_low" in row:
+    if np.isfinite(row.get(f"{name}_low", np.nan)):
         text += f" [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
     return text
 
@@ -202,4 +229,4 @@ def _differences(found: pd.DataFrame) -> list[str]:
 
 
 def _cell(content: object) -> str:
-    return str(content).replace("|", "\\|").replace("\n", " ")
+    return plain(content).replace("|", "\\|")

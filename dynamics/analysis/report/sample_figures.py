@@ -1,6 +1,7 @@
 """What the samples look like, and how far they are from the data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from dynamics.analysis.figure_style import PAGE_WIDTH, line_legend, log_axis, new_figure, run_colours, styled
+from dynamics.analysis.figure_style import PAGE_WIDTH, WIDEST, arm_colours, line_legend, log_axis, new_figure, styled
 from dynamics.analysis.report.summary_table import SampleGroup, wilson_interval
 from dynamics.analysis.run_groups import attribute, group, sampled_settings
+from dynamics.analysis.seed_arms import SEEDS_NOTE, arms_of, mean_over_seeds
 from dynamics.options import invalid
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -27,7 +29,7 @@ LINES: dict[str, Literal["-", "--"]] = {"u": "-", "v": "--"}
 def sample_grids(
     tree: xr.DataTree, nfe: Sequence[int] | None = None, rows: int = 3, of: SampleGroup = "evaluation"
 ) -> Figure:
-    """Draw samples of all runs side by side, a row for each field and number of network evaluations.
+    """Draw samples of all runs side by side, a row for each field and number of network evaluations, below the data.
 
     Args:
         tree: One run or many.
@@ -48,22 +50,39 @@ def sample_grids(
     ]
     runs = ds.sizes["run"]
     height, width = (n * ds.sizes[dim] for n, dim in ((rows, "height"), (min(CLASSES, ds.sizes["class"]), "width")))
-    cell = min(4.5, (14.0 if runs > 3 else PAGE_WIDTH - 0.6) / runs)
+    cell = min(4.5, ((WIDEST if runs > 3 else PAGE_WIDTH) - 0.6) / runs)
     title = "What do the samples look like?"
-    figure = new_figure(title, max(cell * runs + 0.6, 5.0), 0.7 + len(settings) * (cell * height / width + 0.12))
-    grid = figure.subplots(len(settings), runs, squeeze=False)
-    for row, (field, n) in enumerate(settings):
-        for column in range(runs):
-            ax = grid[row, column]
+    lines: list[tuple[str, list[Pixels | None]]] = []
+    if "reference_samples" in ds:
+        lines.append(("data", [pixels if pixels.any() else None for pixels in ds.reference_samples.fillna(0).values]))
+    for field, n in settings:
+        pictures = ds.samples.values[:, field, n]
+        there = [one if known else None for one, known in zip(pictures, shown[:, field, n], strict=True)]
+        lines.append((f"{ds.field.values[field]}, NFE {ds.nfe.values[n]}", there))
+    figure = new_figure(title, max(cell * runs + 0.6, 5.0), 1.0 + len(lines) * (cell * height / width + 0.12))
+    grid = figure.subplots(len(lines), runs, squeeze=False)
+    for axes, (label, pictures) in zip(grid, lines, strict=True):
+        for ax, pixels in zip(axes, pictures, strict=True):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            if shown[column, field, n]:
-                picture = tile(ds.samples.values[column, field, n, :CLASSES, :rows].astype(np.uint8))
+            if pixels is not None:
+                picture = tile(pixels[:CLASSES, :rows].astype(np.uint8))
                 ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            if row == 0:
-                ax.set_title(str(ds.run.values[column]))
-        grid[row, 0].set_ylabel(f"{ds.field.values[field]}, NFE {ds.nfe.values[n]}")
+        axes[0].set_ylabel(label)
+    for ax, run in zip(grid[0], ds.run.values, strict=True):
+        ax.set_title(fill(str(run), max(12, int(12 * cell))))
+        _name_classes(ax, min(CLASSES, ds.sizes["class"]))
     return figure
+
+
+def _name_classes(ax: Axes, count: int) -> None:
+    """Write the number of each class above its column."""
+    if count < 2 or not ax.images:
+        return
+    right = ax.images[0].get_extent()[1]
+    places = (np.arange(count) + 0.5) * (right + 1.5) / count - 0.5
+    ax.tick_params(top=True, labeltop=True, length=0, pad=1, labelsize=7.5)
+    ax.set_xticks(places.tolist(), [str(k) for k in range(count)])
 
 
 def tile(samples: Pixels) -> Pixels:
@@ -96,14 +115,16 @@ def distance_by_nfe(tree: xr.DataTree) -> Figure:
     figure = new_figure("How good are samples of few network evaluations?", PAGE_WIDTH, 3.9)
     axes = np.atleast_1d(figure.subplots(1, len(distances) + shares))
     for ax, name in zip(axes, distances, strict=False):
-        _points(ax, ds, name, tree)
+        _points(ax, ds, name, tree, logs=name != "energy_distance")
         ax.set(ylabel=distances[name], title="lower is better")
         if name != "energy_distance":  # an unbiased estimate, which may be negative
             log_axis(ax)
     if shares:
         _points(axes[-1], ds, "accuracy", tree)
-        axes[-1].set(ylabel="share in the class asked for", title="higher is better (bars: 95% interval)")
-    line_legend(figure, run_colours(tree), extra=_lines(ds), columns=5)
+        several = any(len(runs) > 1 for runs in arms_of(tree).values())
+        bars = "" if several else " (bars: 95% interval)"
+        axes[-1].set(ylabel="share in the class asked for", title=f"higher is better{bars}")
+    _legend(figure, ds, tree)
     return figure
 
 
@@ -130,13 +151,19 @@ def fid_by_nfe(tree: xr.DataTree) -> Figure:
     names = [name for name in shown if name in ds]
     figure = new_figure("What does Inception say of samples of few network evaluations?", PAGE_WIDTH, 3.9)
     for ax, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        _points(ax, ds, name, tree)
+        _points(ax, ds, name, tree, logs=name == "fid_inception")
         text, title = shown[name]
         ax.set(ylabel=text, title=title, xlabel="NFE")
         if name == "fid_inception":
             log_axis(ax)
-    line_legend(figure, run_colours(tree), extra=_lines(ds), columns=5)
+    _legend(figure, ds, tree)
     return figure
+
+
+def _legend(figure: Figure, ds: xr.Dataset, tree: xr.DataTree) -> None:
+    several = any(len(runs) > 1 for runs in arms_of(tree).values())
+    note = f"mean; bar: {SEEDS_NOTE}" if several else ""
+    line_legend(figure, arm_colours(tree), note, _lines(ds))
 
 
 def _lines(ds: xr.Dataset) -> list[Line2D]:
@@ -148,27 +175,28 @@ def _lines(ds: xr.Dataset) -> list[Line2D]:
     ]
 
 
-def _points(ax: Axes, ds: xr.Dataset, name: str, tree: xr.DataTree) -> None:
-    colours = run_colours(tree)
-    for i, (run, field, values) in enumerate(_settings(ds[name])):
-        counts = dict(zip(map(str, ds.run.values), attribute(ds, "evaluation", "num_samples"), strict=True))
-        shift = 1.05 ** (list(colours).index(run) - (len(colours) - 1) / 2)  # side by side, so that bars can be told
-        x, y, bars = values.nfe.values * shift, values.values, None
-        if name == "accuracy" and counts[run] is not None:
-            bars = np.abs(np.stack(wilson_interval(y, counts[run])) - y)
-        colour, line = colours[run], LINES[field]
-        face = colour if field == "u" else "white"
-        ax.errorbar(x, y, bars, color=colour, linestyle=line, marker="o", markerfacecolor=face, zorder=3 + i)
+def _points(ax: Axes, ds: xr.Dataset, name: str, tree: xr.DataTree, logs: bool = False) -> None:
+    colours = arm_colours(tree)
+    counts = dict(zip(map(str, ds.run.values), attribute(ds, "evaluation", "num_samples"), strict=True))
+    for i, (arm, runs) in enumerate(arms_of(tree).items()):
+        shift = 1.05 ** (i - (len(colours) - 1) / 2)  # side by side, so that bars can be told
+        own = ds[name].isel(run=[str(run) in runs for run in ds.run.values])
+        for field in map(str, ds.field.values):
+            values = own.sel(field=field).transpose("run", "nfe").to_pandas().dropna(axis=1, how="all")
+            if values.empty:
+                continue
+            y, bars = values.iloc[0], None
+            if len(values) > 1:
+                means = mean_over_seeds(values, logs)
+                y = means["mean"]
+                bars = np.nan_to_num(np.abs([y - means["low"], means["high"] - y]))
+            elif name == "accuracy" and counts[str(values.index[0])] is not None:
+                bars = np.abs(np.stack(wilson_interval(y.to_numpy(), counts[str(values.index[0])])) - y.to_numpy())
+            face = colours[arm] if field == "u" else "white"
+            style: dict[str, Any] = {"linestyle": LINES[field], "marker": "o", "markerfacecolor": face, "zorder": 3 + i}
+            ax.errorbar(y.index.to_numpy(float) * shift, y, bars, color=colours[arm], capsize=2.5, **style)
     ax.set_xscale("log", base=2)
     shown = ds.nfe.values.tolist()
     ax.set_xticks(shown, [str(n) for n in shown])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("network evaluations per sample (NFE)")
-
-
-def _settings(values: xr.DataArray) -> Iterator[tuple[str, str, xr.DataArray]]:
-    for run in range(values.sizes["run"]):
-        for field in range(values.sizes["field"]):
-            known = values.isel(run=run, field=field).dropna("nfe")
-            if known.size:
-                yield str(values.run.values[run]), str(values.field.values[field]), known

@@ -1,5 +1,6 @@
 """One row of numbers a run: exact errors, sample distances, costs, and how they were measured."""
 
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 from dynamics.analysis.run_groups import attribute, bin_edges, group, run_labels
 from dynamics.estimators import Floats
 from dynamics.options import invalid
+from dynamics.store import protocol_groups
 
 T_FROM = 0.3
 """On a finite data set the exact v* memorises below this t, so that its error there does not measure quality."""
@@ -75,6 +77,9 @@ def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Da
 def summary(tree: xr.DataTree) -> pd.DataFrame:
     """Return one row of final numbers a run.
 
+    What was measured by a further protocol has columns of its own, such as `fd_digits_u_nfe1@n500_seed0_ema`; a column
+    never mixes two.
+
     Exact errors are those of the evaluation if all runs have one, else of the last measurement while training. Latents
     have none: of runs on latents there is what FID measured.
 
@@ -87,8 +92,8 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         evaluations fd_<extractor>_u_nfe1, kd_<extractor>_u_nfe1 with `_sem`, accuracy_u_nfe1 with the ends `_low` and
         `_high` of its 95% Wilson interval, precision_u_nfe1, recall_u_nfe1; fid_inception_u_nfe1, is_inception_u_nfe1,
         kd_inception_u_nfe1, precision_inception_u_nfe1, recall_inception_u_nfe1; seconds; peak_memory_mb; protocol, a
-        text that is equal for runs measured alike. `attrs["exact"]` names the group of the exact errors, "" if there
-        are none.
+        text that is equal for runs measured alike; budget, how long a run was trained and on what, in words.
+        `attrs["exact"]` names the group of the exact errors, "" if there are none.
 
     Raises:
         ValueError: Some runs have exact errors and others have none, or nothing was measured.
@@ -97,11 +102,14 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
     exact, source = _exact(tree, runs)
     columns = {} if exact is None else _exact_columns(exact)
     texts: list[pd.Series[Any]] = []
-    for name in PROTOCOL:
-        if name in tree.children:
-            columns |= _sampled(group(tree, name), name)
+    for name, at in sampled_groups(tree).items():
+        ds = group(tree, name)
+        columns |= _sampled(ds, name, at)
+        if not at:
             rows = protocol(tree, name)
             texts.append(pd.Series(["; ".join(row) for row in rows.to_numpy()], rows.index))
+        elif "one_step_error" in ds:
+            columns |= _exact_columns(ds, at)
     columns |= _costs(tree)
     table = pd.DataFrame({name: series.reindex(runs) for name, series in columns.items()}, pd.Index(runs, name="run"))
     if texts:
@@ -110,11 +118,18 @@ def summary(tree: xr.DataTree) -> pd.DataFrame:
         table["protocol"] = [str(rows) for rows in attribute(exact, "gaps", "rows_per_bin")]
     else:
         table["protocol"] = "not evaluated"
+    table["budget"] = _budgets(tree).reindex(runs).fillna("unknown")
     table.attrs["exact"] = source
     return table
 
 
-def protocol(tree: xr.DataTree, name: SampleGroup = "evaluation") -> pd.DataFrame:
+def sampled_groups(tree: xr.DataTree) -> dict[str, str]:
+    """Return the groups of what samples are worth, and what their protocols append to the names of their numbers."""
+    names = [str(name) for name in tree.children]
+    return {name: at for stem in PROTOCOL for name, at in protocol_groups(names, stem).items()}
+
+
+def protocol(tree: xr.DataTree, name: str = "evaluation") -> pd.DataFrame:
     """Return how each run was evaluated: index `run`, a column of texts for each name in PROTOCOL ("" if unknown).
 
     Args:
@@ -127,9 +142,14 @@ def protocol(tree: xr.DataTree, name: SampleGroup = "evaluation") -> pd.DataFram
     ds = group(tree, name)
     table = {
         key: ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-        for key, values in ((key, attribute(ds, name, key)) for key in PROTOCOL[name])
+        for key, values in ((key, attribute(ds, name, key)) for key in PROTOCOL[sample_group(name)])
     }
     return pd.DataFrame(table, pd.Index([str(run) for run in ds.run.values], name="run"))
+
+
+def sample_group(name: str) -> SampleGroup:
+    """Return the kind of a group of what samples are worth."""
+    return "fid" if name.startswith("fid") else "evaluation"
 
 
 def wilson_interval(shares: Floats, counts: object) -> tuple[Floats, Floats]:
@@ -169,7 +189,7 @@ def _exact(tree: xr.DataTree, runs: list[str]) -> tuple[xr.Dataset | None, str]:
     raise invalid("groups", sorted(tree.children), "exact errors of every run", remedy)
 
 
-def _exact_columns(ds: xr.Dataset) -> dict[str, "pd.Series[Any]"]:
+def _exact_columns(ds: xr.Dataset, at: str = "") -> dict[str, "pd.Series[Any]"]:
     v, u, one_step = (relative_error(ds, what) for what in ("v", "u", "one_step"))
     late = [low >= T_FROM for low, _ in bin_edges(ds, "t_bin")]
     columns: dict[str, xr.Dataset] = {"v_error": _mean(v)}
@@ -179,7 +199,7 @@ def _exact_columns(ds: xr.Dataset) -> dict[str, "pd.Series[Any]"]:
         columns[f"u_error_{low:g}-{high:g}"] = u.isel(gap_bin=i)
     columns["one_step_error"] = one_step
     return {
-        name + suffix: _series(part[f"relative_error{suffix}"])
+        name + at + suffix: _series(part[f"relative_error{suffix}"])
         for name, part in columns.items()
         for suffix in ("", "_sem")
     }
@@ -191,7 +211,7 @@ def _mean(part: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"relative_error": part.relative_error.mean("t_bin"), "relative_error_sem": sem})
 
 
-def _sampled(ds: xr.Dataset, source: str) -> dict[str, "pd.Series[Any]"]:
+def _sampled(ds: xr.Dataset, source: str, at: str) -> dict[str, "pd.Series[Any]"]:
     """Return what samples are worth, by field and number of evaluations, with what is known of its error."""
     columns = {}
     counts = attribute(ds, source, "num_samples")
@@ -199,7 +219,7 @@ def _sampled(ds: xr.Dataset, source: str) -> dict[str, "pd.Series[Any]"]:
     for name in names:
         for field in ds.field.values:
             for nfe in ds.nfe.values:
-                column, where = f"{name}_{field}_nfe{nfe}", {"field": field, "nfe": nfe}
+                column, where = f"{name}_{field}_nfe{nfe}{at}", {"field": field, "nfe": nfe}
                 values = _series(ds[name].sel(where))
                 if values.isna().all():
                     continue
@@ -221,6 +241,22 @@ def _costs(tree: xr.DataTree) -> dict[str, "pd.Series[Any]"]:
             joined = pd.concat(found)
             columns[name] = joined[~joined.index.duplicated()]
     return columns
+
+
+def _budgets(tree: xr.DataTree) -> "pd.Series[Any]":
+    """Return in words how long each run was trained, and on what."""
+    texts: dict[str, str] = {}
+    for ds in (group(tree, name) for name in map(str, tree.children)):
+        if "config_json" in ds.coords:
+            texts |= dict(zip(map(str, ds.run.values), map(str, ds.config_json.values), strict=True))
+    out = {}
+    for run, text in texts.items():
+        config = json.loads(text or "{}")
+        training, data = config.get("training", {}), config.get("data", {}).get("name")
+        if "num_steps" in training:
+            rows = f"{training['num_steps']} steps of {training.get('batch_size', '?')} rows"
+            out[run] = f"{rows} of {data}" if data else rows
+    return pd.Series(out, dtype=object)
 
 
 def _series(values: xr.DataArray) -> "pd.Series[Any]":

@@ -1,5 +1,6 @@
 """Exact errors and losses over training."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,15 +12,17 @@ from matplotlib.figure import Figure
 from dynamics.analysis.figure_style import (
     PAGE_WIDTH,
     Colour,
+    arm_colours,
+    band,
     line_legend,
     log_axis,
     new_figure,
     panel_figure,
-    run_colours,
     styled,
 )
 from dynamics.analysis.report.summary_table import relative_error
 from dynamics.analysis.run_groups import bin_edges, group
+from dynamics.analysis.seed_arms import SEEDS_NOTE, arms_of, mean_over_seeds
 
 SMOOTHING = 50
 """A curve is smoothed over this fraction of its steps."""
@@ -61,14 +64,14 @@ def losses(tree: xr.DataTree) -> Figure:
     figure = new_figure("Do the raw losses fall, and do they stay finite?", PAGE_WIDTH, 3.7)
     titles = {"raw_v": "r = t rows (v)", "raw_u": "r < t rows (u)"}
     for ax, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        for run, colour in run_colours(tree).items():
-            values = _of(ds[name], run).to_series()
-            if len(values):
+        for arm, colour in arm_colours(tree).items():
+            values = recorded(ds[name], arms_of(tree)[arm])
+            if len(values.columns) == 1:
                 ax.plot(values.index, values, color=colour, alpha=0.18, linewidth=0.7)
-                ax.plot(values.index, smooth(values), color=colour)
+            draw_arm(ax, values.apply(smooth), colour, logs=True)
         ax.set(title=title, xlabel="optimiser step", ylabel="raw loss in squared pixels")
         log_axis(ax)
-    line_legend(figure, run_colours(tree), columns=5)
+    line_legend(figure, arm_colours(tree), seeds_note(tree))
     return figure
 
 
@@ -91,27 +94,46 @@ def _errors(tree: xr.DataTree, title: str, what: Literal["v", "u"], dim: str, na
     edges = bin_edges(ds, dim)
     figure, axes = panel_figure(title, len(edges), 0.9)
     for i, (ax, (low, high)) in enumerate(zip(axes, edges, strict=True)):
-        for run, colour in run_colours(tree).items():
-            _band(ax, relative.isel({dim: i}), run, colour)
+        for arm, colour in arm_colours(tree).items():
+            _course(ax, relative.isel({dim: i}), arms_of(tree)[arm], colour)
         ax.axhline(1.0, color="0.5", linestyle=":", linewidth=1)
         ax.set(title=f"{name} in [{low:g}, {high:g}]")
         log_axis(ax)
     figure.supylabel("squared error / exact squared norm", fontsize=9.5)
-    line_legend(figure, run_colours(tree), "band: one standard error over rows; dotted: answering 0", columns=5)
+    note = seeds_note(tree) or "band: one standard error over rows"
+    line_legend(figure, arm_colours(tree), f"{note}; dotted: answering 0")
     return figure
 
 
-def _band(ax: Axes, relative: xr.Dataset, run: str, colour: Colour) -> None:
-    values = _of(relative.relative_error, run)
-    if not values.size:
+def _course(ax: Axes, relative: xr.Dataset, runs: Sequence[str], colour: Colour) -> None:
+    values = recorded(relative.relative_error, runs)
+    if len(values.columns) != 1:
+        return draw_arm(ax, values, colour, logs=True)
+    sem = recorded(relative.relative_error_sem, runs).reindex_like(values).iloc[:, 0]
+    mean = values.iloc[:, 0]
+    band(ax, mean.index, mean, np.maximum(mean - sem, mean * 0.05), mean + sem, colour)
+
+
+def recorded(values: xr.DataArray, runs: Sequence[str]) -> pd.DataFrame:
+    """Return what an arm's runs recorded: a row a step, a column a run; none for a run that the group does not have."""
+    there = [str(run) in runs for run in values.run.values]
+    table = values.isel(run=there).transpose("step", "run")
+    columns = [str(run) for run in table.run.values]
+    return pd.DataFrame(table.values, table.step.values, columns).dropna(how="all").dropna(axis=1, how="all")
+
+
+def draw_arm(ax: Axes, values: pd.DataFrame, colour: Colour, logs: bool) -> None:
+    """Draw the mean of an arm's runs over training and its interval over seeds, a run alone as it is."""
+    if values.empty:
         return
-    sem = _of(relative.relative_error_sem, run).values
-    mean, steps = values.values, values.step.values
-    ax.plot(steps, mean, color=colour, marker="o" if len(steps) == 1 else None)
-    ax.fill_between(steps, np.maximum(mean - sem, mean * 0.05), mean + sem, color=colour, alpha=0.13, linewidth=0)
+    if len(values.columns) == 1:
+        ax.plot(values.index, values, color=colour, marker="o" if len(values) == 1 else None)
+        return
+    means = mean_over_seeds(values.T, logs)
+    band(ax, means.index, means["mean"], means["low"], means["high"], colour)
 
 
-def _of(values: xr.DataArray, run: str) -> xr.DataArray:
-    """Return one run's recorded steps; none if the group does not have the run."""
-    chosen = values.isel(run=[str(r) == run for r in values.run.values]).dropna("step")
-    return chosen.isel(run=0, drop=True) if chosen.sizes["run"] else values.isel(run=0, step=[], drop=True)
+def seeds_note(tree: xr.DataTree) -> str:
+    """Say what a line is where runs of several seeds are one; nothing where each is a line of its own."""
+    several = any(len(runs) > 1 for runs in arms_of(tree).values())
+    return f"line: mean; band: {SEEDS_NOTE}" if several else ""

@@ -1,160 +1,37 @@
 """The report of one run, or the comparison of several: figures, tables and plain sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import xarray as xr
-from matplotlib.figure import Figure
 
-from dynamics.analysis.figure_style import save
-from dynamics.analysis.gradients.affinity_figures import affinity_heatmap, affinity_over_training
-from dynamics.analysis.gradients.lookahead_figures import lookahead_heatmap
-from dynamics.analysis.gradients.noise_figures import noise_scale_by_gap
-from dynamics.analysis.gradients.noise_scales import noise_scale
-from dynamics.analysis.gradients.step_effects import lookahead
-from dynamics.analysis.gradients.task_affinity import affinity
+from dynamics.analysis.report.arm_tables import (
+    COLUMNS,
+    arm_means,
+    arms_about,
+    arms_compared,
+    numbers_by_arm,
+    seeds_of,
+)
 from dynamics.analysis.report.comparison import differences
-from dynamics.analysis.report.curriculum_figures import schedule
-from dynamics.analysis.report.decomposition_figures import decomposition_stacks
-from dynamics.analysis.report.loss_maps import loss_map
-from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.repeating import how_to_repeat
-from dynamics.analysis.report.report_tables import difference_sentences, protocol_table, results_tables, run_tables
-from dynamics.analysis.report.sample_figures import distance_by_nfe, distances_of, fid_by_nfe, sample_grids
+from dynamics.analysis.report.report_pictures import drawn
+from dynamics.analysis.report.report_tables import (
+    difference_sentences,
+    knobs_table,
+    markdown,
+    plain,
+    protocol_table,
+    results_tables,
+    runs_about,
+    runs_table,
+)
 from dynamics.analysis.report.summary_table import summary
-from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
-from dynamics.analysis.run_groups import REMEDIES, label_runs
+from dynamics.analysis.run_groups import label_runs
+from dynamics.analysis.seed_arms import SEEDS_NOTE, arms_by_config, arms_of, with_arms
 from dynamics.atomic import replacing
 from dynamics.options import invalid
 from dynamics.store import collect, read_run, write_tree
-
-
-class ReportPicture(NamedTuple):
-    """One figure of the report."""
-
-    name: str
-    group: str
-    """What it shows."""
-    draw: Callable[[xr.DataTree], Figure]
-    caption: str
-    variable: str = ""
-    """What of the group it needs; where a group lacks it, the picture is left out without a word."""
-
-
-REPORT_PICTURES = (
-    ReportPicture(
-        "sample_grids",
-        "evaluation",
-        sample_grids,
-        "Samples of the same noise and labels, by sampled field and number of network evaluations (NFE); "
-        "a column is a class.",
-        "samples",
-    ),
-    ReportPicture(
-        "points_by_nfe",
-        "evaluation",
-        points_by_nfe,
-        "Points of the data, and samples of the same noise by sampled field and number of network evaluations (NFE); "
-        "colours are classes.",
-        "points",
-    ),
-    ReportPicture(
-        "vector_fields",
-        "evaluation",
-        vector_fields,
-        "The network's v and u on a grid of z_t, coloured by their distance to the exact velocities in the row below; "
-        "only where z_t can be.",
-        "velocity",
-    ),
-    ReportPicture(
-        "samples_decoded",
-        "fid",
-        lambda tree: sample_grids(tree, of="fid"),
-        "Samples of the same noise and labels, decoded where they are latents, by sampled field and number of network "
-        "evaluations (NFE); a column is a class.",
-        "samples",
-    ),
-    ReportPicture("fid_by_nfe", "fid", fid_by_nfe, "FID and its companions by number of network evaluations."),
-    ReportPicture(
-        "distance_by_nfe",
-        "evaluation",
-        distance_by_nfe,
-        "Distance of samples to the data, and share of samples that a classifier puts into the class asked for, by "
-        "number of network evaluations.",
-    ),
-    ReportPicture(
-        "error_by_gap",
-        "gaps",
-        error_by_gap,
-        "Squared error of u relative to the exact average velocity while training, by gap t - r; the last gaps are "
-        "those of one-step sampling.",
-        "v_error",
-    ),
-    ReportPicture(
-        "velocity_errors",
-        "gaps",
-        velocity_errors,
-        "Squared error of v relative to the exact instantaneous velocity while training, by time; on a finite data "
-        "set the exact v memorises at small t, where its error does not measure quality.",
-        "v_error",
-    ),
-    ReportPicture(
-        "losses",
-        "training",
-        losses,
-        "Raw losses (before any weighting) of the rows with r = t and with r < t; smoothed, the recorded values faint.",
-    ),
-    ReportPicture(
-        "loss_map",
-        "cells",
-        loss_map,
-        "Mean raw loss of all training rows by time and gap, in the first, second and last third of training.",
-    ),
-    ReportPicture(
-        "schedule",
-        "training",
-        schedule,
-        "What the curricula did: share of the weight that u gets, their own series, and the gaps that were drawn.",
-    ),
-    ReportPicture(
-        "affinity",
-        "gram",
-        lambda tree: affinity_heatmap(affinity(tree)),
-        "Cosine between the true gradients of v and of u in each gap bin, from products of independent splits of rows, "
-        "at the last measured step.",
-    ),
-    ReportPicture(
-        "affinity_over_training",
-        "gram",
-        lambda tree: affinity_over_training(affinity(tree)),
-        "Cosine between the true gradients of v and of u in each gap bin, over training.",
-    ),
-    ReportPicture(
-        "noise_scale",
-        "gram",
-        lambda tree: noise_scale_by_gap(noise_scale(tree)),
-        "Gradient noise scale: the batch size at which noise and signal of a task's gradient are equal.",
-    ),
-    ReportPicture(
-        "decomposition_stacks",
-        "decomposition",
-        decomposition_stacks,
-        "What the loss of v consists of by time, and the error of u by gap: where u contradicts the network's own v, "
-        "and what that v has wrong.",
-    ),
-    ReportPicture(
-        "lookahead",
-        "lookahead",
-        lambda tree: lookahead_heatmap(lookahead(tree)),
-        "By how many percent one step on a task lowers each task's loss, on rows that the step has not seen.",
-    ),
-)
-"""The figures of a report, in its order; a new one is drawn by a function of this room and listed here."""
-PLANE = ("points", "velocity")
-"""What only runs on points of the plane have: others need not hear of these figures."""
-ADDED_LATER = ("fid", "gram", "decomposition", "lookahead")
-"""Groups that `dynamics probe` and `evaluate --fid` add: their figures are left out without a word where they lack."""
 
 
 def write_report(
@@ -164,13 +41,15 @@ def write_report(
     baseline: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Path:
-    """Write merged.nc, figures/*.png and *.svg, and report.md into a folder; what is there is replaced.
+    """Write merged.nc, runs.csv, figures/*.png and *.svg, and report.md into a folder; what is there is replaced.
+
+    Runs that differ in nothing but their seed are one arm, shown by its mean with an interval over seeds.
 
     Args:
         run_dirs: Folders of finished runs, in the order they are shown.
         out: The folder; made if missing.
         title: The report's title.
-        baseline: Label of the run that the others are compared with; the first if None.
+        baseline: Label of the run or arm that the others are compared with; the first if None.
         labels: A name for each run; the folders' names if None.
 
     Returns:
@@ -182,27 +61,55 @@ def write_report(
     """
     folders = [Path(folder) for folder in run_dirs]
     names = _labels(folders, labels)
-    if baseline is not None and baseline not in names:
-        raise invalid("baseline", baseline, ", ".join(names), "name one of the runs")
     tree = _open(folders, names)
-    table = summary(tree)
-    out = Path(out)
-    write_tree(out / "merged.nc", tree)
-    pictures = _pictures(tree, out)
+    arms = arms_by_config(tree)
+    of_run = {run: arm for arm, runs in arms.items() for run in runs}
+    if baseline is not None and baseline not in {*of_run, *arms}:
+        raise invalid("baseline", baseline, ", ".join(dict.fromkeys([*names, *arms])), "name one of the runs")
+    repeat = how_to_repeat(tree, dict(zip(names, folders, strict=True)), Path(out), title, baseline)
     lead = f"Report of {names[0]}" if len(names) == 1 else f"Comparison of {len(names)} runs"
-    parts = [
-        f"# {title or lead}",
-        "## What was run",
-        run_tables(tree),
-        "## Results",
-        results_tables(table),
-    ]
-    if len(names) > 1:
-        reference = baseline or names[0]
-        parts += [f"## Differences against {reference}", difference_sentences(differences(table, reference), reference)]
+    first = next(iter(arms)) if baseline is None else of_run.get(baseline, baseline)
+    return write_pages(with_arms(tree, arms), Path(out), title or lead, first, repeat)
+
+
+def write_pages(
+    tree: xr.DataTree, out: Path, title: str, baseline: str, repeat: str, first: Sequence[str] = ()
+) -> Path:
+    """Write the report of runs that are merged and know their arms.
+
+    Args:
+        tree: From `with_arms`.
+        out: The folder; made if missing.
+        title: The report's title.
+        baseline: The arm that the others are compared with.
+        repeat: How the runs are made again.
+        first: Sections of Markdown that come before all others.
+    """
+    arms, table = arms_of(tree), summary(tree)
+    means, runs = arm_means(table, arms), runs_table(tree)
+    write_tree(out / "merged.nc", tree)
+    several = len(arms) < len(table)
+    pictures = drawn(tree, out, means, baseline)
+    with replacing(out / "runs.csv") as temporary:
+        runs.merge(table, left_on="run", right_index=True).to_csv(temporary, index=False)
+    parts = [f"# {plain(title)}", *first, "## What was run"]
+    shown = {members[0]: arm for arm, members in arms.items()}
+    parts.append(markdown(arms_about(runs, arms) if several else runs) + knobs_table(tree, shown))
+    parts += ["Every number of every run: [runs.csv](runs.csv)."] if len(table) > 1 else []
+    if several:
+        parts.append(f"Runs that differ in their seed alone are one arm: its mean with the {SEEDS_NOTE}.")
+    parts += ["## Results", results_tables(means, numbers_by_arm)]
+    if len(arms) > 1:
+        seeds = seeds_of(runs_about(tree))
+        compared = (
+            arms_compared(table, arms, seeds, baseline)
+            if several or len(arms) > COLUMNS
+            else difference_sentences(differences(means, baseline), baseline)
+        )
+        parts += [f"## Differences against {plain(baseline)}", compared]
     parts += ["## Figures", pictures]
     parts += ["## Protocol", protocol_table(tree)]
-    parts += ["## How to repeat it", how_to_repeat(tree, dict(zip(names, folders, strict=True)), out, title, baseline)]
+    parts += ["## How to repeat it", repeat]
     with replacing(out / "report.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return out / "report.md"
@@ -228,30 +135,3 @@ def _open(folders: Sequence[Path], names: Sequence[str]) -> xr.DataTree:
     tree = collect(files)
     ids = [str(read_run(file).attrs["run_id"]) for file in files]
     return label_runs(tree, dict(zip(ids, names, strict=True)))
-
-
-def _pictures(tree: xr.DataTree, out: Path) -> str:
-    """Draw the figures that the groups allow, and link them; say what adds the others."""
-    parts = []
-    for picture in REPORT_PICTURES:
-        if _left_out(tree, picture):
-            continue
-        if picture.group not in tree.children:
-            name, command = picture.name.replace("_", " "), REMEDIES[picture.group]
-            parts.append(f"No {name}: no run has the group {picture.group}. {command}")
-            continue
-        if picture.name == "distance_by_nfe" and not distances_of(tree["evaluation"].to_dataset()):
-            parts.append("No distances: the data have no labels to train a feature extractor with.")
-            continue
-        figure = picture.draw(tree)
-        save(figure, out / "figures" / picture.name)
-        parts.append(f"![{figure.get_suptitle()}](figures/{picture.name}.png)\n\n{picture.caption}")
-    return "\n\n".join(parts)
-
-
-def _left_out(tree: xr.DataTree, picture: ReportPicture) -> bool:
-    """Whether a figure is left out without a word."""
-    group = picture.group
-    if group not in tree.children:  # those of FID take the place of the evaluation's, where it alone was measured
-        return group in ADDED_LATER or picture.variable in PLANE or (group == "evaluation" and "fid" in tree.children)
-    return picture.variable not in ("", *tree[group].data_vars)

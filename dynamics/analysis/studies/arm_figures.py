@@ -11,9 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from dynamics.analysis.figure_style import (
     PAGE_WIDTH,
@@ -27,9 +25,10 @@ from dynamics.analysis.figure_style import (
 )
 from dynamics.analysis.report.decomposition_figures import decomposition_stacks
 from dynamics.analysis.run_groups import group
+from dynamics.analysis.seed_arms import SEEDS_NOTE
 from dynamics.analysis.studies.claims import is_ratio
 from dynamics.analysis.studies.effect_figures import interval_bar
-from dynamics.analysis.studies.seed_means import SEEDS_NOTE, Names, arm_labels, column_words, over_seeds, seed_values
+from dynamics.analysis.studies.seed_means import Names, arm_labels, column_words, over_seeds, seed_values
 
 
 @styled
@@ -76,7 +75,7 @@ def arms(
         ax.set(xlabel=fill(column_words(name), 34), yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         ax.set_yticklabels(names)
         if is_ratio(name):
-            _log_x(ax)
+            log_axis(ax, "x")
     line = f"; dotted: mean of {baseline}" if baseline is not None else ""
     figure.legend(handles=[], loc="outside lower center", title=f"dot: one seed; bar: mean with {SEEDS_NOTE}{line}")
     return figure
@@ -152,13 +151,3 @@ def decomposition_by_arm(tree: xr.DataTree, by: Names, step: int | None = None) 
         parts.append(xr.merge([own.mean("run"), sem]))
     merged = xr.concat(parts, xr.DataArray(list(dict.fromkeys(labels.arm)), dims="run", name="run"))
     return decomposition_stacks(xr.DataTree.from_dict({"/decomposition": merged}), step)
-
-
-def _log_x(ax: Axes) -> None:
-    """Make the x axis logarithmic, with few plain numbers on it."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    numbers = (1.0, 2.0, 5.0) if high < 12 * low else (1.0, 3.0) if high < 99 * low else (1.0,)
-    ax.xaxis.set_major_locator(MaxNLocator(4) if high < 5 * low else LogLocator(subs=numbers))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_locator(NullLocator())

@@ -34,7 +34,7 @@ class Claim:
     text: str
     """What the paper says."""
     metric: str
-    """Column of `study`."""
+    """Column of `study`; with an @, such as fd_u_nfe1@n500_seed0_ema, of samples by another protocol."""
     arm: Mapping[str, Label]
     """Labels that choose the runs in question."""
     expected: Direction

@@ -8,12 +8,22 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynamics.analysis.figure_style import Colour, check_known, line_legend, log_axis, palette, panel_figure, styled
+from dynamics.analysis.figure_style import (
+    Colour,
+    band,
+    check_known,
+    line_legend,
+    log_axis,
+    palette,
+    panel_figure,
+    styled,
+)
 from dynamics.analysis.gradients.noise_figures import ESTIMATES, estimate_handles
 from dynamics.analysis.report.summary_table import relative_error
 from dynamics.analysis.run_groups import bin_edges, group
+from dynamics.analysis.seed_arms import SEEDS_NOTE
 from dynamics.analysis.studies.effect_figures import interval_bar
-from dynamics.analysis.studies.seed_means import SEEDS_NOTE, Names, long_table, measured_at, over_seeds
+from dynamics.analysis.studies.seed_means import Names, long_table, measured_at, over_seeds
 from dynamics.analysis.studies.study_table import gap_cosines
 
 
@@ -130,5 +140,4 @@ def _courses(ax: Axes, frame: pd.DataFrame, logs: bool, colours: Mapping[str, Co
     means = over_seeds(frame, ["arm", "step"], logs)
     for arm in dict.fromkeys(frame["arm"]):
         line = means.loc[arm].sort_index()
-        ax.plot(line.index, line["mean"], color=colours[arm], marker="o" if len(line) < 12 else None, markersize=3.5)
-        ax.fill_between(line.index, line["low"], line["high"], color=colours[arm], alpha=0.15, linewidth=0)
+        band(ax, line.index, line["mean"], line["low"], line["high"], colours[arm])

@@ -108,6 +108,22 @@ def findings_page(trees: Iterable[xr.DataTree]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def claims_table(found: Iterable[Finding]) -> str:
+    """Return the findings of one experiment as a Markdown table, those that were not measured among them."""
+    columns = ["claim", "measured in", "effect [interval]", "seeds", "verdict"]
+    rows = [
+        [
+            f"second look: {f.claim.text}" if f.claim.post_hoc else f.claim.text,
+            f.claim.metric,
+            "-" if f.verdict == "not measured" else f.effect_text(),
+            str(f.num_seeds),
+            EMPHASIS.get(f.verdict, "{}").format(f.verdict_text()),
+        ]
+        for f in found
+    ]
+    return markdown(pd.DataFrame(rows, columns=columns))
+
+
 def _findings_frame(trees: Iterable[xr.DataTree]) -> pd.DataFrame:
     """Return the findings as texts, and the kind of each verdict."""
     columns = ["experiment", "scale", "claim", "measured in", "effect [interval]", "seeds", "verdict", "kind"]

@@ -8,14 +8,13 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.figure_style import check_known
-from dynamics.analysis.studies.claims import LEVEL
+from dynamics.analysis.seed_arms import LEVEL
 from dynamics.analysis.studies.study_table import label_text
 from dynamics.estimators import t_quantile
 
 Names = str | Sequence[str]
 """One axis of an experiment, or several, whose labels are then read together."""
 
-SEEDS_NOTE = f"{LEVEL:.0%} interval over seeds"
 COLUMN_WORDS = {
     r"^v_error_([\d.]+-[\d.]+)": r"error of v, t in \1",
     r"^v_error_from_([\d.]+)": r"error of v, t from \1",

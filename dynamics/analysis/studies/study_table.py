@@ -83,11 +83,15 @@ def gap_cosines(tree: xr.DataTree, source: str) -> xr.Dataset:
     return xr.concat(parts, xr.DataArray(gaps, dims="bin", name="bin"), coords="minimal", compat="override")
 
 
+def grid_labels(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.DataFrame:
+    """Return a row a run with a role: its labels on the axes."""
+    labels = _labels(tree, axes)
+    return labels[labels["role"] == role] if "role" in labels else labels
+
+
 def _chosen(tree: xr.DataTree, axes: Sequence[str], role: str) -> tuple[pd.DataFrame, xr.DataTree]:
     """Return labels and results of the runs with a role."""
-    labels = _labels(tree, axes)
-    if "role" in labels:
-        labels = labels[labels["role"] == role]
+    labels = grid_labels(tree, axes, role)
     groups = {}
     for name in map(str, tree.children):
         ds = group(tree, name)

@@ -17,9 +17,9 @@ from dynamics.evaluation.inception import load_inception
 from dynamics.evaluation.moments import load_statistics
 from dynamics.options import invalid
 from dynamics.runner.agreement import agree
-from dynamics.runner.measure.finished_run import beside, earlier, load_network
+from dynamics.runner.measure.finished_run import beside, earlier, load_network, still_missing
 from dynamics.runner.run_folder import RunFolder
-from dynamics.store import update_run
+from dynamics.store import protocol_name, update_run
 from dynamics.training import device_for, joined, on_all, on_first, threads_for
 
 GROUP = "fid"
@@ -34,11 +34,13 @@ def evaluate_fid_run(
     checkpoint: int | None = None,
     weights: str = "ema",
     progress: bool = True,
+    replace: bool = False,
 ) -> xr.Dataset:
     """Measure FID and its companions of a run's network and put the group `fid` into its run.nc.
 
-    Settings that are there already stay and are not measured again, if all else agrees. After an interruption the same
-    call goes on, also on another number of ranks.
+    Settings that are there already stay and are not measured again; what is measured otherwise (see `evaluate_run`), or
+    against another reference, is a group beside it. After an interruption the same call goes on, also on another number
+    of ranks.
 
     Args:
         run_dir: The run folder.
@@ -49,6 +51,7 @@ def evaluate_fid_run(
         checkpoint: Step of the checkpoint; None takes the newest.
         weights: "model", "ema" or a decay.
         progress: Show a bar.
+        replace: Measure anew what was measured before by this protocol.
 
     Returns:
         The group, the same on every rank.
@@ -69,14 +72,19 @@ def evaluate_fid_run(
         about |= protocol(options, network, statistics)
         asked = {**about, **options.model_dump(mode="json")}
         agree("evaluation", asked)
-        content = on_first(lambda: earlier(folder, GROUP, about))
+        last = config.training.num_steps
+
+        def there() -> tuple[str, xr.Dataset | None, tuple[int, ...]]:
+            group, before = earlier(folder, GROUP, about, last, replace)
+            return group, before, still_missing(before, options.field, options.nfe, replace, progress)
+
+        group, content, missing = on_first(there)
         parts = Parts(folder.path / "evaluation" / f"fid-{_digest(about, options)}")
-        missing = tuple(nfe for nfe in dict.fromkeys(options.nfe) if not _has(content, options.field, nfe))
         if content is None or missing:
             now = options.model_copy(update={"nfe": missing})
             measured = evaluate_fid(source, now, network, statistics, parts, progress)
-            content = beside(content, measured).assign_attrs(about)
-            on_first(lambda: update_run(folder.result, GROUP, content))
+            content = beside(content, measured).assign_attrs(about, protocol=protocol_name(about, last))
+            on_first(lambda: update_run(folder.result, group, content))
         on_first(parts.drop)
     return content
 
@@ -116,12 +124,6 @@ def _decoder(
         allowed = f"{data.record.vae} ({data.record.vae_sha256[:12]}...), which made the latents"
         raise invalid("vae", f"{vae} ({found.sha256[:12]}...)", allowed, "pass that autoencoder")
     return partial(found.decode, scale=data.record.scale), f"{data.record.vae} {found.sha256}"
-
-
-def _has(before: xr.Dataset | None, field: str, nfe: int) -> bool:
-    if before is None or field not in before["field"] or nfe not in before["nfe"]:
-        return False
-    return bool(before["fid_inception"].sel(field=field, nfe=nfe).notnull())
 
 
 def _digest(about: dict[str, str | int], options: FidOptions) -> str:

@@ -1,7 +1,7 @@
 """A finished run as measurements need it: its network or state at a checkpoint, and what was measured before."""
 
-import warnings
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dynamics.models import Network, bound, build
 from dynamics.objectives import Objective
 from dynamics.options import invalid
 from dynamics.runner.run_folder import RunFolder
-from dynamics.store import read_run
+from dynamics.store import group_of_protocol, protocol_name, read_run
 from dynamics.training import TrainState, device_for, start
 
 
@@ -77,22 +77,60 @@ def evaluated(run_dir: Path) -> bool:
     return "evaluation" in read_run(RunFolder(Path(run_dir)).result).children
 
 
-def earlier(folder: RunFolder, group: str, about: Mapping[str, object]) -> xr.Dataset | None:
-    """Return what was measured before in the same way, None if there is nothing.
+def earlier(
+    folder: RunFolder, stem: str, about: Mapping[str, object], last_step: int, replace: bool = False
+) -> tuple[str, xr.Dataset | None]:
+    """Return the group of run.nc for measurements of a protocol, and what it holds; None if there is nothing.
 
     Args:
         folder: The run.
-        group: Group of run.nc.
-        about: Attributes that say how it is measured. A group where one differs is passed over with a warning.
+        stem: evaluation or fid.
+        about: Attributes that say how it is measured; those that the user chooses name the protocol.
+        last_step: Steps of the run.
+        replace: Whether a group of the same protocol that was made with other files may go.
+
+    Raises:
+        ValueError: Without `replace`, if there is one, made with another extractor, say.
     """
-    tree = read_run(folder.result)
-    if group not in tree.children:
-        return None
-    before = tree[group].to_dataset()
-    if different := [name for name, value in about.items() if before.attrs.get(name) != value]:
-        warnings.warn(f"the earlier group {group} had another {', '.join(different)} and is replaced", stacklevel=3)
-        return None
-    return before
+    groups = {name: child.to_dataset() for name, child in read_run(folder.result).children.items()}
+    name = group_of_protocol(groups, stem, protocol_name(about, last_step), last_step)
+    before = groups.get(name)
+    there = {} if before is None else before.attrs
+    different = {key: there[key] for key, value in about.items() if key in there and there[key] != value}
+    if different and not replace:
+        allowed = ", ".join(f"{key} {value}" for key, value in different.items())
+        received = ", ".join(f"{key} {about[key]}" for key in different)
+        remedy = "measure as before, or --replace, which drops those"
+        raise invalid(f"protocol of the group {name}", received, f"{allowed}, as earlier measurements had", remedy)
+    return name, None if different else before
+
+
+def still_missing(
+    before: xr.Dataset | None, field: str, nfe: Sequence[int], replace: bool = False, say: bool = True
+) -> tuple[int, ...]:
+    """Return the numbers of evaluations that a group does not hold yet, all of them where they are to be replaced.
+
+    Args:
+        before: The group, None if there is none.
+        field: Sampled velocity.
+        nfe: Numbers of evaluations that are asked for.
+        replace: Whether what is there is measured anew.
+        say: Say which were measured before.
+    """
+    asked = tuple(dict.fromkeys(nfe))
+    there = [] if before is None or replace else [n for n in asked if _measured(before, field, n)]
+    if there and say:
+        numbers = ", ".join(map(str, there))
+        print(f"NFE {numbers} of {field} was measured before in this way and stays (--replace)", file=sys.stderr)
+    return tuple(n for n in asked if n not in there)
+
+
+def _measured(before: xr.Dataset, field: str, nfe: int) -> bool:
+    if field not in before["field"].values or nfe not in before["nfe"].values:
+        return False
+    one = before.sel(field=field, nfe=nfe)
+    numbers = [one[name] for name in map(str, before.data_vars) if {"field", "nfe"} <= set(before[name].dims)]
+    return not numbers or any(bool(((n > 0) if n.name == "samples" else n.notnull()).any()) for n in numbers)
 
 
 def beside(before: xr.Dataset | None, now: xr.Dataset) -> xr.Dataset:
@@ -106,5 +144,5 @@ def beside(before: xr.Dataset | None, now: xr.Dataset) -> xr.Dataset:
     if "samples" in joined:  # not of latents
         joined["samples"] = joined["samples"].fillna(0).astype("uint8")
     for name in joined.variables:
-        joined[name].attrs = now[name].attrs
+        joined[name].attrs = (now if name in now.variables else before)[name].attrs
     return joined.assign_attrs(now.attrs)

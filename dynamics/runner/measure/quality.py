@@ -1,21 +1,20 @@
 """What a finished run's samples are worth, into the run's own file."""
 
-from dataclasses import replace
+from dataclasses import replace as changed
 from pathlib import Path
 
 import torch
 import xarray as xr
 
 from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
+from dynamics.evaluation.sample_quality import check_settings, sampled_as
 from dynamics.instruments import GapProbe, GapsOptions
-from dynamics.runner.measure.finished_run import asked_by_data, beside, earlier, network_at
+from dynamics.runner.measure.finished_run import asked_by_data, beside, earlier, network_at, still_missing
 from dynamics.runner.run_folder import RunFolder
-from dynamics.store import update_run
+from dynamics.store import protocol_name, update_run
 from dynamics.training import device_for, threads_for
 
 GROUP = "evaluation"
-SAMPLED_AS = ("checkpoint", "weights", "num_samples", "label_mode", "method", "evaluation_seed", "extractor_sha256")
-"""Attributes in which settings agree that lie beside each other."""
 
 
 def evaluate_run(
@@ -25,10 +24,12 @@ def evaluate_run(
     checkpoint: int | None = None,
     weights: str = "ema",
     progress: bool = True,
+    replace: bool = False,
 ) -> xr.Dataset:
-    """Evaluate a run's network and put the group `evaluation` into its run.nc.
+    """Evaluate a run's network and put the result into its run.nc, beside what was measured by other protocols.
 
-    Settings that are there already and are not measured anew stay, if seeds, sample count and checkpoint agree.
+    The first protocol of a run is the group `evaluation`; another sample count, seed, label mode, method, checkpoint,
+    kind of weights or number of exact rows is a group beside it. Settings that were measured before stay.
 
     Args:
         run_dir: The run folder.
@@ -36,25 +37,39 @@ def evaluate_run(
         exact_rows: Rows per bin for the exact velocity errors.
         checkpoint: Step of the checkpoint; None takes the newest.
         weights: "model", "ema" or a decay.
-        progress: Show a bar.
+        progress: Show a bar, and say what was measured before.
+        replace: Measure anew what was measured before by this protocol.
+
+    Returns:
+        All that was measured by this protocol; its attribute `protocol` names it.
 
     Raises:
-        ValueError: The run is not finished, or another process evaluates it.
+        ValueError: The run is not finished, another process evaluates it, or the protocol's group was made with
+            another extractor.
     """
+    check_settings(options)
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     torch.set_num_threads(threads_for(config.training))
     with folder.held(GROUP, "evaluating"):
         data, device = config.data.load(), device_for(config.training)
         net, step = network_at(folder, config, weights, checkpoint)
-        u = asked_by_data(net, config.objective)
-        measured = evaluate(u, reference_for(data), options, device, progress)
-        recipe = replace(config.recipe(data), seed=options.seed)
-        probe = GapProbe(recipe, GapsOptions(rows_per_bin=exact_rows))
-        exact = probe.errors(net, recipe.progress(step), device)
-        content = measured.merge(exact, combine_attrs="override").assign_attrs(checkpoint=step, weights=weights)
-        content.attrs["exact_rows_per_bin"] = exact_rows
-        before = earlier(folder, GROUP, {name: content.attrs.get(name) for name in SAMPLED_AS})
-        content = beside(before, content)
-        update_run(folder.result, GROUP, content)
+        extractor, last = data.features(), config.training.num_steps
+        about = {"checkpoint": step, "weights": weights, "exact_rows_per_bin": exact_rows, **sampled_as(options)}
+        about["extractor_sha256"] = extractor.sha256 if extractor else ""
+        group, content = earlier(folder, GROUP, about, last, replace)
+        missing = still_missing(content, options.field, options.nfe, replace, progress)
+        if content is None or missing:
+            u = asked_by_data(net, config.objective)
+            now = options.model_copy(update={"nfe": missing})
+            measured = evaluate(u, reference_for(data), now, device, progress)
+            if content is None or replace:
+                recipe = changed(config.recipe(data), seed=options.seed)
+                exact = GapProbe(recipe, GapsOptions(rows_per_bin=exact_rows)).errors(
+                    net, recipe.progress(step), device
+                )
+                measured = measured.merge(exact, combine_attrs="override")
+            about["protocol"] = protocol_name(about, last)
+            content = beside(content, measured).assign_attrs(about)
+            update_run(folder.result, group, content)
     return content

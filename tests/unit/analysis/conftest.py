@@ -16,7 +16,8 @@ from dynamics.store import open_results, write_run
 def write(
     folder: Path, name: str, numbers: Numbers, without: tuple[str, ...] = (), steps: int = 100, **attrs: object
 ) -> Path:
-    config = {"training": {"num_steps": steps, "batch_size": 32, "ema_decays": [0.995]}, "name": name}
+    about = {"num_steps": 20 * steps, "batch_size": 64, "ema_decays": [0.995]}
+    config = {"training": about, "data": {"name": "digits"}, "name": name}
     lead = {"lead": ("step",), "fall": [1.0, 0.5, 0.25]}
     gaps = xr.Dataset(
         exact(numbers["v"], numbers["u"], numbers["one_step"], **lead),
@@ -28,7 +29,7 @@ def write(
         "training": training(steps, **extra),
         "gaps": gaps,
         "cells": cells(steps),
-        "evaluation": evaluation(numbers, **attrs),
+        "evaluation": evaluation(numbers, **{"checkpoint": 20 * steps, **attrs}),
     }
     return store(folder / name, config, {k: g for k, g in groups.items() if k not in without})
 

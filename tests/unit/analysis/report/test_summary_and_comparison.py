@@ -107,7 +107,7 @@ def test_latents_without_fid_have_their_costs(on_latents: list[Path]) -> None:
     tree = collect([f / "run.nc" for f in on_latents])
     del tree["fid"]
     table = summary(tree)
-    assert set(table) == {"seconds", "peak_memory_mb", "protocol"}
+    assert set(table) == {"seconds", "peak_memory_mb", "protocol", "budget"}
     assert set(differences(table)["metric"]) == {"seconds", "peak_memory_mb"}
 
 
@@ -174,11 +174,15 @@ def test_a_kernel_distance_around_zero_has_no_relative_change(make: Make) -> Non
 
 def test_runs_measured_differently_are_not_compared(make: Make) -> None:
     tree = collect([make("base", BASE) / "run.nc", make("other", OTHER, num_samples=2000) / "run.nc"])
-    table = differences(summary(tree))
-    assert judged(table, "fd_digits_u_nfe1") == ("better", "not comparable")
-    assert judged(table, "seconds")[1] == "not judged"
-    low = summary(tree)["accuracy_u_nfe1_low"].tolist()
-    assert low == pytest.approx([wilson_by_hand(0.5, 1000)[0], wilson_by_hand(0.9, 2000)[0]])
+    table, at = summary(tree), "@n2000_seed0_ema_rows16"
+    found = differences(table)
+    assert not found["metric"].str.startswith("fd_").any()
+    assert judged(found, "one_step_error")[1] == "not comparable"
+    assert judged(found, "seconds")[1] == "not judged"
+    assert table["fd_digits_u_nfe1"].tolist() == pytest.approx([4.0, np.nan], nan_ok=True)
+    assert table["fd_digits_u_nfe1" + at].tolist() == pytest.approx([np.nan, 2.0], nan_ok=True)
+    assert table["accuracy_u_nfe1_low"].iloc[0] == pytest.approx(wilson_by_hand(0.5, 1000)[0])
+    assert table[f"accuracy_u_nfe1{at}_low"].iloc[1] == pytest.approx(wilson_by_hand(0.9, 2000)[0])
 
 
 def test_bad_names(tree: xr.DataTree) -> None:
