@@ -2,7 +2,7 @@
 # make findings  every study from nothing: trains, evaluates, collects, writes the table of findings and the notebooks
 #              (hours on two cores; it resumes). SCALE=digits; on a cluster SUBMIT="--cluster slurm --partition P"
 # make test    everything that must hold: style, types, room order, tests (some minutes)
-# make soak    the long random tests, of what those of make test show in brief
+# make soak    kills, damage, bad input, hostile files and full disks for MINUTES=30, by SEED=0; what make test shows in brief
 # make docs    the documentation as a site, in build/site; a link or a figure that does not work is an error
 # All build .venv first if it is not there; doing either again repeats nothing that is done.
 PYTHON ?= python3
@@ -12,6 +12,8 @@ export OMP_NUM_THREADS ?= 1
 
 SCALE ?= digits
 SUBMIT ?=
+MINUTES ?= 30
+SEED ?= 0
 STUDIES := $(filter-out seeds_smoke final_model,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
 
 .PHONY: demo findings notebooks docs style types rooms check tests test soak clean
@@ -76,8 +78,8 @@ test: $(VENV)/.installed
 	$(MAKE) --no-print-directory --jobs 2 tests check
 
 soak: $(VENV)/.installed
-	@echo ">>> the long random tests"
-	$(BIN)/pytest -m soak tests
+	@echo ">>> $(MINUTES) minutes of harm -> benchmarks/results/soak.json"
+	PYTHONPATH=.:tests $(BIN)/python -m soak --minutes $(MINUTES) --seed $(SEED) --out benchmarks/results/soak.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

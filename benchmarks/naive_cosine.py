@@ -25,6 +25,7 @@ from dynamics.instruments import GramOptions
 from dynamics.runner import RunFolder, run
 from dynamics.runner.measure.finished_run import restored
 from dynamics.store import provenance, write_run
+from dynamics.training import threads_for
 
 PAIR = ("v", "u 0.1-0.3")
 SIZES = (16, 64, 256)
@@ -72,7 +73,7 @@ def main() -> None:
     if not folder.result.exists():
         run(config, folder.path)
     config = folder.read_config()
-    torch.set_num_threads(config.training.num_threads)
+    torch.set_num_threads(threads_for(config.training))
     groups = {
         "gram": gram(folder, 0, num_splits=64, rows_per_split=16),
         "gram_independent": gram(folder, 0, num_splits=64, rows_per_split=16, rows="independent"),

@@ -17,9 +17,13 @@ import dynamics
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ROOT / "build" / "docs" / "drawn"
 PLOTS = "dynamics.analysis.plots"
-SHOWN = {"findings.md": "results/FINDINGS.md", "log.md": "experiments/LOG.md"}
+SHOWN = {"findings.md": "results/FINDINGS.md", "log.md": "experiments/LOG.md", "security.md": "SECURITY.md"}
 """Files of the repository that are pages of the site."""
-LINKS = {"../experiments/LOG.md": "log.md", "../analysis_notebooks": "analysis_notebooks/00_quickstart.ipynb"}
+LINKS = {
+    "../experiments/LOG.md": "log.md",
+    "../analysis_notebooks": "analysis_notebooks/00_quickstart.ipynb",
+    "docs/trust.md": "trust.md",
+}
 """Their links to files, as pages of the site."""
 FORMULA = re.compile(r"<(span|div) class=\"arithmatex\">\\[(\[](.+?)\\[)\]]</\1>", re.DOTALL)
 

@@ -124,7 +124,7 @@ def load_model(run_dir: str | PathLike[str], weights: str = "ema", checkpoint: i
     Args:
         run_dir: The run folder.
         weights: "ema" (the first average), "model", or a recorded decay such as "0.999".
-        checkpoint: Step of the checkpoint; None takes the newest intact one.
+        checkpoint: Step of the checkpoint; None takes a finished run's last one, otherwise the newest intact one.
     """
     from dynamics.runner import load_network
 

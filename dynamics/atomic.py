@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,18 +13,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there replaces `path` when the block ends well.
 
     The content reaches the disk before the name does. After an error `path` is untouched and the temporary file is
-    gone; after a kill -9 it may stay behind, and `remove_leftovers` takes it away.
+    gone. After a kill -9 it stays behind, without the lock that its writer held on it: the next writer of `path`
+    removes it.
+
+    Raises:
+        OSError: A full disk, no permission and the like, with the name of `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with named(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        with _flocked(temporary):
+            try:
+                yield temporary
+                sync(temporary)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        sync(path.parent)
 
 
 @contextmanager
@@ -36,19 +43,39 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         BlockingIOError: Another process holds it and `wait` is False.
     """
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _flocked(path.with_name(f".{path.name}.lock"), wait):
+        yield
+
+
+@contextmanager
+def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give a system's error that names no file, or only the temporary one, the name of the file that it is about."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, temporary and str(temporary)):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def _flocked(path: Path, wait: bool = True) -> Iterator[None]:
+    with named(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with named(path):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of killed writers of `path`. Only for the one writer: hold the lock, or be alone."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of killed writers of `path`: those that nobody holds a lock on."""
     for entry in path.parent.iterdir():
         if entry.name.startswith(f".{path.name}.") and entry.name.endswith(".tmp"):
-            entry.unlink(missing_ok=True)
+            with suppress(OSError), _flocked(entry, wait=False):
+                entry.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

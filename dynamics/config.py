@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
 from dynamics.data import (
@@ -29,7 +29,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Family, Options, invalid
+from dynamics.options import Family, Options, explained_problem, invalid
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -63,6 +63,9 @@ class RunConfig(Options):
         kinds = [o.kind for o in self.observers]
         if len(set(kinds)) < len(kinds):  # two would record into one group
             raise invalid("observers", kinds, "each kind once", "leave one of the two out")
+        chain = [c.kind for c in self.curricula]
+        if len(set(chain)) < len(chain):  # the second would silently undo or double the first
+            raise invalid("curricula", chain, "each kind once", "leave one of the two out")
         for curriculum in self.curricula:
             if missing := sorted(curriculum.READS - set(kinds)):
                 allowed = f"{', '.join(missing)} among them, which the curriculum {curriculum.kind} reads"
@@ -76,8 +79,8 @@ class RunConfig(Options):
         return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed)
 
     def to_json(self) -> str:
-        """Return the config as canonical JSON."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Return the config as canonical JSON, without what joined the options later and is at its default."""
+        return _canonical(self.model_dump(mode="json"))
 
     @property
     def run_id(self) -> str:
@@ -87,7 +90,14 @@ class RunConfig(Options):
             >>> RunConfig().run_id == RunConfig().run_id, RunConfig().run_id == RunConfig(seed=1).run_id
             (True, False)
         """
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        content = self.model_dump(mode="json")
+        if content["training"]["num_threads"] is None:
+            content["training"]["num_threads"] = 2  # the default of the first runs, whose ids hold
+        return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> RunConfig:
@@ -112,7 +122,8 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
     try:
         return RunConfig.model_validate(_changed(config, changes))
     except ValueError as error:
-        raise invalid(where, dict(changes), "values that the config takes", str(error)) from error
+        said = explained_problem(error, f"change {where}") if isinstance(error, ValidationError) else error
+        raise ValueError(f"{where}: {said}") from error
 
 
 def _changed(value: Any, changes: Changes) -> Any:
@@ -264,7 +275,7 @@ def named_config(name: str) -> RunConfig:
         ValueError: There is no preset and no file of that name, or the file holds something else.
     """
     path = Path(name)
-    return RunConfig.model_validate_json(path.read_text()) if path.is_file() else preset(name)
+    return RunConfig.read(path, "mend the file, or pass a preset") if path.is_file() else preset(name)
 
 
 _STUDIES = {

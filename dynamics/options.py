@@ -7,22 +7,42 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import isabstract
 from itertools import pairwise
+from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema, to_jsonable_python
 
 EXTENSIONS = "dynamics.extensions"
 """Group of entry points by which an installed package names its modules with new members of families."""
 EXTENSIONS_VARIABLE = "DYNAMICS_EXTENSIONS"
 """Environment variable that names such modules where nothing is installed, separated by commas."""
 
+LONGEST = 3000
+"""Characters of what was received that an error shows."""
+
 
 class Options(BaseModel):
     """A room's options: immutable, and an unknown field is an error rather than a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, path: Path, remedy: str = "restore the file from a copy") -> Self:
+        """Return the options in a JSON file.
+
+        Raises:
+            ValueError: It holds something else; the message names the file.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise explained_problem(error, remedy, str(path)) from error
+
+    def complete(self) -> dict[str, Any]:
+        """Return every option as JSON has it, those at defaults of `later` included."""
+        return {name: _complete(getattr(self, name)) for name in type(self).model_fields}
 
 
 class Family(Options):
@@ -58,8 +78,13 @@ class Family(Options):
             return
         field = cls.model_fields.get(cls.TAG)
         kind = None if field is None else field.default
-        if not isinstance(kind, str) or isabstract(cls):
+        if not isinstance(kind, str):
             return
+        if isabstract(cls):  # else it would be missing from its family, and nothing would say so
+            lacking = ", ".join(sorted(cls.__abstractmethods__))
+            raise invalid(
+                f"{cls.__module__}.{cls.__qualname__}", f"no {lacking}", "all methods of its family", "add it"
+            )
         there = cls._members.get(kind)
         if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
             received = f"{kind} of {cls.__module__}.{cls.__qualname__}"
@@ -112,7 +137,11 @@ class Family(Options):
                 return value
             if not isinstance(value, dict):
                 raise invalid(cls.__name__, value, f"an object with the key {cls.TAG}", "see config.json of a run")
-            return cls.member(value.get(cls.TAG)).model_validate(value)
+            member = cls.member(value.get(cls.TAG))
+            if unknown := sorted(set(value) - set(member.model_fields)):
+                fields, name = ", ".join(member.model_fields), f"{value[cls.TAG]} ({cls.__name__})"
+                raise invalid(f"unknown option of {name}", ", ".join(unknown), fields, "check its spelling")
+            return member.model_validate(value)
 
         # what is written is what the member has, not what the root knows of it
         written = core_schema.simple_ser_schema("any")
@@ -154,6 +183,12 @@ def later(default: Any, **constraints: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
+def _complete(value: Any) -> Any:
+    if isinstance(value, Options):
+        return value.complete()
+    return [_complete(part) for part in value] if isinstance(value, tuple | list) else to_jsonable_python(value)
+
+
 def invalid(name: str, received: object, allowed: str, remedy: str) -> ValueError:
     """Build the error for bad input: what is wrong, what came, what is allowed, what to do.
 
@@ -163,7 +198,65 @@ def invalid(name: str, received: object, allowed: str, remedy: str) -> ValueErro
         ...
         ValueError: gap_share: received 1.5; allowed: 0 <= gap_share <= 1; remedy: pass the share of r < t rows
     """
-    return ValueError(f"{name}: received {received!r}; allowed: {allowed}; remedy: {remedy}")
+    shown = repr(received)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... ({len(shown)} characters)"
+    return ValueError(f"{name}: received {shown}; allowed: {allowed}; remedy: {remedy}")
+
+
+def explained_problem(
+    error: ValidationError, remedy: str, source: str = "", place: Sequence[str | int] = ()
+) -> ValueError:
+    """Return what pydantic found, its first problem, as an error of ours.
+
+    Args:
+        error: What pydantic raised.
+        remedy: What to do.
+        source: The file that it comes from, if any.
+        place: Where in the whole the validated part lies.
+    """
+    problem = error.errors()[0]
+    where = (*place, *problem["loc"])
+    own = problem.get("ctx", {}).get("error")
+    if isinstance(own, ValidationError):  # of a member of a family
+        return explained_problem(own, remedy, source, where)
+    if isinstance(own, ValueError):  # a message of ours is complete already
+        return ValueError(f"{source}: {own}") if source else own
+    name = " of ".join(filter(None, (".".join(map(str, where)), source))) or error.title
+    received, allowed = problem["input"], problem["msg"].removeprefix("Input should be ")
+    match problem["type"]:
+        case "missing":
+            received, allowed = "nothing", "a value"
+        case "extra_forbidden":
+            holder = _holder(_titled(error.title), problem["loc"])
+            fields = "the options of its kind" if holder is None else ", ".join(holder.model_fields)
+            name, received, allowed = f"unknown option {name}", received, fields
+        case "json_invalid":
+            name, received, allowed = source or name, problem["msg"], "JSON"
+        case _:
+            allowed = allowed.split(", unable to")[0]
+    return invalid(name, received, allowed, remedy)
+
+
+def _titled(name: str) -> type[BaseModel] | None:
+    """Return the options of a name, which nobody else has."""
+    waiting: list[type[BaseModel]] = [Options]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == name:
+            return kind
+        waiting += kind.__subclasses__()
+    return None
+
+
+def _holder(kind: type[BaseModel] | None, place: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the options among whose fields the last part of a place is looked for."""
+    for part in place[:-1]:
+        field = kind.model_fields.get(str(part)) if kind else None
+        if field is None:
+            return None
+        kinds = (field.annotation, *get_args(field.annotation))
+        kind = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return kind
 
 
 def check_edges(name: str, edges: Sequence[float]) -> None:

@@ -91,8 +91,11 @@ def batch_indices(num_images: int, seed: int, step: int, batch_size: int) -> Ten
     if step < 0:
         raise invalid("step", step, "step >= 0", "count steps from 0")
     start, stop = step * batch_size, (step + 1) * batch_size
-    pieces = []
+    out = torch.empty(batch_size, dtype=torch.long)  # where there is no room, it fails here and not after hours
+    done = 0
     for epoch in range(start // num_images, (stop - 1) // num_images + 1):
         offset = epoch * num_images
-        pieces.append(_epoch_order(num_images, seed, epoch)[max(start - offset, 0) : stop - offset])
-    return torch.cat(pieces)  # a copy, so that nobody can write into the cached permutation
+        piece = _epoch_order(num_images, seed, epoch)[max(start - offset, 0) : stop - offset]
+        out[done : done + len(piece)] = piece
+        done += len(piece)
+    return out

@@ -5,12 +5,13 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dynamics.atomic import locked
@@ -53,6 +54,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     # tqdm's own lock is shared by all forked processes: one that is killed while it draws would hold it for ever
     tqdm.set_lock(threading.RLock())
+
+
+@pytest.fixture(autouse=True)
+def _figures_in_brief(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figures coarsely where a test needs a report but does not look at it; tests of `analysis` do."""
+    if "analysis" in request.path.parts or "docs" in request.path.parts:
+        return
+    savefig = Figure.savefig
+
+    def brief(figure: Figure, file: Any, *args: Any, **options: Any) -> None:
+        if options.get("format") == "svg":
+            Path(file).write_text("<svg/>")
+        else:
+            figure.set_layout_engine("none")  # to lay out is most of the work
+            savefig(figure, file, *args, **{**options, "dpi": 20})
+
+    monkeypatch.setattr(Figure, "savefig", brief)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 
 COUNTS, SHAPE, SCALE = (5, 1, 7), (4, 2, 2), 0.5
 TOTAL = sum(COUNTS)

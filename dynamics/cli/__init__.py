@@ -4,9 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
-
 from dynamics.cli import data_commands, exchange_commands, measure_commands, plan_commands, train_commands
+from dynamics.cli.command_line import parsed
 from dynamics.cli.exits import BAD_INPUT, explained
 from dynamics.options import invalid
 
@@ -21,6 +20,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "report": (measure_commands.ReportArgs, measure_commands.report),
     "import": (exchange_commands.ImportArgs, exchange_commands.import_),
     "export": (exchange_commands.ExportArgs, exchange_commands.export),
+    "verify": (data_commands.VerifyArgs, data_commands.verify),
     "demo": (train_commands.DemoArgs, train_commands.run_demo),
     "doctor": (train_commands.DoctorArgs, train_commands.doctor),
 }
@@ -28,8 +28,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; see `exits.explained` for how it ends."""
-    with explained():
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    with explained(" ".join(["dynamics", *(word for word in words[:1] if word in COMMANDS)])):
+        _dispatch(words)
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -37,7 +38,7 @@ def _dispatch(argv: list[str]) -> None:
         arguments, command = COMMANDS[argv[0]]
         if command is train_commands.train:
             return train_commands.train(argv[1:])
-        return command(tyro.cli(arguments, prog=f"dynamics {argv[0]}", args=argv[1:]))
+        return command(parsed(arguments, f"dynamics {argv[0]}", argv[1:]))
     if argv and not argv[0].startswith("-"):
         raise invalid("command", argv[0], ", ".join(COMMANDS), "dynamics --help")
     print("usage: dynamics COMMAND [options]      training dynamics of one-step generative models\n")

@@ -1,4 +1,4 @@
-"""Commands that prepare data."""
+"""Commands that prepare data, and look whether data and runs are as they were written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,3 +44,23 @@ def encode(args: EncodeArgs) -> None:
         print(f"{left} files of latents are for other processes (--shard) to make; the last one writes the record")
     else:
         print(f"{args.out / 'record.json'}; next: dynamics train b4-improved --data.path {args.out} --out DIR")
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Compare a run folder, or a folder of latents, with all its checksums; exit code 1 if anything is damaged."""
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """The folder of a run, or of latents. Nothing in it is changed."""
+
+
+def verify(args: VerifyArgs) -> None:
+    """Print a line for each file or checkpoint."""
+    from dynamics.runner.integrity import examine_files
+
+    damaged = False
+    for checked in examine_files(args.path):
+        print(f"DAMAGED {checked.path}: {checked.damage}" if checked.damage else f"ok      {checked.path}", flush=True)
+        damaged |= bool(checked.damage)
+    if damaged:
+        raise SystemExit(1)

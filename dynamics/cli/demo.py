@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynamics.analysis import write_report
-from dynamics.config import RunConfig, preset
+from dynamics.config import RunConfig, preset, with_values
 from dynamics.evaluation import EvaluationOptions
 from dynamics.runner import evaluate_run, evaluated, run
 
@@ -45,4 +45,4 @@ def demo(
 
 def with_steps(config: RunConfig, num_steps: int) -> RunConfig:
     """Return the config with another number of steps."""
-    return config.model_copy(update={"training": config.training.model_copy(update={"num_steps": num_steps})})
+    return with_values(config, {"training.num_steps": num_steps}, "num_steps")

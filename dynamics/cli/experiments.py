@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from dynamics.analysis import findings_page, findings_table
 from dynamics.atomic import replacing
+from dynamics.cli.command_line import parsed
 from dynamics.cli.exits import explained
 from dynamics.cli.sweep_commands import PROGRAM, VERBS, Sweep, WithFiles
 from dynamics.options import invalid
@@ -38,15 +37,17 @@ def main(package: str, argv: Sequence[str] | None = None) -> None:
         package: The package with one experiment a file.
         argv: Words of the command; None takes the program's.
     """
-    with explained():
-        _dispatch(package, list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    typed = words[:2] if words[1:2] and words[1] in VERBS else [word for word in words[:1] if word == "findings"]
+    with explained(" ".join([PROGRAM, *typed])):
+        _dispatch(package, words)
 
 
 def _dispatch(package: str, argv: list[str]) -> None:
     if argv == ["list"]:
         return show_list(package)
     if argv[:1] == ["findings"]:
-        asked = tyro.cli(FindingsArgs, prog=f"{PROGRAM} findings", args=argv[1:])
+        asked = parsed(FindingsArgs, f"{PROGRAM} findings", argv[1:])
         return show_findings(experiments(package), asked)
     if len(argv) < 2 or argv[0].startswith("-"):
         print(
@@ -60,7 +61,7 @@ def _dispatch(package: str, argv: list[str]) -> None:
     if argv[1] not in VERBS:
         raise invalid("verb", argv[1], ", ".join(VERBS), f"{PROGRAM} --help")
     arguments, command = VERBS[argv[1]]
-    args = tyro.cli(arguments, prog=f"{PROGRAM} {argv[0]} {argv[1]}", args=argv[2:])
+    args = parsed(arguments, f"{PROGRAM} {argv[0]} {argv[1]}", argv[2:])
     if args.scale not in RESOURCES:
         raise invalid("scale", args.scale, ", ".join(RESOURCES), "choose one of these")
     folder = SweepFolder(args.results, which.name, args.scale)

@@ -52,6 +52,13 @@ def evaluate(args: EvaluateArgs) -> None:
     """Measure a finished run and show the result."""
     if args.fid:
         return _evaluate_fid(args)
+    from dynamics.options import invalid
+
+    if args.exact_rows < 2:
+        raise invalid("--exact-rows", args.exact_rows, "2 or more", "see dynamics evaluate --help")
+    named = [name for name in ("inception", "reference", "vae") if getattr(args, name) is not None]
+    if named:
+        raise invalid(f"--{named[0]}", str(getattr(args, named[0])), "only with --fid", "add --fid, or leave it out")
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 

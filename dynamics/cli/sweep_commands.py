@@ -1,9 +1,8 @@
 """What `python -m experiments EXPERIMENT VERB` does: one function a verb."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,18 +10,26 @@ import tyro
 from rich.live import Live
 
 from dynamics.analysis import write_study_report
-from dynamics.cli.sweep_tables import collected_text, console, duration, measured_hours, plan_table, status_table
+from dynamics.cli.sweep_tables import (
+    collected_text,
+    console,
+    duration,
+    measured_hours,
+    plan_table,
+    status_table,
+    where_text,
+)
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources
 from dynamics.store import read_groups
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect_sweep, merged_runs, set_aside
 from dynamics.sweep.events import record
-from dynamics.sweep.grid import Experiment, Planned, check_plan, select
-from dynamics.sweep.local import run_here, stop_here
+from dynamics.sweep.grid import Experiment, Planned, check_plan, select, with_firsts
+from dynamics.sweep.local import places, run_here, stop_here
 from dynamics.sweep.machine_files import Files
 from dynamics.sweep.status import ACTIVE, Status, stale, statuses
-from dynamics.sweep.submit import ClusterOptions, startable, submit_slurm
+from dynamics.sweep.submit import ClusterOptions, destination, settle, startable, submit_slurm
 from dynamics.sweep.sweep_folder import SweepFolder
 
 PROGRAM = "python -m experiments"
@@ -63,7 +70,7 @@ class SubmitArgs(WithFiles):
 
 @dataclass(frozen=True)
 class RetryArgs(SubmitArgs):
-    """Set damaged files aside and start again what failed, died, was cancelled or is damaged."""
+    """Set damaged files aside, start again what failed, died, was cancelled or is damaged, release what is held."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +148,28 @@ def submit(sweep: Sweep, args: SubmitArgs) -> None:
     """Start runs, and return when they are queued (Slurm) or have ended (here)."""
     runs = select(sweep.runs, args.only)
     check_plan(runs)
-    _say_skipped(statuses(sweep.folder, runs))
-    if args.to.cluster == "slurm":
-        jobs = submit_slurm(sweep.folder, runs, args.to, sweep.resources)
+    found = statuses(sweep.folder, runs)
+    _start(sweep, found, *destination(sweep.folder, args.to, sweep.resources, found))
+
+
+def _start(sweep: Sweep, found: Sequence[Status], to: ClusterOptions, before: ClusterOptions | None) -> None:
+    """Start what can be started of these runs, where it is to go, and say so."""
+    runs = [status.run for status in found]
+    _say_skipped(found)
+    where, number = where_text(to, sweep.resources), len(startable(found))
+    if to.cluster == "local":
+        where += f", {min(number, len(places(to, to.resources(sweep.resources), runs)))} at a time"
+    if number:
+        print(f"{number} runs {where}", flush=True)
+    if before is not None and before != to:
+        print(f"before: {where_text(before, sweep.resources)}; from now on submit and retry do as said now")
+    settle(sweep.folder, to, before)
+    if to.cluster == "slurm":
+        jobs = submit_slurm(sweep.folder, runs, to, sweep.resources)
         print(f"submitted: jobs {', '.join(jobs)}" if jobs else "nothing to submit")
         print(f"next: {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale} --watch")
         return
-    run_here(sweep.folder, runs, args.to, sweep.resources)
+    run_here(sweep.folder, runs, to, sweep.resources)
     found = statuses(sweep.folder, runs)
     console().print(status_table(sweep.folder, found, (), False))
     if any(status.state != "done" for status in found):
@@ -155,11 +177,18 @@ def submit(sweep: Sweep, args: SubmitArgs) -> None:
 
 
 def retry(sweep: Sweep, args: RetryArgs) -> None:
-    """Set damaged files aside, then submit what did not end well."""
+    """Release what is held, set damaged files aside, then submit what did not end well."""
     again = ("failed", "died", "cancelled", "stopped", "damaged")
+    runs = select(sweep.runs, args.only)
+    check_plan(runs)
     with sweep.folder.submitting():
-        found = statuses(sweep.folder, select(sweep.runs, args.only))
+        found = statuses(sweep.folder, runs)
+        held = [status.job_id for status in found if status.state == "held"]
         chosen = [status for status in found if status.state in again]
+        to = destination(sweep.folder, args.to, sweep.resources, found) if chosen else None
+        slurm.release(held)
+        if held:
+            print(f"released: jobs {', '.join(held)}")
         for status in chosen:
             try:
                 moved = set_aside(sweep.folder, status.run)
@@ -169,10 +198,11 @@ def retry(sweep: Sweep, args: RetryArgs) -> None:
             if moved:
                 print(f"{status.run.run_id}: set aside {', '.join(moved)}")
                 record(sweep.folder.run(status.run.run_id).path, "set_aside", files=moved)
-    if not chosen:
-        print("nothing to retry")
+    if to is None:
+        print("nothing to submit again" if held else "nothing to retry")
         return
-    submit(sweep, replace(args, only=tuple(s.run.run_id for s in chosen)))
+    runs = with_firsts([status.run for status in chosen])
+    _start(sweep, statuses(sweep.folder, runs), *to)
 
 
 def show_status(sweep: Sweep, args: StatusArgs) -> None:
@@ -181,7 +211,7 @@ def show_status(sweep: Sweep, args: StatusArgs) -> None:
     def look() -> tuple[Any, bool]:
         found = statuses(sweep.folder, sweep.runs)
         table = status_table(sweep.folder, found, stale(sweep.folder, sweep.runs), args.all)
-        return table, any(status.state in ACTIVE for status in found)
+        return table, any(status.state in ACTIVE and status.state != "held" for status in found)
 
     table, active = look()
     if not (args.watch and active):
@@ -199,9 +229,7 @@ def show_status(sweep: Sweep, args: StatusArgs) -> None:
 
 def show_collected(sweep: Sweep, args: CollectArgs) -> None:
     """Merge, and list what is missing."""
-    found = collect_sweep(
-        sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small, sys.stderr.isatty()
-    )
+    found = collect_sweep(sweep.folder, sweep.experiment, sweep.runs, args.out, args.replace, args.small)
     print(collected_text(found, sweep.runs))
 
 
@@ -251,10 +279,8 @@ def show_logs(sweep: Sweep, args: LogsArgs) -> None:
         shown = {k: v for k, v in event.items() if k not in ("kind", "time", "born", "traceback", "evaluations")}
         print(time.strftime("%F %T", time.localtime(event["time"])), event["kind"], shown)
     for stream in filter(None, (status.out, status.log)):
-        path = Path(stream)
-        print(f"--- {path}")
-        text = path.read_text(errors="replace").replace("\r", "\n") if path.exists() else "(not there)"
-        print("\n".join(text.splitlines()[-args.lines :]))
+        print(f"--- {stream}")
+        print("\n".join(_read_log(sweep.folder, Path(stream)).splitlines()[-args.lines :]))
 
 
 VERBS: dict[str, tuple[type[Where], Callable[[Sweep, Any], None]]] = {
@@ -274,9 +300,21 @@ def _named(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
     return [run for run in select(runs, only) if any(run.run_id.startswith(start) for start in only)]
 
 
+def _read_log(sweep: SweepFolder, path: Path) -> str:
+    """Return the text of a log that an event names: of no other file of this machine, wherever links lead."""
+    if not path.resolve().is_relative_to(sweep.path.resolve()):
+        return "(not shown: it is not in the sweep's folder)"
+    if not path.is_file():
+        return "(not there)"
+    try:
+        return path.read_text(errors="replace").replace("\r", "\n")
+    except OSError as error:
+        return f"({error.strerror})"
+
+
 def _say_skipped(found: Sequence[Status]) -> None:
     going = {run.run_id for run in startable(found)}
     states = [status.state for status in found if status.run.run_id not in going]
+    hints = {"damaged": "; `retry` sets their files aside", "held": "; `retry` releases them"}
     for state in dict.fromkeys(states):
-        hint = "; `retry` sets their files aside" if state == "damaged" else ""
-        print(f"{states.count(state)} runs are {state} and are left alone{hint}")
+        print(f"{states.count(state)} runs are {state} and are left alone{hints.get(state, '')}")

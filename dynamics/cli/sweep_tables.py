@@ -1,5 +1,6 @@
 """What the commands print."""
 
+import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from dynamics.sweep import slurm
 from dynamics.sweep.collect import Collected
 from dynamics.sweep.grid import Experiment, Planned
 from dynamics.sweep.status import Status, advance
+from dynamics.sweep.submit import ClusterOptions
 from dynamics.sweep.sweep_folder import SweepFolder
 
 WIDTH = 160
 """Columns where the output is no terminal."""
 ROWS = 60
 """Runs that a status table shows one by one."""
-COLOURS = {"done": "green", "running": "cyan", "queued": "blue", "failed": "red", "died": "red", "damaged": "red"}
+COLOURS = {"done": "green", "running": "cyan", "queued": "blue"} | dict.fromkeys(
+    ("held", "failed", "died", "damaged"), "red"
+)
 
 
 def console() -> Console:
@@ -49,12 +53,35 @@ def plan_table(experiment: Experiment, scale: str, runs: Sequence[Planned], reso
 
 def measured_hours(found: Sequence[Status]) -> float | None:
     """Return the hours that a finished run of a sweep took on average, first attempt to end; None if none is done."""
-    spans = []
+    spans: list[float] = []
     for status in found:
         starts = [event["time"] for event in status.events if event["kind"] == "started"]
         if status.state == "done" and starts:
             spans.append(status.events[-1]["time"] - starts[-1])
+    spans = [span for span in spans if span > 0]  # else a clock was wrong
     return sum(spans) / len(spans) / 3600 if spans else None
+
+
+def where_text(options: ClusterOptions, scale: Resources) -> str:
+    """Say where runs go and what each gets.
+
+    Example:
+        >>> where_text(ClusterOptions(cluster="slurm", partition="gpu", cpus=2), Resources())
+        'on Slurm, partition gpu, 2 cores each'
+    """
+    if options.cluster == "debug":
+        return "in this process, one after another"
+    resources = options.resources(scale)
+    parts = [f"on this machine ({socket.gethostname()})"]
+    if options.cluster == "slurm":
+        named = {"partition": options.partition, "account": options.account, "qos": options.qos}
+        named |= options.additional()
+        parts = ["on Slurm", *(f"{name} {value}" for name, value in named.items() if value is not None)]
+    counts = {"nodes": resources.nodes, "processes a node": resources.tasks}
+    parts += [f"{number} {what}" for what, number in counts.items() if number > 1]
+    parts += [f"{resources.gpus} GPUs a node"] if resources.gpus else []
+    cores = f"{resources.cpus} core{'s' if resources.cpus > 1 else ''}"
+    return ", ".join([*parts, f"{cores} {'a process' if resources.tasks > 1 else 'each'}"])
 
 
 def status_table(sweep: SweepFolder, found: Sequence[Status], stale: Sequence[str], everything: bool) -> RenderableType:

@@ -1,6 +1,5 @@
 """Commands that train, and that test the installation."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from dynamics.cli.command_line import parsed
 from dynamics.cli.words import kinds_text, parse_members, switched
+from dynamics.options import invalid
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ def train(argv: Sequence[str]) -> None:
     from dynamics.curricula import Curriculum
     from dynamics.instruments import InstrumentOptions
     from dynamics.runner import run
+    from dynamics.training import launched_rank
 
     # the defaults depend on the preset, so its name is needed before the options can be parsed
-    name = argv[0] if argv and not argv[0].startswith("-") else next(iter(PRESETS))
+    name = argv[0] if argv else ""
+    if name.startswith("-") or not name:
+        if not {"-h", "--help"} & set(argv):
+            raise invalid("PRESET", name or "nothing", ", ".join(PRESETS), "dynamics train PRESET --out DIR")
+        name = next(iter(PRESETS))
     default = TrainArgs(
         preset=tyro.MISSING,
         out=tyro.MISSING,
@@ -50,11 +56,11 @@ def train(argv: Sequence[str]) -> None:
         tensorboard=False,
         config=switched(named_config(name), argv),
     )
-    args = tyro.cli(
+    args = parsed(
         tyro.conf.AvoidSubcommands[TrainArgs],
-        prog="dynamics train",
+        "dynamics train",
+        argv,
         description=f"{TrainArgs.__doc__}\n\n{kinds_text()}",
-        args=list(argv),
         default=default,
     )
     changes: dict[str, object] = {}
@@ -63,8 +69,9 @@ def train(argv: Sequence[str]) -> None:
     if args.curriculum != default.curriculum:
         changes["curricula"] = parse_members("curriculum", Curriculum, args.curriculum)
     config = RunConfig.model_validate({**dict(args.config), **changes})
+    speaks = launched_rank() == 0  # torchrun starts this command once a rank
     folder = run(config, args.out, wall_minutes=args.wall_minutes, tensorboard=args.tensorboard)
-    if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts this command once a rank
+    if speaks:
         print(f"{folder / 'run.nc'}; next: dynamics evaluate {folder}")
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import tyro
 from pydantic import create_model
@@ -28,7 +28,7 @@ def parse_members(flag: str, root: type[Family], words: Sequence[str]) -> tuple[
     Args:
         flag: Name of the option that the words follow, for errors.
         root: The family.
-        words: At least one. A value is JSON if it can be read so, else text; parts of a tuple are separated by "/".
+        words: At least one. A value is JSON if it can be read so, else text; the parts of a tuple are separated by "/".
 
     Raises:
         ValueError: no word, an unknown kind or option, or a value that the option does not take.
@@ -55,17 +55,23 @@ def _member(flag: str, root: type[Family], word: str) -> Family:
         if not equals or name not in option_names(member) or name in content:
             allowed = f"option=value, each option once, of {', '.join(option_names(member))}"
             raise invalid(f"{flag} {kind}", pair, allowed, f"see dynamics train --help for those of {kind}")
-        content[name] = [_value(part) for part in text.split("/")] if "/" in text else _value(text)
+        parts = text.split("/") if "/" in text and _takes_several(member, name) else None
+        content[name] = _value(text) if parts is None else [_value(part) for part in parts]
     # inside a model of one field, so that errors say which member has the option
     holder = create_model(kind, **{kind: (member, ...)})  # type: ignore[call-overload]
     out: Family = getattr(holder.model_validate({kind: content}), kind)
     return out
 
 
+def _takes_several(member: type[Family], name: str) -> bool:
+    kind = member.model_fields[name].annotation
+    return tuple in (get_origin(kind), *map(get_origin, get_args(kind)))
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

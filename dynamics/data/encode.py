@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Never, Self
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
-from dynamics.atomic import locked, remove_leftovers, replacing
-from dynamics.data.image_files import IMAGE_SUFFIXES, class_folders
-from dynamics.data.latents import LABELS, RECORD, SD_SCALE, Record, Shard, check_files, shard_bytes, shard_path
+from dynamics.atomic import locked, replacing
+from dynamics.data.image_files import FORMATS, IMAGE_SUFFIXES, class_folders, open_image
+from dynamics.data.imageset import num_classes_of
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, check_files, shard_bytes, shard_path
+from dynamics.data.latents import SD_SCALE
 from dynamics.data.vae import Vae, load_vae
 from dynamics.options import Options, invalid
+from dynamics.progress_bar import ProgressBar
+from dynamics.strict_json import seal, unseal
 
 READERS = 8
 """Threads that read and resize images."""
@@ -167,13 +170,11 @@ def encode(images: Path, out: Path, options: EncodeOptions, device: torch.device
     for path, source in zip(paths, sources, strict=True):
         complete(path, source, settings, shape)  # what was made otherwise is refused before work begins
     index, count = map(int, options.shard.split("/"))
-    bar: tqdm[Never] = tqdm(desc=f"encode {options.shard}", unit="image", disable=not progress)
-    with bar:
+    with ProgressBar(f"encode {options.shard}", None, "image", show=progress) as bar:
         for path, source in list(zip(paths, sources, strict=True))[index::count]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if complete(path, source, settings, shape) is None:
-                    remove_leftovers(path)
                     _encode_file(path, source, vae, options, settings, bar)
     parts = [complete(path, source, settings, shape) for path, source in zip(paths, sources, strict=True)]
     done = [part for part in parts if part is not None]
@@ -205,8 +206,8 @@ def complete(path: Path, source: Source, settings: Settings, shape: tuple[int, i
     if not about.is_file() or not path.is_file():
         return None
     try:
-        part = Part.model_validate_json(about.read_bytes())
-    except ValidationError:
+        part = Part.model_validate(unseal(about.read_bytes()))
+    except ValueError:
         return None
     for name, there, asked in (
         ("images", part.made_from, source.identity),
@@ -242,11 +243,12 @@ def pixels_of(picture: Picture, size: int) -> Tensor:
         ValueError: It cannot be decoded, or has more than 8 bits.
     """
     try:
-        with Image.open(io.BytesIO(picture.content)) as file:
+        with open_image(io.BytesIO(picture.content)) as file:
             mode, image = file.mode, file.convert("RGB")
     except Exception as error:  # a damaged file can raise nearly anything
         received = f"{picture.place} ({type(error).__name__}: {error})"
-        raise invalid("image", received, "a readable image", "replace or remove the file") from error
+        allowed = f"a readable image ({', '.join(FORMATS)})"
+        raise invalid("image", received, allowed, "replace or remove the file") from error
     if mode[0] in "IF":
         raise invalid("image", f"{picture.place} of mode {mode}", "8 bits per channel", "convert it to 8 bits")
     return torch.from_numpy(np.array(centre_crop(image, size))).permute(2, 0, 1)
@@ -258,7 +260,7 @@ def _encode_file(
     vae: Vae,
     options: EncodeOptions,
     settings: Settings,
-    bar: "tqdm[Never]",
+    bar: ProgressBar,
 ) -> None:
     """Make a file of latents, and then write down what it holds."""
     about = path.with_suffix(".json")
@@ -292,7 +294,7 @@ def _encode_file(
         numbered=numbered.pop(),
     )
     with replacing(about) as temporary:
-        temporary.write_text(part.model_dump_json())
+        temporary.write_text(seal(part.model_dump(mode="json")))
 
 
 def _finish(out: Path, settings: Settings, shape: tuple[int, int, int], parts: list[Part]) -> None:
@@ -300,10 +302,13 @@ def _finish(out: Path, settings: Settings, shape: tuple[int, int, int], parts: l
     names = {label for part in parts for label in part.labels}
     if len({part.numbered for part in parts}) > 1:
         raise invalid("images", "tar files with .cls files, and others", "all with them, or none", "pack them anew")
-    classes = [str(i) for i in range(max(map(int, names)) + 1)] if parts[0].numbered else sorted(names)
-    index = {name: int(name) if parts[0].numbered else classes.index(name) for name in names}
+    numbered = parts[0].numbered
+    index = {name: int(name) if numbered else i for i, name in enumerate(sorted(names))}
+    labels = [index[label] for part in parts for label in part.labels]
+    num_classes = num_classes_of(labels, "class numbers in the .cls files")
+    classes = map(str, range(num_classes)) if numbered else sorted(names)
     content = io.BytesIO()
-    np.save(content, np.array([index[label] for part in parts for label in part.labels], dtype=np.int32))
+    np.save(content, np.array(labels, dtype=np.int32))
     record = Record(
         **settings.model_dump(),
         latent_shape=shape,
@@ -314,9 +319,9 @@ def _finish(out: Path, settings: Settings, shape: tuple[int, int, int], parts: l
     )
     with replacing(out / LABELS) as temporary:
         temporary.write_bytes(content.getvalue())
-    check_files(out, record, content=True)
+    check_files(out, record)
     with replacing(out / RECORD) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1))
+        temporary.write_text(seal(record.model_dump(mode="json")))
 
 
 def _check_folder(out: Path, paths: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """Image sets from files: npz arrays, IDX pairs, and a folder with one subfolder per class."""
 
 import gzip
+import io
 import re
 import struct
 import zipfile
@@ -15,13 +16,15 @@ from PIL import Image, ImageOps
 from pydantic import model_validator
 from torch import Tensor
 
-from dynamics.data.imageset import ImageSet
+from dynamics.data.imageset import ImageSet, num_classes_of
 from dynamics.data.source import SIZED, DataOptions
 from dynamics.options import invalid
 
 IDX_IMAGES, IDX_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 IDX_IMAGES_MAGIC, IDX_LABELS_MAGIC = 2051, 2049
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name says. Pillow would start Ghostscript for others."""
 _DAMAGED = (
     OSError,
     ValueError,
@@ -233,14 +236,20 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def open_image(file: Path | io.BytesIO) -> Image.Image:
+    """Open an image of one of FORMATS."""
+    return Image.open(file, formats=FORMATS)
+
+
 def read_image(path: Path, image_size: int | None) -> NDArray[np.uint8]:
     """Return uint8 [H, W, C], C = 1 for a grey file and 3 for any other."""
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             mode = file.mode
             image = ImageOps.exif_transpose(file).convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
     except (Image.DecompressionBombError, SyntaxError, *_DAMAGED) as error:
-        raise invalid("path", f"{path} ({error})", "a readable image", "replace or remove the file") from error
+        allowed = f"a readable image ({', '.join(FORMATS)})"
+        raise invalid("path", f"{path} ({error})", allowed, "replace or remove the file") from error
     if mode[0] in "IF":
         raise invalid("path", f"{path} of mode {mode}", "8 bits per channel", "convert the file to 8 bits")
     if image_size is not None:
@@ -254,13 +263,14 @@ def read_image(path: Path, image_size: int | None) -> NDArray[np.uint8]:
 
 
 def _image_set(x: NDArray[np.uint8], y: NDArray[Any], name: str, path: Path, num_classes: int = 0) -> ImageSet:
+    num_classes = num_classes or num_classes_of(y.tolist(), f"labels in {path}")
     labels = torch.from_numpy(y.astype(np.int64))
     try:
         return ImageSet(
             pixels=_channels_first(x),
             labels=labels,
             levels=255,
-            num_classes=num_classes or (int(labels.max()) + 1 if len(labels) else 1),
+            num_classes=num_classes,
             name=re.sub(r"[^\w-]", "_", name),
             source=str(path),
             licence="the user's own",

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +18,9 @@ from dynamics.flow.path import Shape
 from dynamics.options import invalid
 from dynamics.oracles import EmpiricalOracle
 from dynamics.rng import batch_indices
+
+PLAUSIBLE_CLASSES = 1000
+"""A class number below this, or below the number of images, may be meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +150,31 @@ class ImageSet:
 
     def _scale(self, pixels: Tensor) -> Tensor:
         return pixels.float() * (2 / self.levels) - 1
+
+
+def num_classes_of(labels: Collection[int], name: str) -> int:
+    """Return the number of classes that labels speak of, 0 to the largest one; warn of classes without images.
+
+    Args:
+        labels: One an image.
+        name: What errors call them.
+
+    Raises:
+        ValueError: A label is far beyond the number of images. Each class has weights of its own in the network.
+    """
+    there = set(labels)
+    largest = max(there, default=0)
+    if largest >= max(PLAUSIBLE_CLASSES, len(labels)):
+        allowed = f"class numbers from 0, below {max(PLAUSIBLE_CLASSES, len(labels))} for {len(labels)} images"
+        raise invalid(name, largest, allowed, "number the classes 0, 1, 2, ...")
+    if missing := [label for label in range(largest) if label not in there]:
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        warnings.warn(
+            f"{name}: {len(missing)} of {largest + 1} classes have no images: {shown}; number them without gaps, "
+            "unless this is meant",
+            stacklevel=2,
+        )
+    return largest + 1
 
 
 def to_pixels(x: Tensor) -> Tensor:

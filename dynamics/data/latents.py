@@ -11,22 +11,21 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
+from dynamics.data.latent_files import LABELS, REMAKE, Record, check_files, read_record, shard_bytes, shard_path
 from dynamics.data.source import SIZED, WHOLE, DataOptions
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import Shape
-from dynamics.options import Options, invalid, later
+from dynamics.options import invalid, later
 from dynamics.rng import batch_indices, generator, normal_rows
 
-RECORD, LABELS, SHARDS = "record.json", "labels.npy", "shards"
 NUM_REFERENCE = 10_000
 SD_VAE, SD_SCALE = "stabilityai/sd-vae-ft-mse", 0.18215
 """The autoencoder of the papers, and what its latents are multiplied by."""
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 1_281_167
 """Of the training set."""
-REMAKE = "remove that file and repeat the command `dynamics encode` that made it: it makes only what is missing"
 
 
 class Latents(DataOptions):
@@ -89,116 +88,8 @@ class Latents(DataOptions):
         return self.image_size
 
 
-class Shard(Options):
-    """One file of latents: float16 [count, 2 (as it is, flipped), 2 (mean, standard deviation), C, h, w]."""
-
-    count: int = Field(gt=0)
-    """Number of images."""
-    sha256: str
-    """Hash of the file."""
-
-
-class Record(Options):
-    """What a folder of latents holds, and what made it.
-
-    float16 rounds a mean of size |m| by at most |m| / 2048, and a standard deviation likewise or, below 6e-5, by 3e-8.
-    bfloat16 would be 8 times as coarse; the logarithm of the variance, which other caches hold, needs an exponential of
-    every number at every step and is no more exact where it counts.
-    """
-
-    format: Literal[1] = 1
-    """Version of the layout."""
-    vae: str
-    """Name of the autoencoder."""
-    vae_sha256: str
-    """Hash of its weights file, which identifies it."""
-    scale: float = Field(gt=0)
-    """What a latent is multiplied by before training sees it."""
-    latent_shape: tuple[int, int, int]
-    """(C, h, w) of one latent."""
-    image_size: int
-    """Side in pixels of the images."""
-    num_images: int = Field(gt=0)
-    """Number of images."""
-    classes: tuple[str, ...]
-    """Names of the classes; labels are positions in this list."""
-    labels_sha256: str
-    """Hash of the file of labels."""
-    shards: tuple[Shard, ...]
-    """The files of latents, in order."""
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    """Return where a file of latents lies; beside it, with the ending .json, lies what made it."""
-    return folder / SHARDS / f"{index:05d}.f16"
-
-
-def shard_bytes(count: int, shape: Shape) -> int:
-    """Return the size of a file of latents."""
-    return count * 4 * prod(shape) * torch.float16.itemsize
-
-
-def read_record(folder: Path) -> Record:
-    """Read what a folder of latents says about itself.
-
-    Raises:
-        ValueError: There is none, because this is another folder or the encoding is not complete, or it is damaged.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        done = len(list((folder / SHARDS).glob("*.json")))
-        received = f"{folder} with {done} files of latents and no {RECORD}" if done else f"{folder} without {RECORD}"
-        remedy = "repeat the command `dynamics encode`: it completes what is there" if done else "check the path"
-        raise invalid("latents", received, "a folder that `dynamics encode` has completed", remedy)
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        remedy = "repeat the command `dynamics encode` that made it, with the version of this package that you use now"
-        raise invalid("latents", f"{path} ({error})", "a record of format 1", remedy) from error
-    if record.num_images != sum(shard.count for shard in record.shards):
-        raise invalid("latents", f"{path} with another sum of counts than num_images", "an intact record", REMAKE)
-    return record
-
-
-def verify(folder: Path, content: bool = True) -> None:
-    """Check the files of a folder of latents against its record.
-
-    Args:
-        folder: The folder.
-        content: Read all files and compare their hashes, not their sizes only.
-
-    Raises:
-        ValueError: Naming every file that is missing or damaged.
-    """
-    check_files(folder, read_record(folder), content)
-
-
-def check_files(folder: Path, record: Record, content: bool) -> None:
-    """Check the files of a folder against a record, as `verify` does."""
-    files = [
-        (shard_path(folder, i), shard_bytes(shard.count, record.latent_shape), shard.sha256)
-        for i, shard in enumerate(record.shards)
-    ]
-    problems = []
-    for path, size, sha256 in [*files, (folder / LABELS, None, record.labels_sha256)]:
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif size is not None and path.stat().st_size != size:
-            problems.append(f"{path} has {path.stat().st_size} bytes instead of {size}")
-        elif (content or size is None) and (actual := file_sha256(path)) != sha256:
-            problems.append(f"{path} has sha256 {actual[:12]}... instead of {sha256[:12]}...")
-    if problems:
-        raise invalid("latents", "; ".join(problems), f"the files that {folder / RECORD} lists", REMAKE)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_latents(folder: Path, vae: str, scale: float, image_size: int) -> "LatentSet":
-    """Load latents that were made as asked for; sizes of all files are checked, but not their hashes (see `verify`).
+    """Load latents that were made as asked for; files that have changed since they were last checked are read once.
 
     Args:
         folder: What `dynamics encode` made.
@@ -220,7 +111,7 @@ def load_latents(folder: Path, vae: str, scale: float, image_size: int) -> "Late
             allowed = f"{made!r}, which the latents in {folder} were made with"
             remedy = f"encode the images again, or train with --data.{name.replace('_', '-')} {made}"
             raise invalid(f"data.{name}", asked, allowed, remedy)
-    check_files(folder, record, content=False)
+    check_files(folder, record, remembered=True)
     labels = torch.from_numpy(np.load(folder / LABELS, allow_pickle=False).astype(np.int64))
     if len(labels) != record.num_images or not 0 <= int(labels.min()) <= int(labels.max()) < len(record.classes):
         received = f"{folder / LABELS} with {len(labels)} labels {int(labels.min())}..{int(labels.max())}"

@@ -17,7 +17,6 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from dynamics.atomic import replacing
 from dynamics.data.imageset import to_pixels
@@ -34,6 +33,7 @@ from dynamics.evaluation.sample_quality import (
 from dynamics.flow.condition import Condition
 from dynamics.flow.path import Shape, Velocity
 from dynamics.options import invalid
+from dynamics.progress_bar import ProgressBar
 from dynamics.rng import generator, normal_rows
 from dynamics.training import on_all, on_first, world
 
@@ -192,19 +192,13 @@ def _draw(source: ImageSource, options: FidOptions, inception: Inception, parts:
     c = draw_conditions(options, source.condition)
     own = range(here.rank, -(-options.num_samples // options.batch_size), here.size)
     missing = [index for index in own if parts.read(index, options.nfe) is None]
-    bar = tqdm(
-        missing,
-        desc=f"fid {options.field}, nfe {' '.join(map(str, options.nfe))}",
-        unit="batch",
-        total=len(own),
-        initial=len(own) - len(missing),
-        disable=not (progress and here.first),
-        dynamic_ncols=True,
-    )
-    for index in bar:
-        first = index * options.batch_size
-        images = source.images(first, c[first : first + options.batch_size], options)
-        parts.write(index, {nfe: inception.features(batch) for nfe, batch in images.items()})
+    name, show = f"fid {options.field}, nfe {' '.join(map(str, options.nfe))}", progress and here.first
+    with ProgressBar(name, len(own), "batch", len(own) - len(missing), show) as bar:
+        for index in missing:
+            first = index * options.batch_size
+            images = source.images(first, c[first : first + options.batch_size], options)
+            parts.write(index, {nfe: inception.features(batch) for nfe, batch in images.items()})
+            bar.update()
 
 
 def _pictures(source: ImageSource, options: FidOptions) -> dict[int, NDArray[np.uint8]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dynamics.atomic import replacing
 from dynamics.data.image_files import IMAGE_SUFFIXES, read_image
 from dynamics.evaluation.inception import Inception
 from dynamics.options import invalid
+from dynamics.progress_bar import ProgressBar
 
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -160,7 +160,7 @@ def compute_statistics(
         raise invalid("images", f"{images} with {len(files)} images", allowed, "check the path")
     moments: Moments | None = None
     kept = []
-    with tqdm(total=len(files), desc="statistics", unit="image", disable=not progress, dynamic_ncols=True) as bar:
+    with ProgressBar("statistics", len(files), "image", show=progress) as bar:
         for batch in _batches(files, image_size, batch_size):
             features = inception.features(batch)
             moments = Moments.of(features) if moments is None else moments.merged(Moments.of(features))

@@ -11,7 +11,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
 from dynamics.data import DataSource
 from dynamics.data.imageset import to_pixels
@@ -21,6 +20,7 @@ from dynamics.features import Extractor
 from dynamics.flow.condition import ClassLabels, Condition, each
 from dynamics.flow.path import Velocity
 from dynamics.options import Options, invalid
+from dynamics.progress_bar import counted
 from dynamics.rng import generator
 from dynamics.sampling import check_nfe, sample_u, sample_v
 
@@ -104,7 +104,7 @@ def evaluate(
     data = reference.data
     c = draw_conditions(options, data.condition)
     rows: list[dict[str, object]] = []
-    for nfe in tqdm(options.nfe, desc=f"evaluate {options.field}", unit="setting", disable=not progress):
+    for nfe in counted(options.nfe, f"evaluate {options.field}", "setting", progress):
         row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)} if data.pictures else {}
         if reference.extractor is not None or reference.points is not None:
             samples = _samples(u, c, nfe, options, data, device, "evaluation noise")
@@ -171,6 +171,8 @@ def _kept(reference: Reference, c: Any) -> xr.Dataset:
 def check_settings(options: EvaluationOptions) -> None:
     """Refuse numbers of evaluations that the sampler cannot spend."""
     check_nfe(options.nfe)
+    if options.field == "u" and options.method != "euler":
+        raise invalid("method", options.method, "euler with field u, whose steps need no integrator", "add --field v")
     if options.field == "v" and options.method == "heun" and any(n % 2 for n in options.nfe):
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from dynamics.atomic import replacing, sync
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import DataOptions, Latents
-from dynamics.data.latents import read_record
+from dynamics.data.latent_files import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
 from dynamics.exchange.public_files import SAFE, read_tensors
 from dynamics.flow.condition import ClassLabels
@@ -106,7 +106,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
 
     Args:
         run_dir: The run folder.
-        out: The file; the ending .safetensors is added if it is missing. One that is there is replaced.
+        out: The file; the ending .safetensors is added if it is missing.
         target: Which repository, see `exchange.conventions.to_public`.
         weights: "model", "ema" or a decay.
         checkpoint: Step of the checkpoint; None takes the newest.
@@ -115,8 +115,11 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
         The file.
 
     Raises:
-        ValueError: There is no such run or checkpoint, or the target's network cannot be this one.
+        ValueError: There is no such run or checkpoint, or the target's network cannot be this one; the file is there.
     """
+    path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
+    if path.exists():
+        raise invalid("out", str(path), "a file that is not there yet", "choose another name, or remove that file")
     folder = RunFolder(Path(run_dir))
     config = folder.read_config()
     if not isinstance(config.model, DiTOptions):
@@ -124,9 +127,8 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     if folder.result.is_file() and read_run(folder.result).attrs.get("meaning") == "backbone":
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
-    _, tensors = folder.checkpoints().weights(checkpoint, weights)
+    _, tensors = folder.checkpoints().weights(folder.step_to_measure(config, checkpoint), weights)
     public = to_public(tensors, config.model, config.data.dimensions()[0], target)
-    path = out if out.suffix == SAFE else out.with_name(out.name + SAFE)
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
     return path

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, chained
@@ -18,6 +17,7 @@ from dynamics.instruments.tasks import WHOLE, LossOptions, task_loss
 from dynamics.models import Network
 from dynamics.objectives import Objective
 from dynamics.options import invalid
+from dynamics.progress_bar import ProgressBar
 from dynamics.training import Recipe, TrainState
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -71,18 +71,17 @@ def collect(
     work = _Work(state, options.objective(recipe.objective), recipe.progress(state.step), options, n)
     shared = work.objective.ONE_PASS and not untapped(state.model)
     per_pass = max(1, options.rows_per_pass // n) if shared else 1
-    losses, any_weight = np.zeros(len(groups)), next(iter(weights.values()))
-    bar = tqdm(total=len(groups) * n, desc="gradients", unit="row", disable=not progress, leave=False)
-    for first in range(0, len(groups), per_pass):
-        chosen = slice(first, min(first + per_pass, len(groups)))
-        for start in range(0, n, options.rows_per_pass):
-            stop = min(start + options.rows_per_pass, n)
-            parts = [
-                Group(g.rows.part(start, stop).to(any_weight.device, any_weight.dtype), g.loss) for g in groups[chosen]
-            ]
-            losses[chosen] += (work.shared if shared else work.alone)(into, chosen, parts) / n
-            bar.update((stop - start) * len(parts))
-    bar.close()
+    losses, weight = np.zeros(len(groups)), next(iter(weights.values()))
+    with ProgressBar("gradients", len(groups) * n, "row", show=progress, leave=False) as bar:
+        for first in range(0, len(groups), per_pass):
+            chosen = slice(first, min(first + per_pass, len(groups)))
+            for start in range(0, n, options.rows_per_pass):
+                stop = min(start + options.rows_per_pass, n)
+                parts = [
+                    Group(g.rows.part(start, stop).to(weight.device, weight.dtype), g.loss) for g in groups[chosen]
+                ]
+                losses[chosen] += (work.shared if shared else work.alone)(into, chosen, parts) / n
+                bar.update((stop - start) * len(parts))
     order = [name for name in weights if name in into.tensors]  # backward passes met the last layers first
     into.tensors = {name: into.tensors[name] for name in order}
     return into, losses

@@ -8,11 +8,14 @@ import xarray as xr
 
 from dynamics.flow.rows import Rows
 from dynamics.objectives import Objective
-from dynamics.options import Family, Options
+from dynamics.options import Family, Options, invalid
 from dynamics.training import Observer, Recipe, TrainState
 
 UNSAID = {"kind", "every", "by_time", "num_splits", "groups", "rows_per_pass", "learning_rate"}
 """Options that leave the meaning of the values alone, or show in the result itself."""
+
+TAKEN_GROUPS = ("training", "alarms", "nonfinite", "monitor", "evaluation", "fid")
+"""Groups of a run's log or file that others write; an instrument's group is its kind."""
 
 
 class InstrumentOptions(Family):
@@ -23,6 +26,14 @@ class InstrumentOptions(Family):
 
     kind: str
     every: int
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        field = cls.model_fields.get("kind")
+        if field is not None and field.default in TAKEN_GROUPS:
+            allowed = f"none of {', '.join(TAKEN_GROUPS)}, which are other groups of a run"
+            raise invalid(f"kind of {cls.__name__}", field.default, allowed, "choose another name")
+        super().__pydantic_init_subclass__(**kwargs)
 
     @abstractmethod
     def observer(self, recipe: Recipe, progress: bool = False) -> Observer:

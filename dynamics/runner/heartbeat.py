@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dynamics.atomic import remove_leftovers, replacing
+from dynamics.atomic import replacing
 from dynamics.training import world
 
 EVERY = 10.0
@@ -68,7 +68,6 @@ class Heartbeat:
         }
 
     def __enter__(self) -> "Heartbeat":
-        remove_leftovers(self._path)
         self._beat()
         self._thread.start()
         return self
@@ -86,6 +85,8 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
+        if not self._path.parent.is_dir():  # somebody removed the run's folder: what writes the log will say so
+            return
         try:
             with replacing(self._path) as temporary:
                 temporary.write_text(json.dumps(self.content(), indent=1))

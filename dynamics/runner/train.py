@@ -1,13 +1,15 @@
 """Training a run from its config to run.nc, on one process or several."""
 
-import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
+from typing import NamedTuple
 
 import torch
+from psutil import virtual_memory
 
 from dynamics.atomic import replacing
 from dynamics.config import RunConfig
@@ -19,9 +21,11 @@ from dynamics.runner.agreement import agree, differences
 from dynamics.runner.recorder import recording
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import RunLog, measurement_datasets, provenance, training_dataset, write_run
+from dynamics.strict_json import dumps
 from dynamics.training import (
     Checkpoints,
     NonFiniteLossError,
+    Observer,
     Origin,
     Recipe,
     TimeLimit,
@@ -38,10 +42,13 @@ from dynamics.training import (
     series_of,
     split,
     start,
+    threads_for,
     time_limit,
     world,
 )
 
+COPIES = 4
+"""Of a batch in memory, at least: images, noise, points and velocities."""
 GAP_COORDINATE = {"gap_count": ("gap_bin", [(i + 0.5) / GAP_BINS for i in range(GAP_BINS)])}
 
 
@@ -82,8 +89,15 @@ def run(
     with joined(device_for(config.training)) as here, ExitStack() as until_the_end:
         agree("config", config.model_dump(mode="json"))
         on_all(lambda: _check_batch(config, here))
-        if not on_first(lambda: _claim(folder, config, until_the_end)):
-            _train(folder, config, progress, going_on, limit, tensorboard)
+        begun = on_first(lambda: folder.check(config))
+        if begun:  # before anything is built: the graphics card may be full of the process that trains this run
+            if on_first(lambda: _take(folder, config, until_the_end)):
+                return folder.path
+            config = on_first(folder.read_config)  # a run goes on as it began: its threads, too
+        prepared = on_all(lambda: _prepare(folder, config))
+        # nothing is written before all that may be refused has been built
+        if begun or not on_first(lambda: _take(folder, config, until_the_end)):
+            _train(folder, config, prepared, progress, going_on, limit, tensorboard)
     return folder.path
 
 
@@ -93,28 +107,53 @@ def _check_batch(config: RunConfig, here: World) -> None:
     if options.batch_size % (here.size * options.accumulation):
         allowed = f"a multiple of {here.size} ranks x accumulation={options.accumulation}"
         raise invalid("training.batch_size", options.batch_size, allowed, "change it, or the number of ranks")
+    rows = options.batch_size // (here.size * options.accumulation)
+    needed, there = COPIES * 4 * rows * math.prod(config.data.dimensions()[0]), virtual_memory().total
+    if needed > there:
+        received = f"{options.batch_size}, whose images alone take {needed / 1e9:.4g} GB"
+        raise invalid("training.batch_size", received, f"what fits into {there / 1e9:.4g} GB", "ask for fewer rows")
 
 
-def _claim(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
+def _take(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     """Take the run's folder and hold it; return whether the run is finished."""
     folder.path.mkdir(parents=True, exist_ok=True)
     until.enter_context(folder.held(folder.log.name, "training"))
     folder.claim(config)
-    return folder.result.exists()
+    if finished := folder.result.exists():
+        folder.check_result(config)
+    return finished
+
+
+class _Prepared(NamedTuple):
+    """What a run trains with, before its first step."""
+
+    recipe: Recipe
+    state: TrainState
+    observers: list[Observer]
+
+
+def _prepare(folder: RunFolder, config: RunConfig) -> _Prepared:
+    torch.set_num_threads(threads_for(config.training))
+    recipe = config.recipe()
+    model = build(config.model, recipe.data.shape, recipe.condition, config.seed).to(device_for(config.training))
+    state = start(model, config.training, config.curricula)
+    if config.start.run is not None and not folder.checkpoints().steps():
+        parent = _parent(folder, config).checkpoints()
+        parent.content(parent.last() if config.start.step is None else config.start.step)
+    return _Prepared(recipe, state, [options.observer(recipe) for options in config.observers])
 
 
 def _train(
     folder: RunFolder,
     config: RunConfig,
+    prepared: _Prepared,
     progress: bool,
     going_on: Collection[Signals],
     limit: TimeLimit,
     tensorboard: bool,
 ) -> None:
     """Train from the newest checkpoint to the end and write run.nc."""
-    options = config.training
-    torch.set_num_threads(options.num_threads)
-    recipe, state = on_all(lambda: _begin(config))
+    options, (recipe, state, observers) = config.training, prepared
     num_parameters = sum(p.numel() for p in state.model.parameters())
     if world().size > 1 and options.parallel == "fsdp":
         split(state)  # before a checkpoint is read: so each rank reads its own part
@@ -123,7 +162,6 @@ def _train(
     with RunLog(folder.log) as log:
         origin |= _resume(folder, config, state, checkpoints, log)
         if state.step < options.num_steps:
-            observers = on_all(lambda: [options.observer(recipe) for options in config.observers])
             on_first(lambda: check_room(checkpoints.folder, checkpoints.keep, state))
             try:
                 with recording(folder, config, log, state.step, progress, tensorboard) as recorder:
@@ -135,25 +173,19 @@ def _train(
         on_first(lambda: _finish(folder, config, log, {**origin, "num_parameters": num_parameters}))
 
 
-def _begin(config: RunConfig) -> tuple[Recipe, TrainState]:
-    """Return the run's recipe and its state before the first step."""
-    recipe = config.recipe()
-    model = build(config.model, recipe.data.shape, recipe.condition, config.seed).to(device_for(config.training))
-    return recipe, start(model, config.training, config.curricula)
-
-
 def _resume(
     folder: RunFolder, config: RunConfig, state: TrainState, checkpoints: Checkpoints, log: RunLog
 ) -> dict[str, str | int | float]:
     """Bring state and log to where an earlier attempt left off; return what run.nc says about the start of the run."""
     here = world()
+    on_first(checkpoints.tidy)
     # the first rank says which checkpoint is intact, and the others take the same one
     step = on_first(lambda: state.step if checkpoints.restore(state) else None)
     if step is not None:
         on_all(lambda: None if here.first else checkpoints.load(state, step))
     started_from = _start_from(folder, config, state, resumed=step is not None)
-    on_first(lambda: log.rewind(-1 if step is None else step))
     on_first(lambda: folder.check_log(step or 0))
+    on_first(lambda: log.rewind(-1 if step is None else step))
     return started_from
 
 
@@ -167,6 +199,7 @@ def _finish(folder: RunFolder, config: RunConfig, log: RunLog, about: dict[str, 
         "num_nonfinite": groups_of_lines["nonfinite"],
         "seconds": float(groups["training"]["step_seconds"].sum()),
         "peak_memory_mb": peak_memory_mb(),
+        "num_threads": threads_for(config.training),
         "device": str(device_for(config.training)),
         "world_size": world().size,
         "parallel": config.training.parallel if world().size > 1 else "none",
@@ -217,6 +250,6 @@ def _parent(folder: RunFolder, config: RunConfig) -> RunFolder:
 
 
 def _explain(folder: RunFolder, error: NonFiniteLossError) -> None:
-    with replacing(folder.path / "nonfinite.json") as temporary:
+    with replacing(folder.nonfinite) as temporary:
         content = {"step": error.step, "what": error.what, "rows": error.rows}
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(dumps(content, indent=1))

@@ -1,11 +1,12 @@
 """A run's diary: one JSON line a record while the run runs, labelled datasets when it ends."""
 
-import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -13,13 +14,24 @@ import xarray as xr
 from dynamics import atomic
 from dynamics.options import invalid
 from dynamics.store.join import column, join
+from dynamics.strict_json import dumps, loads
 
 Record = dict[str, Any]
 """`group` (str), `step` (int), and numbers, strings, lists of numbers, or one `dataset`."""
 
+CRC = "#crc"
+"""Last key of each line: CRC-32, in hexadecimal, of the line without it and of all lines before it.
+
+A digit that changed, or a line that is gone, shows at its line; lines that are gone from the end show where a
+checkpoint says what the last value was. Lines of earlier versions have no such key, and none follows one that has it.
+"""
+_CHECKED = re.compile(rb'(\{.*), "%b": "([0-9a-f]{8})"\}' % CRC.encode(), re.DOTALL)
+
 
 class RunLog:
-    """JSON lines that survive the death of the process that writes them. One writer a file.
+    """JSON lines that survive the death of the process that writes them, and that show when they change.
+
+    One writer a file.
 
     Args:
         path: The file, by custom `log.jsonl` in the run's folder; made at the first record.
@@ -37,53 +49,82 @@ class RunLog:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
         self._descriptor: int | None = None
+        self._crc = 0
 
     def append(self, record: Mapping[str, object]) -> None:
         """Add a record; it is with the operating system when this returns, so that kill -9 cannot take it.
 
         Args:
-            record: With `group` (str) and `step` (int). Floats are written exactly; numpy and torch values become
-                numbers and lists; an `xarray.Dataset` becomes its dict with dtypes.
+            record: With `group` (str) and `step` (int). Floats are written exactly, also those that are not finite;
+                numpy and torch values become numbers and lists; an `xarray.Dataset` becomes its dict with dtypes.
 
         Raises:
-            ValueError: If group or step is missing or a value has no JSON form.
+            ValueError: If group or step is missing or a value has no JSON form; or the file was removed, or changed
+                before this first record.
         """
         if not isinstance(record.get("group"), str):
             raise invalid("record['group']", record.get("group"), "a group's name", "add it, for example 'training'")
         if not isinstance(record.get("step"), int | np.integer) or isinstance(record["step"], bool):
             raise invalid("record['step']", record.get("step"), "an int", "add the optimizer step of the record")
         try:
-            line = json.dumps(record, default=_plain).encode() + b"\n"
+            body = dumps(record, default=_plain).encode()
         except TypeError as error:
             allowed = "values with a JSON form"
             raise invalid(f"record of {record['group']!r}", error.args[0], allowed, "convert the value") from error
         if self._descriptor is None:
             self._descriptor = self._open()
+        line, crc = _checked(body, self._crc)
         while line:  # one write as a rule; a full disk or a signal may shorten it
             line = line[os.write(self._descriptor, line) :]
+        self._crc = crc
 
     def read(self) -> list[Record]:
         """Return all whole records in file order; a last line cut short by a kill is left out.
 
         Raises:
-            ValueError: If any other line is damaged, naming file and line.
+            ValueError: If any other line is damaged, naming file and line; or this writer's file was changed.
         """
-        return [record for _, record in self._lines()]
+        lines = self._lines()
+        if self._descriptor is not None and self._crc != (lines[-1].crc if lines else 0):
+            raise self._changed()
+        return [line.record for line in lines]
+
+    @property
+    def mark(self) -> str:
+        """Where this writer is, for `mark_at` to be compared with."""
+        return f"{self._crc:08x}"
+
+    def mark_at(self, step: int) -> str:
+        """Return what the mark was after the last record of a step, or of those before it.
+
+        Raises:
+            ValueError: As `read`.
+        """
+        return f"{next((line.crc for line in reversed(self._lines()) if line.record['step'] <= step), 0):08x}"
 
     def rewind(self, step: int) -> None:
         """Drop every record after `step` and a torn last line, atomically: a kill leaves the old or the new file."""
         self.close()
         if not self.path.exists():
             return
-        kept = [line for line, record in self._lines() if record["step"] <= step]
-        atomic.remove_leftovers(self.path)
+        kept, crc = [], 0
+        for old in self._lines():
+            if old.record["step"] <= step:
+                line, crc = _checked(old.body, crc)
+                kept.append(line)
         with atomic.replacing(self.path) as temporary:
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+            temporary.write_bytes(b"".join(kept))
 
     def sync(self) -> None:
-        """Have every record on the disk when this returns, so that a power cut cannot take it either."""
+        """Have every record on the disk when this returns, so that a power cut cannot take it either.
+
+        Raises:
+            ValueError: The file is gone, or another has taken its place.
+        """
         if self._descriptor is not None:
             os.fsync(self._descriptor)
+            if not (self.path.exists() and os.path.samestat(os.fstat(self._descriptor), self.path.stat())):
+                raise self._changed()
 
     def close(self) -> None:
         """Close the file; the next record opens it again."""
@@ -102,6 +143,8 @@ class RunLog:
     def _open(self) -> int:
         """Open for appending behind the last whole record: a torn line must not swallow the next one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self._lines()
+        self._crc = lines[-1].crc if lines else 0
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -112,26 +155,56 @@ class RunLog:
                 os.write(descriptor, b"\n")
         return descriptor
 
-    def _lines(self) -> list[tuple[bytes, Record]]:
+    def _lines(self) -> list["_Line"]:
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")
-        pairs = []
-        for number, line in enumerate(lines, start=1):
-            record = _parse(line)
-            if record is not None:
-                pairs.append((line, record))
-            elif number < len(lines):
-                shown = line[:60].decode(errors="replace")
-                remedy = "remove the line, or restore the file from a copy"
-                raise invalid(f"{self.path}, line {number}", shown, "a JSON record with group and step", remedy)
-        return pairs
+        texts = self.path.read_bytes().split(b"\n")
+        lines: list[_Line] = []
+        crc, checked = 0, False
+        for number, text in enumerate(texts, start=1):
+            record = _parse(text)
+            if record is None and number == len(texts):
+                break
+            match = _CHECKED.fullmatch(text)
+            body = match[1] + b"}" if match else text
+            crc = zlib.crc32(body, crc)
+            if record is None or (checked and not match) or (match and int(match[2], 16) != crc):
+                before = lines[-1].record["step"] if lines else 0
+                allowed = "a JSON record with group and step, unchanged, behind the line that it was written behind"
+                remedy = (
+                    "restore the file from a copy; or, to repeat what follows, remove this line, all after it, and the "
+                    f"checkpoints after step {before}"
+                )
+                shown = text[:60].decode(errors="replace")
+                raise invalid(f"{self.path}, line {number}", shown, allowed, remedy)
+            record.pop(CRC, None)
+            lines.append(_Line(record, body, crc))
+            checked = checked or match is not None
+        return lines
+
+    def _changed(self) -> ValueError:
+        allowed = "a log that nobody else touches while the run writes it"
+        remedy = "restore the run's folder, and the same command continues; or begin anew in another one"
+        return invalid(str(self.path), "a file that was removed or changed", allowed, remedy)
+
+
+class _Line(NamedTuple):
+    record: Record
+    body: bytes
+    """The line without its CRC."""
+    crc: int
+
+
+def _checked(body: bytes, before: int) -> tuple[bytes, int]:
+    """Return a record's line, given the CRC of the line before it, and its own CRC."""
+    crc = zlib.crc32(body, before)
+    return body[:-1] + f', "{CRC}": "{crc:08x}"}}\n'.encode(), crc
 
 
 def _parse(line: bytes) -> Record | None:
     """Return a line's record, None if it is damaged. No prefix of a record is itself a record: '}' ends it."""
     try:
-        record = json.loads(line)
+        record = loads(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) and "group" in record and isinstance(record.get("step"), int) else None

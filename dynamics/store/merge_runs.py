@@ -11,6 +11,7 @@ import xarray as xr
 from dynamics.options import invalid
 from dynamics.store.join import column, join
 from dynamics.store.protocols import align_protocols
+from dynamics.store.run_config import leaves
 from dynamics.store.run_file import read_groups
 from dynamics.store.schema import PROVENANCE, SCHEMA_VERSION
 
@@ -87,9 +88,11 @@ def _columns(
     """Return the coordinates on `run` as lists, one value a file: provenance, other attributes, knobs."""
     names = dict.fromkeys([*PROVENANCE, *(name for root in roots for name in root)])
     columns = {name: [root.get(name) for root in roots] for name in names if name != "schema_version"}
-    leaves = [_leaves(path, root.get("config_json", "")) for path, root in zip(paths, roots, strict=True)]
-    for name in dict.fromkeys(name for leaf in leaves for name in leaf):
-        values = [leaf.get(name) for leaf in leaves]
+    settings = [
+        leaves(f"config_json of {path}", root.get("config_json", "")) for path, root in zip(paths, roots, strict=True)
+    ]
+    for name in dict.fromkeys(name for setting in settings for name in setting):
+        values = [setting.get(name) for setting in settings]
         if name not in columns and len({_key(value) for value in values}) > 1:
             columns[name] = values
     for name, given in knobs.items():
@@ -97,25 +100,6 @@ def _columns(
             raise invalid(f"knobs[{name!r}]", len(given), f"{len(paths)} values", "pass one value a file")
         columns[name] = list(given)
     return columns
-
-
-def _leaves(path: str | PathLike[str], config_json: str) -> dict[str, Any]:
-    """Flatten a configuration to {"training.learning_rate": 1e-3}; a list is one leaf."""
-    leaves: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), item)
-        else:
-            leaves["_".join(prefix.replace("/", "_").split())] = value
-
-    try:
-        config = json.loads(config_json or "{}")
-    except ValueError as error:
-        raise invalid(f"config_json of {path}", config_json, "JSON", "restore the file or run it again") from error
-    walk("", config if isinstance(config, dict) else {"config": config})
-    return leaves
 
 
 def _key(value: Any) -> str:

@@ -8,7 +8,6 @@ dimensions and attributes of each variable. Files without it are read the long w
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -30,45 +29,43 @@ _HIDDEN = frozenset(
 _BARE_DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 
 
-def read(path: Path) -> dict[str, xr.Dataset]:
+def read(file: Any, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, xr.Dataset]:
     """Return every group's dataset in memory, by its path ("/" is the root); times are not decoded.
+
+    Args:
+        file: An open `h5py.File`.
+        arrays: What may be read of it, see `inspected`.
 
     Raises:
         Exception: Of whatever kind the damage causes.
     """
-    with h5py.File(path, "r", locking=False) as file:  # files are replaced, never changed: no lock that NFS may refuse
-        datasets: dict[str, xr.Dataset] = {}
-        known = file.attrs.get(CONSOLIDATED)
-        if known is not None:
-            groups = {name: _described(file[name], one) for name, one in json.loads(known).items()}
-            return {"/": xr.Dataset(attrs=_attrs(file)), **groups}
-        pending: list[tuple[str, Any]] = [("/", file)]
-        while pending:
-            name, group = pending.pop(0)
-            datasets[name], children = _read_group(group)
-            pending += [(f"{name.rstrip('/')}/{child}", item) for child, item in children.items()]
-    return datasets
+    known = file.attrs.get(CONSOLIDATED)
+    if known is not None:
+        groups = {name: _described(arrays[name], one) for name, one in json.loads(known).items()}
+        return {"/": xr.Dataset(attrs=_attrs(file)), **groups}
+    return {name: _read_group(file[name], of_group) for name, of_group in arrays.items()}
 
 
 CONSOLIDATED = "consolidated"
 """Root attribute with what all groups consist of, so that a reader looks up arrays and nothing else (zarr's word)."""
 LARGEST = 60_000
 """Bytes that HDF5 takes in an attribute beside an object; larger files go without and are read the long way."""
+LONGEST = 2**28
+"""Letters that one array of strings may hold, shorter ones counted as the longest."""
 
 
-def consolidate(path: Path, groups: Mapping[str, xr.Dataset]) -> None:
-    """Note in a file just written what its groups consist of: each variable's dimensions, dtype and attributes.
+def consolidated(groups: Mapping[str, xr.Dataset]) -> dict[str, str]:
+    """Return an attribute that says what groups consist of: each variable's dimensions, dtype and attributes.
 
-    Nothing is noted where that would be too long, or an attribute is an array.
+    Returns:
+        Nothing where that would be too long, or an attribute is an array.
     """
     content = {name: _description(dataset) for name, dataset in groups.items() if name != "/"}
     try:
         text = json.dumps(content, separators=(",", ":"))
     except TypeError:
-        return
-    if len(text.encode()) < LARGEST:
-        with h5py.File(path, "r+") as file:
-            file.attrs[CONSOLIDATED] = text
+        return {}
+    return {CONSOLIDATED: text} if len(text.encode()) < LARGEST else {}
 
 
 def _description(dataset: xr.Dataset) -> list[Any]:
@@ -79,29 +76,28 @@ def _description(dataset: xr.Dataset) -> list[Any]:
     return [variables, [str(name) for name in dataset.coords], dataset.attrs]
 
 
-def _described(group: Any, description: list[Any]) -> xr.Dataset:
+def _described(arrays: Mapping[str, Any], description: list[Any]) -> xr.Dataset:
     """Read a group of which everything but the numbers is known."""
     described, coords, attrs = description
     variables = {}
     for name, (dims, dtype, own) in described.items():
-        item = group[name]
+        item = arrays[name]
         if dtype == "str":
-            values = np.asarray(item.asstr()[()]).astype(str)
+            values = _texts(item)
         else:
+            assert np.dtype(dtype).kind in "biufc", "numbers"
             values = np.asarray(item[()]).astype(dtype, copy=False)
         variables[name] = xr.Variable(dims, values, own)
     return xr.Dataset(variables, attrs=attrs).set_coords(coords)
 
 
-def _read_group(group: Any) -> tuple[xr.Dataset, dict[str, Any]]:
-    variables, children = {}, {}
-    for name, item in group.items():
-        if isinstance(item, h5py.Group):
-            children[name] = item
-        elif isinstance(item, h5py.Dataset) and not bytes(item.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
+def _read_group(group: Any, arrays: Mapping[str, Any]) -> xr.Dataset:
+    variables = {}
+    for name, item in arrays.items():
+        if not bytes(item.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
             variables[name] = xr.Variable(_dims(name, item), _values(item), _attrs(item))
     dataset = xr.decode_cf(xr.Dataset(variables, attrs=_attrs(group)), decode_times=False)
-    return dataset.load().drop_encoding(), children
+    return dataset.load().drop_encoding()
 
 
 def _dims(name: str, item: Any) -> tuple[str, ...]:
@@ -113,15 +109,23 @@ def _dims(name: str, item: Any) -> tuple[str, ...]:
 
 def _values(item: Any) -> np.ndarray[Any, Any]:
     if h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O":
-        return np.asarray(item.asstr()[()]).astype(str)
+        return _texts(item)
     return np.asarray(item[()])
 
 
+def _texts(item: Any) -> np.ndarray[Any, Any]:
+    values = np.asarray(item.asstr()[()])
+    longest = max(map(len, values.flat), default=0)
+    if longest * values.size > LONGEST:  # numpy gives every string the room of the longest
+        raise ValueError(f"{item.name}: {values.size} strings of up to {longest} letters")
+    return values.astype(str)
+
+
 def _attrs(item: Any) -> dict[str, Any]:
-    return {name: _attr(item.attrs[name]) for name in item.attrs if name not in _HIDDEN}
+    return {name: plain_attribute(item.attrs[name]) for name in item.attrs if name not in _HIDDEN}
 
 
-def _attr(value: Any) -> Any:
+def plain_attribute(value: Any) -> Any:
     """Return an attribute as xarray would: single values as such, strings decoded and in lists."""
     if isinstance(value, h5py.Empty):
         return "" if value.dtype.kind in "SO" else np.array([], dtype=value.dtype)

@@ -1,20 +1,26 @@
 """One run is one netCDF file with groups, replaced as a whole: a reader sees the old file or the new one."""
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
 from dynamics import atomic
 from dynamics.options import invalid
 from dynamics.store import netcdf
+from dynamics.store.checksum import checked, checksummed
+from dynamics.store.inspection import ForeignContentError, inspected
 from dynamics.store.join import join
+from dynamics.store.run_config import check_config_beside
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 COMPRESS_FROM = 64 * 1024
 """Arrays of at least so many bytes are compressed."""
 SMALL_FROM = 4 * 1024
@@ -24,8 +30,8 @@ SMALL_FROM = 4 * 1024
 def write_run(path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> None:
     """Write a run's file, or replace it as a whole.
 
-    Numeric arrays carry checksums (HDF5's fletcher32), so that damage is an error when they are read. Scalars,
-    strings and attributes carry none: the format offers it for chunked arrays of numbers only.
+    The file is built in memory and written in one go. A checksum over all of it lies behind its end, where other
+    programs pass over it, so that damage is an error when it is read.
 
     Args:
         path: The file, by custom `run.nc` in the run's folder; the folder is made if need be.
@@ -47,7 +53,6 @@ def write_run(path: str | os.PathLike[str], groups: Mapping[str, xr.Dataset], at
     target = _target(path)
     tree = _run_tree(groups, attrs)
     with atomic.locked(target):
-        atomic.remove_leftovers(target)
         _write(target, tree)
 
 
@@ -102,7 +107,6 @@ def _changing(
     """Hand out a file's groups by name and write what they have become, alone among all who change the file."""
     target = _present(path)
     with atomic.locked(target):
-        atomic.remove_leftovers(target)
         groups = read_groups(target)
         kept: dict[str, object] = {str(key): value for key, value in groups.pop("/").attrs.items()}
         kept.update(attrs or {})
@@ -143,29 +147,46 @@ def write_tree(path: str | os.PathLike[str], tree: xr.DataTree) -> None:
     _write(target, xr.DataTree.from_dict(groups))
 
 
-def read_groups(path: str | os.PathLike[str]) -> dict[str, xr.Dataset]:
-    """Read a file's groups as `read_run` does, without building the tree: {"/": root, "/training": ...}."""
+def read_groups(path: str | os.PathLike[str], beside: bool = True) -> dict[str, xr.Dataset]:
+    """Read a file's groups as `read_run` does, without building the tree: {"/": root, "/training": ...}.
+
+    Args:
+        path: As of `read_run`.
+        beside: Refuse a run.nc that does not agree with the config.json beside it.
+    """
     target = _present(path)
+    content, vouched = checked(target)
+    if not content.startswith(SIGNATURE):
+        received = f"{path}, which {f'begins with {content[:8]!r}' if content else 'is empty'}"
+        remedy = "restore it from a copy, or remove it and run again; other programs' files are for xarray"
+        raise invalid("path", received, "a netCDF-4 file", remedy)
     try:
-        groups = netcdf.read(target)
-    except (MemoryError, PermissionError):
+        with h5py.File(h5py.h5f.open_file_image(content)) as file:
+            _check_version(path, netcdf.plain_attribute(file.attrs.get("schema_version")))
+            groups = netcdf.read(file, inspected(file, str(path), len(content)))
+    except (MemoryError, ForeignContentError):
         raise
     except Exception as error:  # which error a flipped byte causes depends on where it hits
-        remedy = f"restore it from a copy or run it again ({type(error).__name__}: {error})"
-        raise invalid("path", str(path), "an undamaged netCDF file", remedy) from error
+        allowed = "arrays as this toolkit writes them" if vouched else "an undamaged netCDF file"
+        remedy = "upgrade h5py" if vouched else "restore it from a copy or run it again"
+        raise invalid("path", str(path), allowed, f"{remedy} ({type(error).__name__}: {error})") from error
     root = groups["/"]
     root.attrs = {key: value.item() if isinstance(value, np.generic) else value for key, value in root.attrs.items()}
-    _check_version(path, root.attrs.get("schema_version"))
+    if beside:
+        check_config_beside(target, root.attrs)
     return groups
 
 
 def _check_version(path: str | os.PathLike[str], version: object) -> None:
-    if not isinstance(version, int):
+    if not isinstance(version, int | np.integer):
         allowed = "a netCDF file with the attribute schema_version"
-        raise invalid("path", str(path), allowed, "open files of other programs with xarray.open_dataset")
+        remedy = "open files of other programs with xarray.open_dataset"
+        raise ForeignContentError(str(invalid("path", str(path), allowed, remedy)))
     if version > SCHEMA_VERSION:
         remedy = "install the newer toolkit that wrote it"
-        raise invalid(f"schema_version of {path}", version, f"up to {SCHEMA_VERSION}", remedy)
+        raise ForeignContentError(
+            str(invalid(f"schema_version of {path}", int(version), f"up to {SCHEMA_VERSION}", remedy))
+        )
 
 
 def _present(path: str | os.PathLike[str]) -> Path:
@@ -191,26 +212,21 @@ def _run_tree(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, object]) -> 
 
 
 def _write(path: Path, tree: xr.DataTree) -> None:
-    filters = _small_filters if tree.attrs.get("slim") else _filters
+    small = bool(tree.attrs.get("slim"))
+    groups = tree.to_dict()
     encoding = {
-        name: {str(key): filters(variable) for key, variable in dataset.variables.items()}
-        for name, dataset in tree.to_dict().items()
+        name: {str(key): _filters(variable, small) for key, variable in dataset.variables.items()}
+        for name, dataset in groups.items()
     }
+    tree.attrs |= netcdf.consolidated(groups)
+    content = io.BytesIO()  # a full disk would crash HDF5
+    tree.to_netcdf(content, engine="h5netcdf", encoding=encoding)
     with atomic.replacing(path) as temporary:
-        tree.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        netcdf.consolidate(temporary, tree.to_dict())
+        temporary.write_bytes(checksummed(content.getvalue()))
 
 
-def _filters(variable: xr.Variable) -> dict[str, Any]:
-    if variable.ndim == 0 or variable.dtype.kind not in "biufc":
+def _filters(variable: xr.Variable, small: bool) -> dict[str, Any]:
+    """Compress large arrays of numbers; chunks take 2 kB a variable."""
+    if variable.nbytes < (SMALL_FROM if small else COMPRESS_FROM) or variable.dtype.kind not in "biufc":
         return {}
-    if variable.nbytes < COMPRESS_FROM:
-        return {"fletcher32": True}
-    return {"fletcher32": True, "zlib": True, "complevel": 1, "shuffle": True}
-
-
-def _small_filters(variable: xr.Variable) -> dict[str, Any]:
-    """Filters of a file that lies in a repository, which has checksums of its own: a chunk's take 2 kB a variable."""
-    if variable.nbytes < SMALL_FROM or variable.dtype.kind not in "biufc":
-        return {}
-    return {"fletcher32": True, "zlib": True, "complevel": 6, "shuffle": True}
+    return {"zlib": True, "complevel": 6 if small else 1, "shuffle": True}

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
-from tqdm import tqdm
 
 from dynamics.analysis import CLAIMS
-from dynamics.atomic import locked, remove_leftovers
+from dynamics.atomic import locked
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.sample_quality import sampled_as
 from dynamics.options import invalid
+from dynamics.progress_bar import counted
+from dynamics.runner import RunFolder
 from dynamics.store import merge, protocol_name, read_groups, read_run, slim, write_tree
-from dynamics.sweep.events import events, record
+from dynamics.sweep.events import FILE, read_diary, record
 from dynamics.sweep.grid import Experiment, Planned
 from dynamics.sweep.status import stale, statuses
 from dynamics.sweep.sweep_folder import SweepFolder
@@ -72,28 +74,35 @@ def collect_sweep(
     contents: list[tuple[Path, Groups]] = []
     members: list[Planned] = []
     finished = [status.run for status in found if status.state == "done"]
-    for run in tqdm(finished, desc="reading", unit="run", disable=not progress, mininterval=1):
-        path = sweep.run(run.run_id).result
+    for run in counted(finished, "reading", "run", progress):
         try:
-            groups = _checked(path, run)
+            contents.append(_content(sweep.run(run.run_id), run))
+            members.append(run)
         except ValueError as error:
-            record(path.parent, "damaged", file=str(path), error=str(error))
             missing[run.run_id] = f"damaged {error}"
-            continue
-        contents.append((path, groups))
-        members.append(run)
     left = stale(sweep, runs)
     if not members:
         return Collected(None, 0, missing, left, {})
     revisions = _revisions([groups["/"].attrs for _, groups in contents])
     with locked(target):
-        remove_leftovers(target)
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
         tree = merged_runs(contents, members, experiment, sweep.scale)
         tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
+
+
+def _content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
+    """Return the path and the groups of a run's result; what is damaged is noted in its diary."""
+    path = folder.config
+    try:
+        _check_config(folder, run)
+        path = folder.result
+        return path, _checked(path, run)
+    except ValueError as error:
+        record(folder.path, "damaged", file=str(path), error=str(error))
+        raise
 
 
 def merged_runs(
@@ -112,8 +121,8 @@ def merged_runs(
 def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
     """Move a run's damaged files out of the way, so that it can be done again; return what was moved.
 
-    A damaged result is written anew from the log and the last checkpoint. A damaged log, or no intact checkpoint,
-    means that the run begins again.
+    A damaged result is written anew from the log and the last checkpoint, config.json from the plan where nobody can
+    read it or the result shows whose it is. A damaged log, or no intact checkpoint, means that the run begins again.
     """
     folder = sweep.run(run.run_id)
     moved: list[str] = []
@@ -126,11 +135,22 @@ def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
             moved.append(path.name)
 
     with locked(folder.log, wait=False):
-        diary = events(folder.path)
-        if diary and diary[-1]["kind"] == "damaged":
+        diary, damage = read_diary(folder.path)
+        if damage:
+            move(folder.path / FILE)
+        if diary and diary[-1]["kind"] == "damaged" and Path(str(diary[-1].get("file"))).name != folder.config.name:
             move(folder.result)
+        if folder.config.exists() and _mendable(folder, run):
+            move(folder.config)
+            folder.write_config(run.config)
         if not _resumable(sweep, run):
-            for path in (folder.log, folder.path / "checkpoints", folder.result, folder.config):
+            for path in (
+                folder.log,
+                folder.path / "checkpoints",
+                folder.result,
+                folder.config,
+                folder.path / "start.json",
+            ):
                 move(path)
     return moved
 
@@ -141,22 +161,47 @@ def _resumable(sweep: SweepFolder, run: Planned) -> bool:
     checkpoints = folder.checkpoints()
     try:
         if folder.config.exists():
-            folder.read_config()
+            _check_config(folder, run)
+        if checkpoints.steps() and run.first is not None:
+            folder.origin()
         folder.check_log(0)
         for step in reversed(checkpoints.steps()):
             with contextlib.suppress(DamagedCheckpointError):
                 checkpoints.verify(step)
                 folder.check_log(step)
                 return True
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     return not checkpoints.steps()
 
 
-def _checked(path: Path, run: Planned) -> Groups:
-    groups = read_groups(path)
+def _mendable(folder: RunFolder, run: Planned) -> bool:
+    """Whether config.json is not the run's and may be written anew: nobody can read it, or the result is the run's."""
+    try:
+        if folder.read_config().run_id == run.run_id:
+            return False
+    except ValueError:
+        return True
+    try:
+        _checked(folder.result, run, beside=False)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
+
+
+def _check_config(folder: RunFolder, run: Planned) -> None:
+    try:
+        there = folder.read_config().run_id
+    except ValueError:
+        there = "damaged text"
+    if there != run.run_id:
+        raise invalid(str(folder.config), there, f"the config of run {run.run_id}", "retry sets the file aside")
+
+
+def _checked(path: Path, run: Planned, beside: bool = True) -> Groups:
+    groups = read_groups(path, beside)
     there = groups["/"].attrs.get("config_json")
-    if there != run.config.to_json():
+    if there is None or RunConfig.model_validate_json(there).run_id != run.run_id:
         raise invalid(f"config_json of {path}", there, f"the config of run {run.run_id}", "retry sets the file aside")
     return groups
 

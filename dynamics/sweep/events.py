@@ -9,11 +9,29 @@ from typing import Any, Literal
 
 import psutil
 
+from dynamics.options import invalid
+
 Kind = Literal["submitted", "started", "stopped", "failed", "finished", "cancelled", "damaged", "set_aside"]
 Event = dict[str, Any]
 """`kind`, `time` (seconds since 1970), `host`, `pid`, `born` (the process), and what belongs to the kind."""
 
 FILE = "events.jsonl"
+WRITER = {"time": float, "host": str, "pid": int, "born": float}
+CONTENT: dict[str, dict[str, type]] = {
+    "submitted": {"cluster": str},
+    "started": {"job_id": str, "log": str, "out": str, "step": int},
+    "stopped": {"step": int},
+    "failed": {"error": str},
+    "finished": {"evaluations": str},
+    "cancelled": {},
+    "damaged": {"error": str},
+    "set_aside": {},
+}
+"""What an event of each kind must tell besides who wrote it."""
+ON_SLURM = {"token": str, "index": int}
+"""What a submission to Slurm must tell besides."""
+LAST_SECOND = 1e11
+"""Later than any event, and a time that can still be printed."""
 
 
 def record(run_dir: Path, kind: Kind, **content: object) -> None:
@@ -32,36 +50,62 @@ def record(run_dir: Path, kind: Kind, **content: object) -> None:
 
 
 def events(run_dir: Path) -> list[Event]:
-    """Return a run's whole events, oldest first; half a line of a killed writer is passed over."""
+    """Return a run's events that can be read, oldest first."""
+    return read_diary(run_dir)[0]
+
+
+def read_diary(run_dir: Path) -> tuple[list[Event], str]:
+    """Return a run's events that can be read, oldest first, and what is damaged in their file ("" if nothing is).
+
+    Half a line of a killed writer is no damage: the next event follows it at once, while an empty line follows a whole
+    one.
+    """
+    path = run_dir / FILE
     try:
-        lines = (run_dir / FILE).read_bytes().splitlines()
-    except OSError:  # no such run yet
-        return []
-    out = []
-    for line in lines:
-        try:
-            event = json.loads(line) if line else None
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "kind" in event:
-            out.append(event)
-    return out
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:  # no such run yet
+        return [], ""
+    except OSError as error:
+        return [], f"{path}: {error.strerror}"
+    found, damage = [], ""
+    for number, line in enumerate(lines, start=1):
+        event = _parse(line)
+        if event is not None:
+            found.append(event)
+        elif line and not damage and lines[number : number + 1] == [b""]:
+            shown = line[:60].decode(errors="replace")
+            damage = str(invalid(f"{path}, line {number}", shown, "an event", "retry sets the file aside"))
+    return found, damage
 
 
 def alive(event: Event, patience: float = 600.0) -> bool:
     """Whether the process that wrote an event still runs.
 
-    On another host that cannot be seen: then it counts as alive for `patience` seconds.
+    On another host that cannot be seen: then it counts as alive for `patience` seconds. A time in the future, of a
+    wrong clock, does not count for longer.
     """
     if event["host"] != socket.gethostname():
-        return time.time() - float(event["time"]) < patience
+        return abs(time.time() - float(event["time"])) < patience
     try:
         process = psutil.Process(event["pid"])
         # a process number is given again one day, its time of birth is not; a zombie has ended
         same: bool = abs(process.create_time() - event["born"]) < 1
         return same and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):
         return False
+
+
+def _parse(line: bytes) -> Event | None:
+    """Return a line's event; None if it is none, or lacks what its kind must tell."""
+    try:
+        event = json.loads(line)
+        needed = WRITER | CONTENT[event["kind"]]
+        if event["kind"] == "submitted" and event["cluster"] == "slurm":
+            needed |= ON_SLURM
+        whole = all(isinstance(event[name], (kind, int) if kind is float else kind) for name, kind in needed.items())
+        return event if whole and 0 <= event["time"] < LAST_SECOND else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _myself() -> dict[str, Any]:

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dynamics import progress_bar
 from dynamics.options import invalid
 from dynamics.planning.resources import Resources
 from dynamics.sweep.events import events, record
@@ -20,6 +22,7 @@ from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.status import ACTIVE, Status, advance, statuses
 from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
 from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.training import threads_for
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60
@@ -66,7 +69,7 @@ def places(options: ClusterOptions, resources: Resources, runs: Sequence[Planned
         ValueError: A run asks for more GPUs than there are.
     """
     if not resources.gpus:
-        threads = max((run.config.training.num_threads for run in runs), default=1)
+        threads = max((threads_for(run.config.training) for run in runs), default=1)
         cores = resources.tasks * max(threads, resources.cpus)
         return [()] * (options.parallelism or max((os.cpu_count() or 1) // cores, 1))
     there = torch.cuda.device_count()
@@ -85,7 +88,7 @@ class _Pool:
         self.executor = executor_for(sweep, "local", options, scale)
         self.free = places(options, options.resources(scale), runs)
         self.taken: dict[str, tuple[int, ...]] = {}
-        self.began = time.time()
+        self.heard = {run.run_id: len(events(sweep.run(run.run_id).path)) for run in runs}
 
     def fill(self) -> None:
         """Start what can be started now; a run waits for the one it starts from."""
@@ -119,7 +122,7 @@ class _Pool:
             del self.running[run.run_id]
             self.free.append(self.taken.pop(run.run_id))
             folder = self.sweep.run(run.run_id).path
-            if events(folder)[-1]["kind"] == "submitted":
+            if [event["kind"] for event in events(folder)][-1:] == ["submitted"]:
                 record(folder, "failed", error=f"the process ended before the run began; see {job.paths.stderr}")
         return [run for run, _ in ended]
 
@@ -136,14 +139,15 @@ class _Pool:
 
     def _cancelled(self, run: Planned) -> bool:
         diary = events(self.sweep.run(run.run_id).path)
-        return bool(diary) and diary[-1]["kind"] == "cancelled" and diary[-1]["time"] > self.began
+        return len(diary) > self.heard[run.run_id] and diary[-1]["kind"] == "cancelled"
 
 
 class _Display:
-    """One bar over all runs and one for each that runs; plain lines where there is no terminal."""
+    """One bar over all runs and one for each that runs; a line now and then where there is no terminal."""
 
     def __init__(self, sweep: SweepFolder, total: int, done: int) -> None:
         self.sweep, self.console = sweep, Console(stderr=True)
+        self.next_line = time.monotonic() + progress_bar.SECONDS
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=self.console, disable=not sys.stderr.isatty())
         self.all = self.progress.add_task("all runs", total=total, completed=done)
@@ -157,12 +161,25 @@ class _Display:
         self.progress.stop()
 
     def refresh(self, running: Sequence[Planned]) -> None:
+        if self.progress.disable:
+            if running and time.monotonic() >= self.next_line:
+                self.next_line = time.monotonic() + progress_bar.SECONDS
+                whole = self.progress.tasks[0]
+                told = ", ".join(map(self._how_far, running))
+                self.say(f"{whole.completed:.0f} of {whole.total:.0f} runs done; {told}")
+            return
         for run in running:
             if run.run_id not in self.bars:
                 self.bars[run.run_id] = self.progress.add_task(run.run_id, total=run.config.training.num_steps)
             at = advance(self.sweep.run(run.run_id), Status(run, "running", ()))
             losses = " ".join(f"{k}={x:.3g}" for k, x in (("v", at.raw_v), ("u", at.raw_u)) if x is not None and x == x)
             self.progress.update(self.bars[run.run_id], completed=at.step, description=f"{run.run_id} {losses}")
+
+    def _how_far(self, run: Planned) -> str:
+        folder = self.sweep.run(run.run_id)
+        at = advance(folder, Status(run, "running", events(folder.path)))
+        left = "" if at.eta_seconds is None else f", {timedelta(seconds=round(at.eta_seconds))} left"
+        return f"{run.run_id} at step {at.step} of {at.num_steps}{left}"
 
     def ended(self, status: Status) -> None:
         bar = self.bars.pop(status.run.run_id, None)

@@ -6,11 +6,10 @@ from typing import Self
 
 from pydantic import TypeAdapter
 
-from dynamics.atomic import replacing
 from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.options import Options, invalid
-from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.sweep.sweep_folder import SweepFolder, recall, remember
 
 
 class Files(Options):
@@ -71,9 +70,12 @@ def requested(options: EvaluationOptions, files: Files, on_latents: bool) -> Eva
 
 
 def remembered(sweep: SweepFolder) -> Files:
-    """Return the files that were named for a sweep before."""
-    path = _path(sweep)
-    return Files.model_validate_json(path.read_text()) if path.is_file() else Files()
+    """Return the files that were named for a sweep before.
+
+    Raises:
+        ValueError: The file that remembers them is damaged.
+    """
+    return recall(_path(sweep), Files, "remove the file, and name its files again") or Files()
 
 
 def settled(sweep: SweepFolder, named: Files, prepare: Prepare | None) -> Files:
@@ -91,8 +93,7 @@ def settled(sweep: SweepFolder, named: Files, prepare: Prepare | None) -> Files:
         made = prepare(sweep.scale, sweep.path / "files") if prepare else Files()
         files = named.absolute().over(before).over(made.absolute())
         if files != before:
-            with replacing(_path(sweep)) as temporary:
-                temporary.write_text(files.model_dump_json(indent=1))
+            remember(_path(sweep), files)
     return files
 
 

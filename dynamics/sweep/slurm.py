@@ -31,6 +31,12 @@ class Job(NamedTuple):
     def waits(self) -> bool:
         return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
+    @property
+    def held(self) -> bool:
+        """Whether it waits for somebody to let it go, as after "launch failed requeued held"."""
+        reason = self.reason.lower()
+        return self.waits and (self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or "held" in reason or "hold" in reason)
+
 
 def queue(names: Sequence[str]) -> dict[tuple[str, int], Job]:
     """Return the jobs of these names that wait or run, by (name, index in the array).
@@ -56,6 +62,16 @@ def cancel(job_ids: Sequence[str]) -> None:
     """
     for start in range(0, len(job_ids), PER_QUESTION):
         _ask("scancel", "--quiet", *job_ids[start : start + PER_QUESTION])
+
+
+def release(job_ids: Sequence[str]) -> None:
+    """Let held jobs go.
+
+    Raises:
+        SlurmError: Slurm does not answer, or an administrator holds one.
+    """
+    for start in range(0, len(job_ids), PER_QUESTION):
+        _ask("scontrol", "release", *job_ids[start : start + PER_QUESTION])
 
 
 def ending(job_id: str) -> str:

@@ -4,19 +4,21 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dynamics.runner import RunFolder
 from dynamics.sweep import slurm
-from dynamics.sweep.events import Event, alive, events
+from dynamics.sweep.events import Event, alive, read_diary
 from dynamics.sweep.grid import Planned
 from dynamics.sweep.machine_files import EVALUATIONS
 from dynamics.sweep.sweep_folder import SweepFolder
 
-State = Literal["new", "queued", "running", "done", "failed", "died", "stopped", "cancelled", "damaged", "unknown"]
-ACTIVE = ("queued", "running", "unknown")
+State = Literal[
+    "new", "queued", "held", "running", "done", "failed", "died", "stopped", "cancelled", "damaged", "unknown"
+]
+ACTIVE = ("queued", "held", "running", "unknown")
 """States in which a run must be left to itself."""
 TAIL = 16 * 1024
 """Bytes read from the end of a log at first; more if no training record is among them."""
@@ -46,9 +48,12 @@ class Status:
 def statuses(sweep: SweepFolder, runs: Sequence[Planned]) -> list[Status]:
     """Return the state of each run; asks the queue once.
 
-    A run that went to a Slurm which does not answer is "unknown", and nothing touches it.
+    A run that went to a Slurm which does not answer is "unknown", and nothing touches it. One whose diary is damaged
+    is "damaged", unless what can be read of it says that it is at work.
     """
-    diaries = {run.run_id: events(sweep.run(run.run_id).path) for run in runs}
+    diaries, damage = {}, {}
+    for run in runs:
+        diaries[run.run_id], damage[run.run_id] = read_diary(sweep.run(run.run_id).path)
     wanted = {run.run_id: evaluations_json(run) for run in runs}
 
     def done(run: Planned) -> bool:
@@ -63,12 +68,18 @@ def statuses(sweep: SweepFolder, runs: Sequence[Planned]) -> list[Status]:
     except slurm.SlurmError as error:
         queued, silence = None, str(error)
     for run in open_ones:  # once more: a run that ended before the queue was asked has said so by now
-        diaries[run.run_id] = events(sweep.run(run.run_id).path)
-    return [
+        diaries[run.run_id], damage[run.run_id] = read_diary(sweep.run(run.run_id).path)
+    found = [
         Status(run, "done", diaries[run.run_id], **_attempts(diaries[run.run_id]))
         if done(run)
         else _status(run, diaries[run.run_id], queued, silence)
         for run in runs
+    ]
+    return [
+        replace(status, state="damaged", detail=damage[status.run.run_id])
+        if damage[status.run.run_id] and status.state not in ACTIVE
+        else status
+        for status in found
     ]
 
 
@@ -101,8 +112,10 @@ def _status(
             return Status(run, "unknown", diary, **{**about, "detail": silence})
         job = queued.get((submitted["token"], submitted["index"]))
         if job is not None:
-            here = {**about, "job_id": job.job_id, "detail": job.reason if job.waits and job.reason != "None" else ""}
-            return Status(run, "queued" if job.waits else "running", diary, **here)
+            reason = job.reason if job.waits and job.reason != "None" else ""
+            state: State = "held" if job.held else "queued" if job.waits else "running"
+            remedy = f"; retry, or scontrol release {job.job_id}, lets it go" if job.held else ""
+            return Status(run, state, diary, **{**about, "job_id": job.job_id, "detail": reason + remedy})
         return Status(run, _unattended(diary), diary, **about)
     newest = diary[-1]
     if newest["kind"] in ("submitted", "started") and alive(newest):
@@ -140,7 +153,7 @@ def _attempts(diary: Sequence[Event]) -> dict[str, Any]:
     if starts:
         about |= {name: str(starts[-1][name]) for name in ("job_id", "log", "out")}
     if errors and diary[-1]["kind"] in ("failed", "damaged"):
-        about["detail"] = str(errors[-1]["error"]).strip().splitlines()[-1]
+        about["detail"] = "".join(errors[-1]["error"].strip().splitlines()[-1:])
     return about
 
 
@@ -167,8 +180,10 @@ def advance(folder: RunFolder, status: Status) -> Advance:
     start = next((event for event in reversed(status.events) if event["kind"] == "started"), None)
     if start is not None and step > start["step"]:
         pace = (os.path.getmtime(folder.log) - start["time"]) / (step - start["step"])
-        eta = max(pace * (num_steps - step) - (time.time() - os.path.getmtime(folder.log)), 0.0)
-    return Advance(step, num_steps, newest.get("raw_v"), newest.get("raw_u"), eta)
+        if pace > 0:  # else a clock is wrong
+            eta = max(pace * (num_steps - step) - (time.time() - os.path.getmtime(folder.log)), 0.0)
+    raw_v, raw_u = (x if isinstance(x := newest.get(name), float) else None for name in ("raw_v", "raw_u"))
+    return Advance(step, num_steps, raw_v, raw_u, eta)
 
 
 def _last_training_record(log: Path) -> dict[str, Any] | None:
@@ -182,9 +197,10 @@ def _last_training_record(log: Path) -> dict[str, Any] | None:
                     if line.startswith(b'{"group": "training"'):
                         try:
                             out: dict[str, Any] = json.loads(line)
-                        except ValueError:  # still being written
+                        except ValueError:  # still being written, or damaged
                             continue
-                        return out
+                        if isinstance(out.get("step"), int):
+                            return out
                 if length >= size:
                     return None
                 length *= 8

@@ -1,7 +1,10 @@
 """Hand runs to a cluster: Slurm through submitit, this machine, or this process."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import submitit
 from pydantic import Field
@@ -13,21 +16,25 @@ from dynamics.sweep.events import record
 from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.job import Job
 from dynamics.sweep.status import ACTIVE, Status, evaluations_json, statuses
-from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.sweep.sweep_folder import SweepFolder, recall, remember
 
 Cluster = Literal["local", "slurm", "debug"]
+Word = Annotated[str, Field(pattern=r"\A[ -~]+\z")]
+"""Text of one line: it goes into the script that sbatch gets."""
 
 
 class ClusterOptions(Options):
     """Where runs go and what they get; what is left out is the scale's."""
 
-    cluster: Cluster = "local"
-    """local: processes of this machine. slurm: a real cluster. debug: one after another in this process."""
-    partition: str | None = None
+    cluster: Cluster | None = None
+    """local: processes of this machine. slurm: a real cluster. debug: one after another in this process. The sweep
+    remembers it with the options below: left out, all are as before but for those that are named; at first it is local.
+    """
+    partition: Word | None = None
     """Slurm partition."""
-    account: str | None = None
+    account: Word | None = None
     """Slurm account."""
-    qos: str | None = None
+    qos: Word | None = None
     """Slurm quality of service."""
     gpus: int | None = Field(default=None, ge=0)
     """GPUs of each node; a run then has one process a GPU unless --tasks says otherwise."""
@@ -47,11 +54,15 @@ class ClusterOptions(Options):
     """How often a run may reach its time limit."""
     parallelism: int | None = Field(default=None, gt=0)
     """Runs at a time; left out, what this machine's cores allow, or 256 on Slurm."""
-    sbatch: tuple[str, ...] = ()
+    sbatch: tuple[Word, ...] = ()
     """More options of sbatch, such as: constraint=h100 exclude=node7."""
 
     def resources(self, scale: Resources) -> Resources:
-        """Return the scale's resources with what is asked for here."""
+        """Return the scale's resources with what is asked for here.
+
+        Raises:
+            ValueError: Several nodes are asked of one machine.
+        """
         asked: dict[str, float | None] = {
             "nodes": self.nodes,
             "gpus": self.gpus,
@@ -61,7 +72,11 @@ class ClusterOptions(Options):
         asked |= {"memory_gb": self.memory_gb, "timeout_min": self.timeout}
         if self.gpus and self.tasks is None:
             asked["tasks"] = self.gpus
-        return Resources.model_validate({**dict(scale), **{name: v for name, v in asked.items() if v is not None}})
+        out = Resources.model_validate({**dict(scale), **{name: v for name, v in asked.items() if v is not None}})
+        if out.nodes > 1 and self.cluster != "slurm":
+            allowed = f"1 with --cluster {self.cluster or 'local'}"
+            raise invalid("nodes", out.nodes, allowed, "use --cluster slurm, or --nodes 1")
+        return out
 
     def additional(self) -> dict[str, str]:
         """Return the further options of sbatch by name."""
@@ -70,6 +85,45 @@ class ClusterOptions(Options):
             if not sign:
                 raise invalid("sbatch", name, "option=value", "such as constraint=h100")
         return {name: value for name, _, value in pairs}
+
+
+def destination(
+    sweep: SweepFolder, named: ClusterOptions, scale: Resources, found: Sequence[Status]
+) -> tuple[ClusterOptions, ClusterOptions | None]:
+    """Return where a sweep's runs go, and where they went before.
+
+    Args:
+        sweep: The sweep.
+        named: On the command line.
+        scale: What its scale asks of a machine.
+        found: States of its runs.
+
+    Raises:
+        ValueError: Nobody said where, and computing on the machine that one types on may not be what is meant; or the
+            file that remembers is damaged.
+    """
+    try:
+        before = recall(_memory(sweep), ClusterOptions, "name --cluster, and the file is written anew")
+    except ValueError:
+        if named.cluster is None:
+            raise
+        before = None
+    if named.cluster is not None:
+        return named, before
+    if before is not None:
+        asked = {name: getattr(named, name) for name in named.model_dump(exclude_defaults=True)}
+        return ClusterOptions.model_validate({**dict(before), **asked}), before
+    if any(status.cluster == "slurm" for status in found) or (scale.gpus and shutil.which("sbatch")):
+        remedy = "name --cluster slurm; or --cluster local, to compute on the machine that you type on"
+        raise invalid("cluster", None, "slurm, local or debug, for a sweep of a cluster", remedy)
+    return named.model_copy(update={"cluster": "local"}), None
+
+
+def settle(sweep: SweepFolder, chosen: ClusterOptions, before: ClusterOptions | None) -> None:
+    """Remember where a sweep's runs go."""
+    if chosen != before:
+        with sweep.submitting():
+            remember(_memory(sweep), chosen)
 
 
 def startable(found: Sequence[Status]) -> list[Planned]:
@@ -110,8 +164,6 @@ def submit_slurm(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOp
 def executor_for(sweep: SweepFolder, cluster: Cluster, options: ClusterOptions, scale: Resources) -> submitit.Executor:
     """Return the executor of this machine or of this process."""
     resources = options.resources(scale)
-    if resources.nodes > 1:
-        raise invalid("nodes", resources.nodes, f"1 with --cluster {cluster}", "use --cluster slurm, or --nodes 1")
     kind = submitit.LocalExecutor if cluster == "local" else submitit.DebugExecutor
     executor = kind(folder=str(sweep.jobs.absolute() / "%j"))
     executor.update_parameters(
@@ -141,11 +193,15 @@ def job_of(sweep: SweepFolder, run: Planned) -> Job:
 def _submit(
     sweep: SweepFolder, cluster: Cluster, executor: submitit.Executor, runs: Sequence[Planned]
 ) -> Mapping[str, str]:
-    """Submit runs as one array; return their jobs' numbers."""
-    submission = sweep.announce(cluster, [run.run_id for run in runs])
-    executor.update_parameters(name=submission.token)
+    """Submit runs as one array; return their jobs' numbers.
+
+    The name of the jobs is in the runs' diaries BEFORE they go: so the queue itself says which runs are in it, and no
+    job number can be lost between submitting and noting it down.
+    """
+    token = f"{sweep.experiment}-{sweep.scale}-{uuid4().hex[:8]}"
+    executor.update_parameters(name=token)
     for index, run in enumerate(runs):
-        record(sweep.run(run.run_id).path, "submitted", cluster=cluster, token=submission.token, index=index)
+        record(sweep.run(run.run_id).path, "submitted", cluster=cluster, token=token, index=index)
     try:
         submitted = executor.submit_array([job_of(sweep, run) for run in runs])
     except Exception as error:  # sbatch refused: nothing is queued, and each run says why
@@ -182,6 +238,10 @@ def _slurm_executor(
     further = {"requeue": True, "kill-on-invalid-dep": "yes", **options.additional()}
     executor.update_parameters(slurm_additional_parameters=further)
     return executor
+
+
+def _memory(sweep: SweepFolder) -> Path:
+    return sweep.jobs / "cluster.json"  # there, where only the owner may write: it goes into a script
 
 
 def _check_known(found: Sequence[Status]) -> None:

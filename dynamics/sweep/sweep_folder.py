@@ -1,32 +1,18 @@
-"""Where a sweep lies on the disk, and its submissions."""
+"""Where a sweep lies on the disk, and what it remembers."""
 
-import json
-import time
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+from typing import TypeVar
 
 from dynamics.atomic import locked, replacing
+from dynamics.options import Options, invalid
 from dynamics.runner import RunFolder
 
-
-@dataclass(frozen=True)
-class Submission:
-    """Runs that went to a cluster together, written down BEFORE they go.
-
-    The token is in the name of the jobs, so that the queue itself says which runs are in it: no job number that could
-    be lost between submitting and noting it down.
-    """
-
-    token: str
-    """Name of the jobs: experiment, scale and eight random letters."""
-    cluster: str
-    run_ids: tuple[str, ...]
-    """In the order of the array."""
-    created: float
-    """Seconds since 1970."""
+Remembered = TypeVar("Remembered", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class SweepFolder:
 
     @property
     def jobs(self) -> Path:
-        """Submissions, and the cluster's logs."""
+        """What goes to the cluster and runs there as it stands, and its logs: nobody but the owner may write here."""
         return self.path / "jobs"
 
     def run(self, run_id: str) -> RunFolder:
@@ -63,15 +49,41 @@ class SweepFolder:
 
     @contextmanager
     def submitting(self) -> Iterator[None]:
-        """Hold the right to submit: two people who submit at once do it one after the other."""
-        self.jobs.mkdir(parents=True, exist_ok=True)
+        """Hold the right to submit: two who submit at once do it one after the other.
+
+        Raises:
+            ValueError: Others may write where the jobs are, or we may not.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.jobs.mkdir(mode=0o700, exist_ok=True)
+        mode = self.jobs.stat().st_mode
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            allowed = "a folder that only its owner may write: what lies there runs as the owner's job"
+            raise invalid(str(self.jobs), f"mode {stat.S_IMODE(mode):o}", allowed, f"chmod 700 {self.jobs}")
+        if not os.access(self.jobs, os.W_OK | os.X_OK):
+            raise invalid(str(self.jobs), "a folder that you may not write", "one of your own", "another --results")
         with locked(self.jobs / "submit"):
+            for folder in (self.path, self.jobs):  # of killed writers of what is remembered
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
             yield
 
-    def announce(self, cluster: str, run_ids: Sequence[str]) -> Submission:
-        """Write down a submission that is about to be made."""
-        token = f"{self.experiment}-{self.scale}-{uuid4().hex[:8]}"
-        submission = Submission(token, cluster, tuple(run_ids), time.time())
-        with replacing(self.jobs / f"{token}.json") as temporary:
-            temporary.write_text(json.dumps(asdict(submission), indent=1))
-        return submission
+
+def recall(path: Path, kind: type[Remembered], remedy: str) -> Remembered | None:
+    """Return options that were remembered in a file, None if there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise invalid(str(path), "damaged text", f"JSON of {kind.__name__}", remedy) from error
+
+
+def remember(path: Path, options: Options) -> None:
+    """Write options down for `recall`; only for who is submitting."""
+    with replacing(path) as temporary:
+        temporary.write_text(options.model_dump_json(indent=1))

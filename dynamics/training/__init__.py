@@ -2,11 +2,11 @@
 
 from dynamics.training.checkpoint import Checkpoints, DamagedCheckpointError
 from dynamics.training.disk import DiskFullError, check_room, room_for
-from dynamics.training.distributed import World, joined, on_all, on_first, world
+from dynamics.training.distributed import World, joined, launched_rank, on_all, on_first, world
 from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
-from dynamics.training.optimisation import TrainingOptions, device_for
+from dynamics.training.optimisation import TrainingOptions, device_for, threads_for
 from dynamics.training.recipe import Recipe, series_of
 from dynamics.training.sharding import gathered, split
 from dynamics.training.state import TrainState, Weights, start
@@ -40,6 +40,7 @@ __all__ = [
     "gathered",
     "inherit",
     "joined",
+    "launched_rank",
     "on_all",
     "on_first",
     "remembering",
@@ -47,6 +48,7 @@ __all__ = [
     "series_of",
     "split",
     "start",
+    "threads_for",
     "time_limit",
     "train_step",
     "world",

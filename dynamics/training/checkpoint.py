@@ -2,15 +2,16 @@
 
 A checkpoint is a folder `step_00001000` with `model.safetensors`, `ema_<decay>.safetensors`, `optimizer.safetensors`
 (moments by the weight's name) and `state.json`, which holds the step, the curricula's state, the sums by time and gap,
-the optimiser's settings and the sha256 of each file. Tensors that curricula remember are in `curricula.safetensors`.
-The folder is written under a temporary name and renamed, so it is there as a whole or not at all.
+the sha256 of each file, where the log was, and a hash of itself. Tensors that curricula remember are in
+`curricula.safetensors`; how to optimise is for the config to say. The folder is written under a temporary name and
+renamed, so it is there as a whole or not at all.
 
 Where weights are split over ranks each writes its own part, `model.00001-of-00002.safetensors` and so on, see `shards`.
 Any number of ranks reads any number of parts, each rank what it needs.
 """
 
+import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -25,17 +27,21 @@ from torch import Tensor
 from dynamics.atomic import sync
 from dynamics.curricula import State
 from dynamics.options import invalid
+from dynamics.strict_json import dumps, seal
+from dynamics.training.checkpoint_content import (
+    CURRICULA,
+    LEGACY,
+    OPTIMIZER,
+    STATE,
+    files_of,
+    read_content,
+    weights_files,
+)
 from dynamics.training.distributed import from_all, is_split, on_first, world
 from dynamics.training.shards import Shards, write
 from dynamics.training.state import TrainState, Weights
 
 NAME = re.compile(r"step_(\d{8})")
-OPTIMIZER = "optimizer"
-"""Kind of the files of moments."""
-CURRICULA = "curricula.safetensors"
-"""File of the tensors that curricula remember, by the curriculum's place in the chain and the tensor's name."""
-LEGACY = "optimizer.pt"
-"""Moments and settings of the optimiser in checkpoints of earlier versions; read, no longer written."""
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -59,10 +65,14 @@ class Checkpoints:
         """Return the folder of the checkpoint at `step`."""
         return self.folder / f"step_{step:08d}"
 
-    def save(self, state: TrainState) -> Path:
+    def save(self, state: TrainState, log: str | None = None) -> Path:
         """Write a checkpoint atomically, then remove those beyond the newest `keep`; every rank must call this.
 
         Of a split state each rank writes its part; otherwise the first one writes all.
+
+        Args:
+            state: What to write.
+            log: Where the run's log is, see `store.RunLog.mark`.
         """
         final, here = self.path(state.step), world()
         parts = here.size if is_split(next(state.model.parameters())) else 1
@@ -71,14 +81,16 @@ class Checkpoints:
             on_first(lambda: _make_anew(temporary))
             written = from_all(lambda: _write(temporary, state, here.rank, parts) if here.rank < parts else {})
             hashes = {name: digest for of_rank in written for name, digest in of_rank.items()}
-            on_first(lambda: self._complete(state, temporary, parts, hashes))
+            on_first(lambda: self._complete(state, temporary, parts, hashes, log))
         except BaseException:
             if here.first:  # a full disk must not stay full because of half a checkpoint
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
         return final
 
-    def _complete(self, state: TrainState, temporary: Path, parts: int, hashes: dict[str, str]) -> None:
+    def _complete(
+        self, state: TrainState, temporary: Path, parts: int, hashes: dict[str, str], log: str | None
+    ) -> None:
         plain, tensors = _apart(state.curricula)
         if tensors:
             hashes = {**hashes, CURRICULA: write(temporary / CURRICULA, tensors)}
@@ -88,18 +100,20 @@ class Checkpoints:
             "emas": list(state.emas),
             "curricula": plain,
             "cells": state.cells.tolist(),
-            "optimizer": [{k: v for k, v in g.items() if k != "params"} for g in state.optimizer.param_groups],
+            "log": log,
             "sha256": hashes,
         }
-        (temporary / "state.json").write_text(json.dumps(content, indent=1))
-        for path in (temporary / "state.json", temporary):
+        (temporary / STATE).write_text(seal(content))
+        for path in (temporary / STATE, temporary):
             sync(path)
         final = self.path(state.step)
         if final.exists():  # the same step again, after a damaged copy was refused
-            shutil.rmtree(final)
+            self._hide(final)
         os.replace(temporary, final)
         sync(self.folder)
-        self._prune()
+        for step in self.steps()[: -self.keep]:
+            self._hide(self.path(step))
+        self.tidy()
 
     def restore(self, state: TrainState, step: int | None = None) -> bool:
         """Load a checkpoint into `state`: that of `step`, or the newest intact one; return False if there is none.
@@ -136,16 +150,35 @@ class Checkpoints:
             ValueError: There is no checkpoint of that step.
             DamagedCheckpointError: A file is missing or differs from its checksum.
         """
-        self._check_step(step)
-        folder = self.path(step)
-        try:
-            content: dict[str, Any] = json.loads((folder / "state.json").read_text())
-            damaged = [name for name, digest in content["sha256"].items() if _sha256(folder / name) != digest]
-        except (OSError, ValueError, KeyError) as error:
-            raise DamagedCheckpointError(f"checkpoint {folder} is damaged ({error})") from error
+        content = self.content(step)
+        damaged = [name for name, digest in content["sha256"].items() if not self._is_intact(step, name, digest)]
         if damaged:
-            raise DamagedCheckpointError(f"checkpoint {folder} is damaged ({', '.join(damaged)} fails its checksum)")
+            raise self._damaged(step, f"{', '.join(damaged)} fails its checksum")
         return content
+
+    def content(self, step: int) -> dict[str, Any]:
+        """Return the content of a checkpoint's state.json after comparing its own checksum; other files are not read.
+
+        Raises:
+            ValueError: There is no checkpoint of that step.
+            DamagedCheckpointError: It is missing, fails its checksum, or lists other files than it must.
+        """
+        self._check_step(step)
+        try:
+            return read_content(self.path(step), step)
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise self._damaged(step, f"{STATE}: {error}") from error
+
+    def _is_intact(self, step: int, name: str, digest: str) -> bool:
+        try:
+            return _sha256(self.path(step) / name) == digest
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EIO):  # what cannot be read for another reason is not damaged
+                return False
+            raise
+
+    def _damaged(self, step: int, what: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(f"checkpoint {self.path(step)} is damaged ({what})")
 
     def weights(self, step: int | None = None, which: str = "ema") -> tuple[int, Weights]:
         """Return (step, weights) of a checkpoint after checking it.
@@ -190,22 +223,24 @@ class Checkpoints:
         Raises:
             ValueError: It belongs to another model.
         """
-        folder = self.path(step)
-        content = json.loads((folder / "state.json").read_text())
+        folder, content = self.path(step), self.content(step)
         fill_weights(state, folder, content, "model")
         for decay, ema in state.emas.items():
             shards = Shards.open(folder / name for name in weights_files(content, decay))
             for name, weight in ema.items():
                 shards.fill(name, weight)
-        settings = [group | {"betas": tuple(group["betas"])} for group in content.get("optimizer", [])]
-        fill_moments(state, folder, content, settings)
-        state.step, state.curricula = content["step"], _together(content["curricula"], folder / CURRICULA)
+        fill_moments(state, folder, content)
+        tensors = Shards.open([folder / CURRICULA] if CURRICULA in content["sha256"] else [])
+        state.step, state.curricula = step, _together(content["curricula"], tensors)
         state.cells = torch.tensor(content["cells"], dtype=torch.float64)  # JSON keeps every digit
 
-    def _prune(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(step))
-        for leftover in self.folder.glob(".step_*"):  # of a process that was killed while it wrote
+    def _hide(self, path: Path) -> None:
+        """Take a checkpoint away at once: one that a kill leaves half removed would look damaged."""
+        os.replace(path, self.folder / f".{path.name}.{uuid4().hex}")
+
+    def tidy(self) -> None:
+        """Remove what is hidden, also by a process that was killed while it wrote; only for who trains the run."""
+        for leftover in self.folder.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -215,7 +250,7 @@ def _apart(curricula: list[State]) -> tuple[list[State], Weights]:
     for i, memory in enumerate(plain):
         for name, value in memory.items():
             try:
-                json.dumps(value)
+                dumps(value)
             except TypeError as error:
                 allowed = "JSON values, and tensors as values of their own"
                 remedy = f"no tensors inside of lists ({error})"
@@ -224,27 +259,12 @@ def _apart(curricula: list[State]) -> tuple[list[State], Weights]:
     return plain, tensors
 
 
-def _together(plain: list[State], path: Path) -> list[State]:
-    shards = Shards.open([path] if path.exists() else [])
+def _together(plain: list[State], shards: Shards) -> list[State]:
     out = [dict(memory) for memory in plain]
     for name in shards.shapes:
         index, _, key = name.partition(".")
         out[int(index)][key] = shards.whole(name)
     return out
-
-
-def weights_files(content: dict[str, Any], which: str) -> list[str]:
-    """Return the names of a checkpoint's files of weights.
-
-    Args:
-        content: Its state.json.
-        which: "model", "ema" (the first average) or a decay such as "0.999".
-    """
-    emas = content["emas"]
-    decay = emas[0] if which == "ema" else which
-    if which != "model" and decay not in emas:
-        raise invalid("weights", which, f"model, ema or one of {emas}", "choose a recorded average")
-    return _files("model" if which == "model" else f"ema_{decay}", content.get("parts", 1))
 
 
 def fill_weights(state: TrainState, folder: Path, content: dict[str, Any], which: str) -> None:
@@ -255,16 +275,13 @@ def fill_weights(state: TrainState, folder: Path, content: dict[str, Any], which
         shards.fill(name, parameter)
 
 
-def fill_moments(
-    state: TrainState, folder: Path, content: dict[str, Any], settings: list[dict[str, Any]] | None = None
-) -> None:
-    """Put a checkpoint's moments into the state's optimiser, and other settings if there are some."""
+def fill_moments(state: TrainState, folder: Path, content: dict[str, Any]) -> None:
+    """Put a checkpoint's moments into the state's optimiser, whose settings stay those of its config."""
     names, optimizer = dict(state.model.named_parameters()), state.optimizer
-    if (folder / LEGACY).exists():
-        shards, own = _legacy_moments(folder / LEGACY, list(names))
-        settings = settings if settings is None else own
+    if LEGACY in content["sha256"]:
+        shards = _legacy_moments(folder / LEGACY, list(names))
     else:
-        shards = Shards.open(folder / name for name in _files(OPTIMIZER, content["parts"]))
+        shards = Shards.open(folder / name for name in files_of(OPTIMIZER, content["parts"]))
     places = {name: index for index, name in enumerate(names)}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, shape in shards.shapes.items():
@@ -273,24 +290,15 @@ def fill_moments(
         target = torch.empty_like(like) if shape else torch.zeros(())
         shards.fill(name, target)
         moments.setdefault(places[weight], {})[moment] = target
-    old = optimizer.state_dict()["param_groups"]
-    groups = [{**group, **new} for group, new in zip(old, settings or [{} for _ in old], strict=True)]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
-def _legacy_moments(path: Path, names: list[str]) -> tuple[Shards, list[dict[str, Any]]]:
-    """Read moments and settings as checkpoints held them before they could be in parts."""
+def _legacy_moments(path: Path, names: list[str]) -> Shards:
+    """Read moments as checkpoints held them before they could be in parts."""
     content = torch.load(path, weights_only=True, map_location="cpu")
-    moments = {f"{names[i]}.{key}": t for i, of_weight in content["state"].items() for key, t in of_weight.items()}
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in content["param_groups"]]
-    return Shards.of(moments), settings
-
-
-def _files(kind: str, parts: int) -> list[str]:
-    """Return the names of the files of one kind of tensors, by rank."""
-    if parts == 1:
-        return [f"{kind}.safetensors"]
-    return [f"{kind}.{part + 1:05d}-of-{parts:05d}.safetensors" for part in range(parts)]
+    return Shards.of(
+        {f"{names[i]}.{key}": t for i, of_weight in content["state"].items() for key, t in of_weight.items()}
+    )
 
 
 def _make_anew(folder: Path) -> None:
@@ -309,7 +317,7 @@ def _write(folder: Path, state: TrainState, part: int, parts: int) -> dict[str, 
     kinds: dict[str, Weights] = {"model": dict(state.model.named_parameters()), **averages, OPTIMIZER: moments}
     hashes = {}
     for kind, tensors in kinds.items():
-        name = _files(kind, parts)[part]
+        name = files_of(kind, parts)[part]
         hashes[name] = write(folder / name, tensors)
     return hashes
 

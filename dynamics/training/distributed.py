@@ -93,6 +93,15 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def launched_rank() -> int:
+    """Return the rank that a launcher gave this process; 0 without one.
+
+    Raises:
+        ValueError: RANK is no number.
+    """
+    return _number("RANK", 0)
+
+
 @lru_cache(maxsize=1)
 def _meeting(address: str, port: int, rank: int, size: int) -> Store:
     """Return where the ranks find one another, kept for the next group: a port cannot be left and taken at once."""

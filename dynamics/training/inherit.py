@@ -7,7 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dynamics.options import Options, invalid
-from dynamics.training.checkpoint import Checkpoints, fill_moments, fill_weights, weights_files
+from dynamics.training.checkpoint import Checkpoints, fill_moments, fill_weights
+from dynamics.training.checkpoint_content import weights_files
 from dynamics.training.state import TrainState, weights_of
 
 

@@ -48,9 +48,9 @@ class Recorder:
     def on_step(self, record: StepRecord) -> None:
         """Take the record of a step that was done."""
 
-    def on_skip(self, error: NonFiniteLossError) -> int:
-        """Take a step that is to be left out; return how many in a row there are, those of earlier attempts counted."""
-        return 1
+    def on_skip(self, error: NonFiniteLossError) -> tuple[int, int]:
+        """Take a step that is to be left out; return how many there are in a row and in all, of all attempts."""
+        return 1, 1
 
     def before_measurement(self, group: str) -> None:
         """Hear that a measurement begins."""
@@ -58,8 +58,9 @@ class Recorder:
     def on_measurement(self, group: str, step: int, dataset: xr.Dataset) -> None:
         """Take what an observer measured."""
 
-    def before_checkpoint(self, step: int) -> None:
-        """Put on the disk what belongs to the steps so far."""
+    def before_checkpoint(self, step: int) -> str | None:
+        """Put on the disk what belongs to the steps so far; return where the log is, for the checkpoint to say."""
+        return None
 
     def after_checkpoint(self, step: int) -> None:
         """Hear that a checkpoint is complete."""
@@ -128,7 +129,11 @@ def fit(
 
 def _skip(state: TrainState, error: NonFiniteLossError, options: TrainingOptions, recorder: Recorder) -> None:
     """Leave a step out, if that is allowed."""
-    if not options.skip_nonfinite or on_first(lambda: recorder.on_skip(error)) > options.skip_nonfinite:
+    if not options.skip_nonfinite:
+        raise error
+    in_a_row, in_all = on_first(lambda: recorder.on_skip(error))
+    if in_a_row > options.skip_nonfinite or in_all > options.num_steps / 2:
+        error.add_skipped(in_a_row, in_all, options.num_steps)
         raise error
     skip(state)
 
@@ -164,7 +169,7 @@ def _learned(curriculum: Curriculum, memory: State, measured: Mapping[str, xr.Da
 
 
 def _save(state: TrainState, checkpoints: Checkpoints, recorder: Recorder) -> None:
-    on_first(lambda: recorder.before_checkpoint(state.step))
+    mark = on_first(lambda: recorder.before_checkpoint(state.step))
     with room_for(f"the checkpoint of step {state.step}", checkpoints.folder, checkpoint_bytes(state)):
-        checkpoints.save(state)
+        checkpoints.save(state, mark)
     on_first(lambda: recorder.after_checkpoint(state.step))

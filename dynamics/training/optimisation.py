@@ -1,5 +1,7 @@
 """How a run is optimised."""
 
+import os
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -7,6 +9,9 @@ from pydantic import Field, model_validator
 
 from dynamics.models.attention import DualAttention
 from dynamics.options import Options, invalid, later
+
+CGROUP = Path("/sys/fs/cgroup/cpu.max")
+"""What a container or a job is left of the machine's cores: quota and period in microseconds."""
 
 
 class TrainingOptions(Options):
@@ -42,8 +47,8 @@ class TrainingOptions(Options):
     """Compile the network and its derivative with torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU if there is one."""
-    num_threads: int = Field(default=2, gt=0)
-    """CPU threads of this process; part of the config because it changes rounding."""
+    num_threads: int | None = Field(default=None, gt=0)
+    """CPU threads of this process; none takes what the environment or the allocation grants, see `threads_for`."""
     checkpoint_every: int = Field(default=500, gt=0)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, gt=0)
@@ -51,7 +56,12 @@ class TrainingOptions(Options):
     alarm_factor: float | None = later(10.0, gt=1)
     """Warn when a loss or du/dt norm of a gap, or the gradient norm, stays this many times above its running mean."""
     skip_nonfinite: int = later(0, ge=0)
-    """Leave out up to this many steps in a row whose loss or gradient is not finite. It hides what went wrong."""
+    """Leave out up to this many steps in a row, and half of all at most, whose loss or gradient is not finite. It hides
+    what went wrong."""
+
+    def rate(self, step: int) -> float:
+        """Return AdamW's step size in the step after `step` steps."""
+        return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -67,6 +77,31 @@ class TrainingOptions(Options):
         if not all(0 <= b < 1 for b in self.betas):
             raise invalid("training.betas", self.betas, "two numbers in [0, 1)", "for example 0.9 0.95")
         return self
+
+
+def threads_for(options: TrainingOptions) -> int:
+    """Return how many CPU threads a run uses here.
+
+    Those that the config names; else OMP_NUM_THREADS; else the cores of the Slurm task; else those that affinity and
+    cgroup leave to this process. A whole machine is nobody's allocation and may be shared: of it two are taken.
+    """
+    if options.num_threads is not None:
+        return options.num_threads
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        said = os.environ.get(name, "").split(",")[0].strip()
+        if said.isdigit() and int(said) > 0:
+            return int(said)
+    cores, machine = min(len(os.sched_getaffinity(0)), _quota()), os.cpu_count() or 1
+    return cores if cores < machine else min(machine, 2)
+
+
+def _quota() -> int:
+    """Return how many cores the process's cgroup may use; as many as the machine has where it says nothing."""
+    try:
+        quota, period = map(int, CGROUP.read_text().split())
+    except (OSError, ValueError):  # no such file, or "max"
+        return os.cpu_count() or 1
+    return max(quota // period, 1)
 
 
 def device_for(options: TrainingOptions) -> torch.device:

@@ -37,7 +37,7 @@ DTYPES = {
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write this rank's part of each tensor to a new file, put it on the disk and return the file's sha256."""
+    """Write this rank's part of each tensor to a file, put it on the disk and return the file's sha256."""
     tensors = dict(sorted(tensors.items()))  # equal tensors are equal files
     header: dict[str, object] = {}
     end = 0
@@ -50,7 +50,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with path.open("xb") as file:
+    with path.open("wb") as file:
         start: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
         for content in chain(start, map(_bytes, tensors.values())):
             digest.update(content)

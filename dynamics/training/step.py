@@ -35,6 +35,10 @@ class NonFiniteLossError(RuntimeError):
         super().__init__(f"{what} is not finite at step {record.step}")
         self.step, self.record, self.what, self.rows = record.step, record, what, rows
 
+    def add_skipped(self, in_a_row: int, in_all: int, num_steps: int) -> None:
+        """Say how many steps were left out before the run was given up."""
+        self.args = (f"{self}; {in_a_row} in a row, {in_all} of {num_steps} in all",)
+
 
 def images(recipe: Recipe, step: int) -> Images:
     """Draw what the rows of a step have before their times: a pure function of (seed, step).
@@ -115,7 +119,7 @@ def train_step(state: TrainState, net: TrainingNetwork, recipe: Recipe, plan: Pl
         record.step_seconds = time.perf_counter() - began
         raise NonFiniteLossError(record, "the loss or its gradient", offending_rows(rows, record.rows))
     for group in state.optimizer.param_groups:
-        group["lr"] = options.learning_rate * min(1.0, (state.step + 1) / max(options.warmup_steps, 1))
+        group["lr"] = options.rate(state.step)
     state.optimizer.step()
     update_emas(state)
     state.cells += record.cells

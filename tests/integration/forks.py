@@ -52,17 +52,20 @@ def forked_run(config: RunConfig, out: Path) -> int:
     return forked(work)
 
 
-def killed_run(config: RunConfig, out: Path, after: int) -> None:
-    """Train, and kill this process right after it has logged so many records."""
+def killed_run(config: RunConfig, out: Path, after: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Train, and send this process a signal right after it has logged so many records; it exits with 75 if stopped."""
     append, counter = RunLog.append, count(1)
 
     def dying(self: RunLog, record: Mapping[str, object]) -> None:
         append(self, record)
         if next(counter) == after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     RunLog.append = dying  # type: ignore[method-assign]
-    run(config, out, progress=False)
+    try:
+        run(config, out, progress=False)
+    except Interrupted:
+        raise SystemExit(75) from None
 
 
 class Command:

@@ -50,7 +50,7 @@ class Slurm:
         path = os.pathsep.join([*mine, *others])
         return ours | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PYTHONPATH": path}
 
-    def ask(self, *command: str, seconds: float = 20) -> str:
+    def ask(self, *command: str, seconds: float = 60) -> str:
         """Run a command of Slurm and return what it prints."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=seconds)
         if done.returncode:
@@ -62,7 +62,7 @@ class Slurm:
         lines = self.ask("squeue", "--noheader", "--array", "--format=%i|%T").splitlines()
         return dict(line.split("|") for line in lines)
 
-    def wait_until(self, predicate: Callable[[], T], seconds: float = 20, what: str = "what was waited for") -> T:
+    def wait_until(self, predicate: Callable[[], T], seconds: float = 120, what: str = "what was waited for") -> T:
         """Wait until the predicate is true and return its value.
 
         Raises:
@@ -73,7 +73,7 @@ class Slurm:
             if time.monotonic() > end:
                 queue = self.states() if self.answers() else "unknown, slurmctld does not answer"
                 raise TimeoutError(f"after {seconds} s: {what} has not come; the queue is {queue}")
-            time.sleep(0.2)  # asking takes CPU time, which the jobs need
+            time.sleep(0.5)  # asking takes CPU time, which the jobs need
         return value
 
     def signal(self, job_id: str, name: str) -> None:
@@ -110,24 +110,30 @@ class Slurm:
             self.ask("scontrol", "reconfigure")
 
     @contextlib.contextmanager
+    def closed(self, partition: str) -> Iterator[None]:
+        """Let no job of a partition begin meanwhile."""
+        self.ask("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
+        try:
+            yield
+        finally:
+            self.ask("scontrol", "update", f"PartitionName={partition}", "State=UP")
+
+    @contextlib.contextmanager
     def without_controller(self) -> Iterator[None]:
         """Stop slurmctld, so that every question fails, and start it again at the end."""
         pid = int((self.folder / "slurmctld.pid").read_text())
         os.kill(pid, signal.SIGTERM)
-        end = time.monotonic() + 20
-        while Path(f"/proc/{pid}").exists():
-            assert time.monotonic() < end, "slurmctld does not stop"
-            time.sleep(0.05)
+        self.wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of slurmctld")
         try:
             yield
         finally:
             path = os.pathsep.join([self.environment.get("PATH", ""), *SBIN])
-            subprocess.run(["slurmctld"], env=self.environment | {"PATH": path}, check=True, timeout=20)
+            subprocess.run(["slurmctld"], env=self.environment | {"PATH": path}, check=True, timeout=60)
             self.wait_until(self.answers, what="slurmctld")
 
     def answers(self) -> bool:
         """Whether slurmctld is there."""
-        done = subprocess.run(["scontrol", "ping"], env=self.environment, capture_output=True, timeout=20)
+        done = subprocess.run(["scontrol", "ping"], env=self.environment, capture_output=True, timeout=60)
         return done.returncode == 0
 
 

@@ -168,9 +168,9 @@ def test_too_many_in_a_row_stop_the_run_wherever_it_was_interrupted(
         stop_at(monkeypatch, 10)
         with pytest.raises(Interrupted):
             run(config, tmp_path, progress=False)
-    with pytest.raises(NonFiniteLossError, match="at step 11"):
+    with pytest.raises(NonFiniteLossError, match="at step 11; 3 in a row, 4 of 24 in all"):
         run(config, tmp_path, progress=False)
-    assert json.loads((tmp_path / "nonfinite.json").read_text())["step"] == 11
+    assert json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)["step"] == 11
 
 
 def test_nothing_is_left_out_unless_asked_for(changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import dynamics
 from dynamics import cli
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import Latents
-from dynamics.data.latents import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 from dynamics.exchange import import_export
 from dynamics.exchange.conventions import Imported, Source
 from dynamics.flow.condition import ClassLabels
@@ -156,6 +156,11 @@ def test_a_file_comes_back_from_its_run(source: Source, say: Say, preset: Path, 
     assert {name: tuple(t.shape) for name, t in back.items()} == shapes(kind, channels=1, sigma=False)
     for name, tensor in state.items():
         torch.testing.assert_close(back[name], tensor, rtol=2e-7, atol=2e-7)
+    before = (tmp_path / "v1.5.safetensors").read_bytes()
+    code, said = say("export", tmp_path / "run", tmp_path / "v1.5", "--to", source, "--weights", "model")
+    assert code == 2
+    assert "v1.5.safetensors'; allowed: a file that is not there yet" in said
+    assert (tmp_path / "v1.5.safetensors").read_bytes() == before
     again = say("import", tmp_path / "v1.5.safetensors", "--from", source, "--out", tmp_path / "2", "--preset", preset)
     assert again[0] == 0, again[1]
     z, t, r, y = inputs()

@@ -1,53 +1,32 @@
 """Nothing is lost: a run that was killed, stopped or damaged ends bitwise where an undisturbed one does."""
 
+import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from forks import ended, forked, forked_run, killed_run
+from forks import ended, forked, killed_run
 from sweeps._sweep import same_results
 
 from dynamics import cli
 from dynamics.config import RunConfig
+from dynamics.data import Npz
+from dynamics.instruments import GapsOptions
 from dynamics.runner import RunFolder, run
-from dynamics.store import read_run
-from dynamics.training import DamagedCheckpointError
+from dynamics.store import RunLog, read_run
+from dynamics.training import DamagedCheckpointError, NonFiniteLossError, StartOptions
 
 
 @pytest.fixture
 def undisturbed(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> Path:
     return twin(tiny)
-
-
-@pytest.mark.soak
-def test_twenty_kills_change_nothing(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, 20 times in one run; then it finishes and equals the undisturbed run."""
-    out, kills = tmp_path / "killed", 0
-    chance = random.Random(0)
-    began = time.monotonic()
-    run(tiny, tmp_path / "timed", progress=False)
-    whole = time.monotonic() - began
-    while kills < 20:
-        pid = forked_run(tiny, out)
-        # mostly long enough to pass a checkpoint, sometimes in the middle of the set-up
-        time.sleep(chance.uniform(0.0, 0.35) * whole)
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 and (out / "run.nc").exists():
-            # it was done before the signal came: take back the end so that there is something to kill
-            (out / "run.nc").unlink()
-            continue
-        kills += 1
-    run(tiny, out, progress=False)
-    same_results(out, undisturbed)
 
 
 def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
@@ -62,35 +41,36 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "stopped"
-    pid = forked_run(tiny, out)
-    log = RunFolder(out).log
-    while not log.exists() or log.read_text().count("raw_v") < 6:
-        time.sleep(0.005)
-    os.kill(pid, number)
-    assert ended(pid) == 75
+    assert ended(forked(partial(killed_run, tiny, out, 11, number))) == 75
     steps = RunFolder(out).checkpoints().steps()
-    assert steps
-    assert steps[-1] >= 6
+    assert steps[-1] == RunFolder(out).log.read_text().count("raw_v") >= 6
     run(tiny, out, progress=False)
     same_results(out, undisturbed)
 
 
 def test_command_line_stops_with_75_and_continues(tmp_path: Path) -> None:
-    """The same through the real command, stopped by SIGTERM in a process of its own."""
+    """The same through the real command, stopped by SIGTERM in a process of its own, which sends it to itself."""
+    (tmp_path / "stops_itself.py").write_text("""
+import os, signal
+from dynamics.store import RunLog
+append = RunLog.append
+def stopping(self, record):
+    append(self, record)
+    if record["group"] == "training" and record["step"] == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+RunLog.append = stopping
+""")
+    environment = {**os.environ, "DYNAMICS_EXTENSIONS": "stops_itself"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     words = [
         *("train", "digits-improved", "--out", str(tmp_path / "run")),
         *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
         *("--training.num-steps", "60", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
     ]
-    process = subprocess.Popen([sys.executable, "-m", "dynamics", *words], stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "run" / "log.jsonl"
-    while not log.exists() or log.read_text().count("raw_v") < 3:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert "the same command continues" in errors
+    command = [sys.executable, "-m", "dynamics", *words]
+    stopped = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "the same command continues" in stopped.stderr
     cli.main(words)
     assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 60
 
@@ -142,9 +122,100 @@ def test_a_log_that_lacks_steps_is_an_error_and_never_a_result_with_holes(
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     (tmp_path / "run.nc").unlink()
     log = RunFolder(tmp_path).log
-    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"step": 7' not in line))
-    with pytest.raises(ValueError, match="1 of the 24 steps before the checkpoint are missing, such as 7"):
-        run(tiny, tmp_path, progress=False)
+    lines = log.read_text().splitlines(keepends=True)
+
+    def refused(message: str, *left: str) -> None:
+        log.write_text("".join(left))
+        with pytest.raises(ValueError, match=message):
+            run(tiny, tmp_path, progress=False)
+        assert log.read_text() == "".join(left), "what is left stays as it is"
+        assert not (tmp_path / "run.nc").exists()
+
+    refused(r"log.jsonl, line 10: .*checkpoints after step 6", *(line for line in lines if '"step": 7' not in line))
+    refused(r"log.jsonl, line 5", *(line.replace('"step": 3,', '"step": 4,') for line in lines))
+    last = next(i for i, line in enumerate(lines) if '"step": 24' in line)
+    refused("1 of the 24 steps before the checkpoint are missing, such as 24", *lines[:last])
+    refused("records up to step 24 that are not all, or not those, of the checkpoint", *lines[:-1])
     log.unlink()
     with pytest.raises(ValueError, match="24 of the 24 steps"):
         run(tiny, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": Npz(path="nowhere.npz")}, "nowhere.npz"),
+        ({"start": StartOptions(run="feedfeedfeed")}, "feedfeedfeed"),
+        ({}, "an observer says no"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_no_trace(
+    tiny: RunConfig, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is free for the command without the mistake."""
+    out = tmp_path / "run"
+    if not changes:
+        monkeypatch.setattr(GapsOptions, "observer", refuse)
+    with pytest.raises(ValueError, match=message):
+        run(tiny.model_copy(update=changes), out, progress=False)
+    assert not out.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("an observer says no")
+
+
+def test_folders_that_are_none_of_a_run_are_refused_by_name(tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for out, message in (
+        ("file", r"out: received '.*file'; allowed: a folder that can be written, which .*file is not"),
+        ("file/run", r"out: received '.*run'; allowed: a folder that can be written, which .*file is not"),
+        ("photos", r"out: received '.*photos with cat.png and no config.json'; allowed: an empty folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tiny, tmp_path / out, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_removed_under_its_run_ends_it(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that has a checkpoint without a config, or an empty run.nc."""
+    out, append = tmp_path / "run", RunLog.append
+
+    def removing(self: RunLog, record: Mapping[str, object]) -> None:
+        append(self, record)
+        if record["step"] == 7:
+            shutil.rmtree(out, ignore_errors=True)
+
+    monkeypatch.setattr(RunLog, "append", removing)
+    with pytest.raises(ValueError, match=r"log.jsonl: received 'a file that was removed or changed'.*remedy"):
+        run(tiny, out, progress=False)
+    assert not out.exists()
+
+
+def test_files_of_killed_writers_go_away(tiny: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run.nc").unlink()
+    (tmp_path / "checkpoints" / ".step_00000024.77").mkdir()
+    for name in ("log.jsonl", "run.nc"):
+        (tmp_path / f".{name}.0123.tmp").write_text("half")
+    run(tiny, tmp_path, progress=False)
+    assert {path.name for path in tmp_path.rglob(".*")} == {".log.jsonl.lock", ".run.nc.lock"}
+
+
+@pytest.mark.filterwarnings("ignore:the loss or its gradient", "ignore:alarm at step")
+def test_a_run_of_which_more_than_half_was_left_out_is_no_result(tiny: RunConfig, tmp_path: Path) -> None:
+    """However many are allowed in a row: the weights are lost after the first of 24 steps."""
+    changes = {"learning_rate": 1e30, "warmup_steps": 0, "skip_nonfinite": 100}
+    config = tiny.model_copy(update={"training": tiny.training.model_copy(update=changes)})
+    for _ in range(2):  # the same when it goes on
+        with pytest.raises(NonFiniteLossError, match=r"at step \d+; \d+ in a row, 13 of 24 in all"):
+            run(config, tmp_path / "run", progress=False)
+    strict = json.loads((tmp_path / "run" / "nonfinite.json").read_text(), parse_constant=pytest.fail)
+    assert strict["rows"]
+    assert not (tmp_path / "run" / "run.nc").exists()

@@ -28,8 +28,8 @@ def test_an_array_of_four(slurm: Slurm, tmp_path: Path) -> None:
 
 
 def test_a_cancelled_job_leaves_the_queue(slurm: Slurm) -> None:
-    job_id = slurm.ask("sbatch", "--parsable", "--output=/dev/null", "--wrap=srun sleep 60")
-    slurm.wait_until(lambda: slurm.states()[job_id] == "RUNNING", what="the start")
+    job_id = slurm.ask("sbatch", "--parsable", "--output=/dev/null", "--wrap=srun sleep 3600")
+    slurm.wait_until(lambda: slurm.states().get(job_id) == "RUNNING", what="the start")
     slurm.ask("scancel", job_id)
     slurm.wait_until(lambda: not slurm.states(), what="an empty queue")
 
@@ -85,11 +85,11 @@ def processes(folder: Path) -> dict[int, str]:
 
 def test_nothing_stays_of_a_session_that_is_killed(slurm: Slurm, tmp_path: Path) -> None:
     program = """
-import sys, time, slurm_cluster
+import signal, sys, slurm_cluster
 with slurm_cluster.cluster(accounting=False) as slurm:
-    slurm.ask("sbatch", "--output=/dev/null", "--wrap=srun sleep 300")
+    slurm.ask("sbatch", "--output=/dev/null", "--wrap=srun sleep 3600")
     print(slurm.folder, flush=True)
-    time.sleep(60)
+    signal.pause()
 """
     session = subprocess.Popen(
         [sys.executable, "-c", program], env=slurm.environment, cwd=HERE, stdout=subprocess.PIPE, text=True

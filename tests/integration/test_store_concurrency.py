@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -81,9 +82,11 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
     write_run(path, {"training": dataset(0, 2000), "gaps": dataset(0)}, {"number": 0})
     random_state = random.Random(0)
     number, leftovers = 0, 0
-    for _ in range(20):
+    for attempt in count():
+        if attempt >= 20 and number > 0 and leftovers > 0:  # a writer has finished, and a kill has hit a write
+            break
         process = start(rewrite_for_ever, path, number + 1)
-        time.sleep(random_state.uniform(0.02, 0.25))
+        time.sleep(random_state.uniform(0.02, 0.25) * (1 + attempt / 20))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -93,8 +96,6 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
         assert tree.attrs["number"] >= number
         number = tree.attrs["number"]
         assert set(tree["training/a"].values) == set(tree["gaps/a"].values) == {float(number)}
-    assert number > 0, "no writer ever finished: the test says nothing about replacing"
-    assert leftovers > 0, "no kill hit a write: the test says nothing about torn files"
     write_run(path, {}, {})
     assert sorted(os.listdir(tmp_path)) == [".run.nc.lock", "run.nc"]
 
@@ -110,13 +111,15 @@ def append_for_ever(path: Path) -> None:
 def test_a_killed_log_keeps_every_step_in_order(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     random_state = random.Random(1)
-    for _ in range(10):
+    records: list[dict[str, object]] = []
+    for attempt in count():
+        if attempt >= 10 and len(records) > 20:
+            break
         process = start(append_for_ever, path)
-        time.sleep(random_state.uniform(0.02, 0.08))
+        time.sleep(random_state.uniform(0.02, 0.08) * (1 + attempt / 10))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         records = RunLog(path).read()
         assert [record["step"] for record in records] == list(range(len(records)))
         RunLog(path).rewind(len(records) // 2)
-    assert len(RunLog(path).read()) > 10

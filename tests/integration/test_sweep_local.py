@@ -67,7 +67,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path: Path
     process = start(sweep, tmp_path / "hold", "submit", *only)
     wait_until(lambda: all(num_records(sweep, run) > 5 for run in (first, second)), process)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert "each run writes its checkpoint" in errors
     for run in (first, second):

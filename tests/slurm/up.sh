@@ -55,7 +55,7 @@ chmod 0400 "$dir/munge.key"
 # --force: the folder above may be writable by all, as /tmp is
 munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
     --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" 2>>"$dir/munged.log"
-wait_for 10 munged munge --socket="$dir/munge.socket" --no-input
+wait_for 60 munged munge --socket="$dir/munge.socket" --no-input
 
 storage="AccountingStorageType=accounting_storage/none"
 if [ "$accounting" = --accounting ]; then
@@ -66,7 +66,7 @@ if [ "$accounting" = --accounting ]; then
         --pid-file="$dir/mariadbd.pid" --skip-networking --innodb-buffer-pool-size=16M --innodb-log-file-size=8M \
         --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --skip-log-bin \
         --log-error="$dir/mariadbd.log" </dev/null >/dev/null 2>&1 &
-    wait_for 30 mariadbd mariadb --no-defaults --user=root --socket="$dir/mysql.socket" -e "CREATE DATABASE slurm_acct_db"
+    wait_for 120 mariadbd mariadb --no-defaults --user=root --socket="$dir/mysql.socket" -e "CREATE DATABASE slurm_acct_db"
     cat >"$dir/slurmdbd.conf" <<CONF
 AuthType=auth/munge
 AuthInfo=$dir/munge.socket
@@ -105,10 +105,10 @@ export SLURM_CONF=$dir/slurm.conf
 if [ "$accounting" = --accounting ]; then
     # slurmdbd finds slurmdbd.conf beside $SLURM_CONF, and the database's socket by this name
     MYSQL_UNIX_PORT=$dir/mysql.socket slurmdbd
-    wait_for 60 slurmdbd sacctmgr --noheader --immediate show cluster
+    wait_for 120 slurmdbd sacctmgr --noheader --immediate show cluster
     sacctmgr --immediate add cluster testcluster >/dev/null
 fi
 slurmctld
-wait_for 20 slurmctld scontrol ping
+wait_for 60 slurmctld scontrol ping
 slurmd
-wait_for 20 slurmd bash -c "sinfo --noheader --format=%T | grep --quiet idle"
+wait_for 60 slurmd bash -c "sinfo --noheader --format=%T | grep --quiet idle"

@@ -53,10 +53,6 @@ class Hybrid(Animal):
         return self.front.legs() // 2 + self.back.legs() // 2
 
 
-class Unfinished(Animal):
-    kind: Literal["unfinished"] = "unfinished"
-
-
 class Nameless(Animal):
     def legs(self) -> int:
         return 0
@@ -75,11 +71,18 @@ def test_a_class_joins_by_being_defined_and_complete() -> None:
     assert Animal.members() == {"bird": Bird, "hybrid": Hybrid}
     assert Animal.member("hybrid") is Hybrid
     assert "bird" not in Objective.members()
-    for kind in ("unfinished", "nameless", "meanflow", "", None, 3):
+    for kind in ("nameless", "meanflow", "", None, 3):
         with pytest.raises(
             ValueError, match=r"Animal.kind: received .*; allowed: bird, hybrid; remedy: check its spelling"
         ):
             Animal.member(kind)
+
+
+def test_a_member_without_a_method_is_refused_where_it_is_defined() -> None:
+    with pytest.raises(ValueError, match=r"Unfinished: received 'no legs'; .*; remedy: add it"):
+
+        class Unfinished(Animal):
+            kind: Literal["unfinished"] = "unfinished"
 
 
 def test_members_are_of_the_class_that_is_asked() -> None:

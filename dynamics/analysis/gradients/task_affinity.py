@@ -172,6 +172,7 @@ def affinity_table(gram: xr.Dataset) -> str:
     for i, task in enumerate(tasks):
         for j, other in enumerate(tasks[: i + 1]):
             cosine, low, high = (float(found[name][i, j]) for name in ("cosine", "cosine_low", "cosine_high"))
-            shown = "no signal" if math.isnan(cosine) else f"{cosine:.2f} [{low:.2f}, {high:.2f}]"
+            interval = "no interval of so few splits" if math.isnan(low) else f"{low:.2f}, {high:.2f}"
+            shown = "no signal" if math.isnan(cosine) else f"{cosine:.2f} [{interval}]"
             table.loc[task, other] = shown
     return str(table.to_markdown(index=False, tablefmt="plain", disable_numparse=True))

@@ -20,7 +20,7 @@ from dynamics.runner.agreement import agree
 from dynamics.runner.measure.finished_run import beside, earlier, load_network, still_missing
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import protocol_name, update_run
-from dynamics.training import device_for, joined, on_all, on_first
+from dynamics.training import device_for, joined, on_all, on_first, threads_for
 
 GROUP = "fid"
 
@@ -62,7 +62,7 @@ def evaluate_fid_run(
     """
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
-    torch.set_num_threads(config.training.num_threads)
+    torch.set_num_threads(threads_for(config.training))
     device = device_for(config.training)
     with joined(device), ExitStack() as until_the_end:
         on_first(lambda: until_the_end.enter_context(folder.held(GROUP, "evaluating")))

@@ -37,7 +37,7 @@ def network_at(
         found, tensors = folder.checkpoints().weights(step, which)
         return found, bound(model, {name: tensor.to(device) for name, tensor in tensors.items()})
 
-    step, chosen = of(weights, checkpoint)
+    step, chosen = of(weights, folder.step_to_measure(config, checkpoint))
     average = chosen if weights == "ema" else of("ema", step)[1]
     return Network(chosen, {str(config.training.ema_decays[0]): average}), step
 
@@ -56,10 +56,13 @@ def restored(config: RunConfig, folder: RunFolder, checkpoint: int | None = None
 
     Raises:
         ValueError: There is no such checkpoint, or it belongs to another model.
+        DamagedCheckpointError: It is damaged; of a finished run no older one takes its place.
     """
     state = start(_model(config), config.training, config.curricula)
-    if not folder.checkpoints().restore(state, checkpoint):
+    if not folder.checkpoints().restore(state, folder.step_to_measure(config, checkpoint)):
         raise invalid("run", str(folder.path), "a run with an intact checkpoint", "train it first")
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.training.rate(state.step - 1)
     return state
 
 

@@ -9,10 +9,11 @@ import torch
 import xarray as xr
 
 from dynamics.instruments import InstrumentOptions, said
-from dynamics.options import invalid
+from dynamics.options import check_edges, invalid
 from dynamics.runner.measure.finished_run import restored
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import add_step, encode_attr, read_run
+from dynamics.training import threads_for
 
 
 def probe(
@@ -45,7 +46,7 @@ def probe(
         later = [kind for kind, options in InstrumentOptions.members().items() if not options.WHILE_TRAINING]
         remedy = "sums over training rows (cells) exist only while training"
         raise invalid("instruments", kinds, f"any of {', '.join(later)}, each once", remedy)
-    torch.set_num_threads(config.training.num_threads)
+    torch.set_num_threads(threads_for(config.training))
     recipe = config.recipe()
     observers = {o.kind: o.observer(recipe, progress) for o in instruments}
     measured: dict[str, xr.Dataset] = {}
@@ -84,6 +85,9 @@ def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> l
         own = next((o for o in config.observers if o.kind == kind), None) or members[kind].model_validate({})
         values = {name: value for name, value in changes.items() if name in members[kind].model_fields}
         if kind == "gaps" and "gap_edges" in values:
+            edges = values["gap_edges"]
+            if len(edges) != 1 or not 0 <= edges[0] <= 1:
+                check_edges("gap_edges", edges)  # as typed
             values["gap_edges"] = tuple(sorted({0.0, *values["gap_edges"], 1.0}))
         out.append(type(own).model_validate({**dict(own), **values}))
     return out

@@ -12,7 +12,7 @@ from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.runner.measure.finished_run import asked_by_data, beside, earlier, network_at, still_missing
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import protocol_name, update_run
-from dynamics.training import device_for
+from dynamics.training import device_for, threads_for
 
 GROUP = "evaluation"
 
@@ -50,7 +50,7 @@ def evaluate_run(
     check_settings(options)
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
-    torch.set_num_threads(config.training.num_threads)
+    torch.set_num_threads(threads_for(config.training))
     with folder.held(GROUP, "evaluating"):
         data, device = config.data.load(), device_for(config.training)
         net, step = network_at(folder, config, weights, checkpoint)

@@ -26,6 +26,21 @@ def test_words_become_observers() -> None:
     assert parse_members("observe", InstrumentOptions, words) == (CellsOptions(), expected)
 
 
+def test_only_what_takes_several_values_is_split() -> None:
+    """A path among the options of a member keeps its slashes."""
+
+    class Root(Family):
+        pass
+
+    class Member(Root):
+        kind: str = "member"
+        path: str | None = None
+        edges: tuple[float, ...] | None = None
+
+    found = parse_members("observe", Root, ["member:path=a/b/c,edges=0/1"])
+    assert found == (Member(path="a/b/c", edges=(0.0, 1.0)),)
+
+
 def test_words_become_curricula_in_their_order() -> None:
     words = ["gap_law:share_to=0.7,gap_share_to=null", "beta:k=2,path=rising", "dtd:order=clean_first", "beta"]
     expected = (GapLaw(share_to=0.7), Beta(k=2, path="rising"), DTD(order="clean_first"), Beta())

@@ -99,7 +99,6 @@ def test_one_name_has_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=message):
         RunConfig(curricula=(Beta(), Renamed()))
     RunConfig(curricula=(Renamed(),))
-    RunConfig(curricula=(Beta(), Beta(path="rising")))
     found = series_of(Complete(), (Beta(), Declared()))
     assert found["secret"] == ONE
     assert found["fraction"] == ("1", "progress of training")

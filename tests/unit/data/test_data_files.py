@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from dynamics.data import Folder, Idx, Npz
-from dynamics.data.image_files import load_folder, load_idx, load_npz
+from dynamics.data.encode import Picture, pixels_of
+from dynamics.data.image_files import FORMATS, load_folder, load_idx, load_npz, read_image
 
 random = np.random.default_rng(0)
 GREY = random.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -195,3 +196,47 @@ def test_truncated_images_and_missing_folders_are_refused(tmp_path: Path) -> Non
         load_folder(tmp_path)
     with pytest.raises(ValueError, match="an existing folder"):
         load_folder(tmp_path / "none")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n/DeviceRGB setcolorspace\nshowpage\n%%EOF\n"
+
+
+def test_a_png_that_holds_something_else_starts_no_other_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow has Ghostscript execute a file that begins like this, whatever its name is."""
+
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    path = tmp_path / "set" / "a" / "0.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(EPS)
+    with pytest.raises(ValueError, match=r"0\.png.*allowed: a readable image \(BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP\)"):
+        load_folder(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"0\.png.*allowed: a readable image \(BMP"):
+        pixels_of(Picture("0.png", "a", False, EPS), 8)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_formats_are_read(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "x.img"
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(path, format)
+    assert read_image(path, None).shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize("largest", [1000, 10**7, 10**11, 2**63 - 1])
+def test_class_numbers_far_beyond_the_number_of_images_are_refused(tmp_path: Path, largest: int) -> None:
+    """Each class has weights of its own: a label of 10^7 is a network of 15.8 GB."""
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.array([0, 1, largest]))
+    message = rf"labels in .*x\.npz: received {largest}; allowed: class numbers from 0, below 1000 for 3 images"
+    with pytest.raises(ValueError, match=message):
+        load_npz(tmp_path / "x.npz")
+
+
+def test_classes_without_images_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.array([1, 4, 1], np.uint64))
+    with pytest.warns(UserWarning, match=r"labels in .*x\.npz: 3 of 5 classes have no images: 0, 2, 3;"):
+        assert load_npz(tmp_path / "x.npz").num_classes == 5

@@ -11,54 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoding import CLASSES, NUM_IMAGES, SIDE, made, options
 from PIL import Image
 from torch import Tensor
 
 from dynamics.data import DataOptions, Latents
 from dynamics.data.encode import EncodeOptions, centre_crop, encode
 from dynamics.data.image_files import read_image
-from dynamics.data.latents import shard_path, verify
+from dynamics.data.latent_files import shard_path, verify
 from dynamics.data.vae import WEIGHTS, Vae, load_vae
-from experiments._rehearsal import autoencoder
 
 CPU = torch.device("cpu")
-SIDE, CLASSES = 16, ("ant", "bee")
-NUM_IMAGES = 9
-
-
-@pytest.fixture(scope="module")
-def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-vae"
-    autoencoder(folder, levels=3)  # 4 times fewer pixels a side
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vae(vae_folder: Path) -> Vae:
-    return load_vae(vae_folder, CPU)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    for i in range(NUM_IMAGES):
-        path = folder / CLASSES[i >= 4] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        height, width = (20, 37) if i % 2 else (50, 18)
-        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-    return folder
-
-
-def options(vae_folder: Path, **changes: Any) -> EncodeOptions:
-    fields = {"vae": str(vae_folder), "image_size": SIDE, "batch_size": 2, "images_per_file": 3}
-    return EncodeOptions(**(fields | changes))
-
-
-def made(out: Path) -> dict[str, bytes]:
-    """Everything in a folder of latents but hidden files."""
-    files = (path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 def of(out: Path, vae: str = "tiny-vae") -> DataOptions:
@@ -228,7 +191,8 @@ def test_tar_files_with_numbers_as_classes(tmp_path: Path, images: Path, vae_fol
     numbers = {"a": b"10\n", "b": b"2", "c": b"0"}
     members = {f"{key}.{end}": x for key, number in numbers.items() for end, x in (("png", content), ("cls", number))}
     tar = packed(tmp_path / "one.tar", members)
-    encode(tar, tmp_path / "out", options(vae_folder), CPU, progress=False)
+    with pytest.warns(UserWarning, match=r"8 of 11 classes have no images: 1, 3, 4"):
+        encode(tar, tmp_path / "out", options(vae_folder), CPU, progress=False)
     data = of(tmp_path / "out").load()
     assert data.reference()[1].tolist() == [10, 2, 0]
     assert data.record.classes == tuple(map(str, range(11)))

@@ -1,6 +1,8 @@
 """Latents that are there: what a batch is, what is refused, which damage is named, and a run on them."""
 
+import errno
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,15 @@ import torch
 from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
 from dynamics.config import RunConfig
-from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices
-from dynamics.data.latents import LABELS, RECORD, Record, shard_path, verify
+from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices, latent_files
+from dynamics.data.latent_files import LABELS, RECORD, Record, file_sha256, read_record, shard_path, verify
 from dynamics.evaluation import EvaluationOptions, reference_for
 from dynamics.flow.condition import ClassLabels
 from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions
 from dynamics.models import DiTOptions
 from dynamics.runner import evaluate_run, run
 from dynamics.store import read_run
+from dynamics.strict_json import seal
 from dynamics.training import World
 from dynamics.training import step as training_step
 from dynamics.training.step import draw
@@ -100,10 +103,8 @@ def test_the_reference_is_scaled_means_of_images_as_they_are(data: LatentSet, mo
 def test_what_results_say_about_latents(data: LatentSet, folder: Path) -> None:
     assert (data.name, data.shape, data.num_classes, data.condition) == ("latents-a_set", SHAPE, 3, ClassLabels(3))
     assert "tiny" in data.source
-    before = data.sha256
-    content = (folder / RECORD).read_text()
-    (folder / RECORD).write_text(content.replace(data.record.shards[1].sha256, "0" * 64))
-    assert Latents(path=folder, **OPTIONS).load().sha256 != before
+    other = data.record.model_copy(update={"vae_sha256": "0" * 64})
+    assert LatentSet(folder, other, data.labels).sha256 != data.sha256
 
 
 def test_dimensions_need_no_latents(folder: Path) -> None:
@@ -156,16 +157,76 @@ def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: 
         verify(folder)
 
 
-def test_changed_content_is_found_by_verify_and_every_file_is_named(folder: Path) -> None:
-    verify(folder)
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "check", [verify, lambda folder: Latents(path=folder, **OPTIONS).load()], ids=["verb", "start"]
+)
+def test_changed_content_is_found_and_every_file_is_named(folder: Path, check: Callable[[Path], object]) -> None:
+    check(folder)
     for i in (0, 2):
-        content = bytearray(shard_path(folder, i).read_bytes())
-        content[40] ^= 1
-        shard_path(folder, i).write_bytes(content)
-    Latents(path=folder, **OPTIONS).load()  # too much to read at every start
-    with pytest.raises(ValueError, match=r"00000\.f16 has sha256.*00002\.f16 has sha256.*dynamics encode") as caught:
-        verify(folder)
-    assert "00001.f16" not in str(caught.value)
+        flip(shard_path(folder, i), 40)
+    for _ in range(2):
+        message = r"00000\.f16 has sha256.*00002\.f16 has sha256.*dynamics encode"
+        with pytest.raises(ValueError, match=message) as caught:
+            check(folder)
+        assert "00001.f16" not in str(caught.value)
+
+
+def test_no_changed_byte_is_trained_on(folder: Path) -> None:
+    for path in (*(shard_path(folder, i) for i in range(3)), folder / LABELS):
+        content = path.read_bytes()
+        for place in range(0, len(content), 37):
+            flip(path, place)
+            with pytest.raises(ValueError, match=rf"{path.name} has sha256"):
+                Latents(path=folder, **OPTIONS).load()
+            path.write_bytes(content)
+    Latents(path=folder, **OPTIONS).load()
+
+
+def test_files_that_did_not_change_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(latent_files, "file_sha256", noted)
+    load = Latents(path=folder, **OPTIONS).load
+    load()
+    load()
+    assert read == ["00000.f16", "00001.f16", "00002.f16", "labels.npy"]
+    shard_path(folder, 1).touch()
+    load()
+    assert read[4:] == ["00001.f16"], "another time, another look"
+    verify(folder)
+    assert len(read) == 9, "whoever asks gets all files read"
+    (folder / latent_files.SEEN).write_text((folder / latent_files.SEEN).read_text().replace("1", "2"))
+    load()
+    assert len(read) == 13, "what it remembers is damaged"
+
+
+def test_latents_that_cannot_be_written_to_are_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EROFS, "read-only file system", str(path))
+
+    monkeypatch.setattr(latent_files, "locked", read_only)
+    monkeypatch.setattr(latent_files, "replacing", read_only)
+    assert Latents(path=folder, **OPTIONS).load().num_classes == 3
+
+
+def test_a_sealed_record_shows_every_change(folder: Path) -> None:
+    path = folder / RECORD
+    path.write_text(seal(read_record(folder).model_dump(mode="json")))
+    before, content = read_record(folder), path.read_bytes()
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with suppress(ValueError):
+            assert read_record(folder) == before
 
 
 def test_latents_and_labels_of_other_numbers_are_refused(folder: Path) -> None:

@@ -89,6 +89,105 @@ def test_damage_in_the_middle_names_file_and_line(path: Path) -> None:
             RunLog(path).read()
 
 
+def written(path: Path) -> bytes:
+    """A log of steps and measurements; return its bytes."""
+    with RunLog(path) as log:
+        for step in (1, 2, 3):
+            log.append(row(step, raw_v=0.1 * step, worst=math.inf if step == 2 else 0.0))
+            log.append({"group": "gaps", "step": step, "x": 1})
+    return path.read_bytes()
+
+
+def test_no_change_of_a_character_is_silent(path: Path) -> None:
+    content = written(path)
+    log, before = RunLog(path), RunLog(path).read()
+    mark, last = log.mark_at(3), len(content) - 1
+    for place in range(len(content)):
+        for other in {ord("0") + (content[place] + 1) % 10, ord("x"), content[place] ^ 1} - {content[place]}:
+            path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
+            if place == last:  # as if the writer had been killed there: a checkpoint knows better
+                assert log.mark_at(3) != mark or log.read() == before
+                continue
+            with pytest.raises(ValueError, match=r"log \[1\]\.jsonl, line \d.*remedy: restore"):
+                log.read()
+
+
+def test_lines_that_are_gone_or_in_another_order_are_not_missed_in_silence(path: Path) -> None:
+    lines = written(path).splitlines(keepends=True)
+    mark = RunLog(path).mark_at(3)
+    for index in range(len(lines) - 1):
+        swapped = [*lines[:index], lines[index + 1], lines[index], *lines[index + 2 :]]
+        for damaged in (lines[:index] + lines[index + 1 :], swapped, [*lines[: index + 1], *lines[index:]]):
+            path.write_bytes(b"".join(damaged))
+            with pytest.raises(ValueError, match=r"line \d"):
+                RunLog(path).read()
+    for left in range(len(lines)):
+        path.write_bytes(b"".join(lines[:left]))
+        assert RunLog(path).mark_at(3) != mark
+    path.write_bytes(b"".join(lines))
+    assert RunLog(path).mark_at(3) == RunLog(path).mark_at(9) == mark != RunLog(path).mark_at(2)
+
+
+def test_a_log_of_an_earlier_version_is_read_and_goes_on_as_one_of_this(path: Path) -> None:
+    path.parent.mkdir()
+    old = b'{"group": "training", "step": 1, "raw_v": NaN}\n{"group": "training", "step": 2, "raw_v": 0.5}\n'
+    path.write_bytes(old)
+    assert math.isnan(RunLog(path).read()[0]["raw_v"])
+    with RunLog(path) as log:
+        log.append(row(3))
+    assert [record["step"] for record in RunLog(path).read()] == [1, 2, 3]
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6"))
+    with pytest.raises(ValueError, match="line 3"):
+        RunLog(path).read()
+    path.write_bytes(old)
+    RunLog(path).rewind(2)
+    assert [record["step"] for record in RunLog(path).read()] == [1, 2]
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6"))
+    with pytest.raises(ValueError, match="line 2"):
+        RunLog(path).read()
+
+
+def test_what_is_not_finite_is_json_and_comes_back(path: Path) -> None:
+    def never(word: str) -> None:
+        raise AssertionError(word)
+
+    data = xr.Dataset({"x": ("a", np.array([np.nan, -np.inf, 0.1], dtype=np.float32), {"worst": math.nan})})
+    with RunLog(path) as log:
+        log.append(row(1, raw_v=math.nan, values=np.array([math.inf, 1.0]), more={"a": (torch.tensor(-math.inf), 2)}))
+        log.append({"group": "gaps", "step": 1, "dataset": data})
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=never)
+    first, second = RunLog(path).read()
+    assert math.isnan(first["raw_v"])
+    assert (first["values"], first["more"]) == ([math.inf, 1.0], {"a": [-math.inf, 2]})
+    back = measurement_datasets([second])["gaps"]
+    np.testing.assert_array_equal(back["x"].values[0], data["x"].values)
+    assert math.isnan(back["x"].attrs["worst"])
+
+
+def test_a_line_nested_too_deep_is_damage(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"line 1"):
+        RunLog(path).read()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_that_is_removed_under_its_writer_is_an_error(path: Path, replaced: bool) -> None:
+    with RunLog(path) as log:
+        log.append(row(1))
+        log.sync()
+        content = path.read_bytes()
+        path.unlink()
+        if replaced:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a file that was removed or changed.*remedy"):
+            log.sync()
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"a file that was removed or changed.*remedy"):
+            log.read()
+
+
 def test_rewind_drops_later_records_of_every_group_and_the_torn_line(path: Path) -> None:
     with RunLog(path) as log:
         for step in (1, 2, 3):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,69 @@ def test_what_cannot_be_resumed_is_set_aside_as_a_whole(tiny_sweep: Small, have_
     assert set_aside(tiny_sweep.folder, run) == ["checkpoints", "run.nc", "config.json"]
     assert sorted(path.name for path in folder.path.glob("set_aside_*")) == [f"set_aside_{i}" for i in range(3)]
     assert [event["kind"] for event in events(folder.path)].count("finished") == 3
+
+
+def bend(path: Path) -> None:
+    """Break one byte in the middle of a text."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] = 0xFF
+    path.write_bytes(content)
+
+
+def test_a_damaged_config_is_named_and_written_anew(tiny_sweep: Small, have_done: Done) -> None:
+    runs = tiny_sweep.runs[2:5]
+    have_done(*runs)
+    unreadable, other, _ = (tiny_sweep.folder.run(run.run_id) for run in runs)
+    intact = unreadable.config.read_bytes()
+    bend(unreadable.config)
+    other.config.write_bytes(intact)  # which is readable, and not its own
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert found.num_runs == 1
+    for run, folder in zip(runs, (unreadable, other), strict=False):
+        assert f"{folder.config}: received" in found.missing[run.run_id]
+        assert statuses(tiny_sweep.folder, [run])[0].state == "damaged"
+        assert set_aside(tiny_sweep.folder, run) == ["config.json"], "the training stays"
+        record(folder.path, "set_aside", files=["config.json"])
+    assert unreadable.config.read_bytes() == intact
+    tiny_sweep.do(*runs)
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert (found.num_runs, found.missing) == (3, {})
+
+
+def test_a_folder_of_another_run_is_set_aside_as_a_whole(tiny_sweep: Small, have_done: Done) -> None:
+    run, other = tiny_sweep.runs[2:4]
+    have_done(run, other)
+    folder = tiny_sweep.folder.run(run.run_id)
+    for name in ("config.json", "run.nc"):
+        (folder.path / name).write_bytes((tiny_sweep.folder.run(other.run_id).path / name).read_bytes())
+    assert set_aside(tiny_sweep.folder, run) == ["log.jsonl", "checkpoints", "run.nc", "config.json"]
+
+
+def test_a_damaged_diary_is_set_aside_and_the_run_goes_on(
+    tiny_sweep: Small, have_done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tiny_sweep.runs[2:4]
+    have_done(*runs)
+    monkeypatch.setattr("dynamics.sweep.status.alive", lambda event: False)  # this process has done them
+    diary = tiny_sweep.folder.run(runs[0].run_id).path / "events.jsonl"
+    diary.write_bytes(diary.read_bytes().replace(b'"kind": "finished"', b'"kind": "fXnished"'))
+    found = collect_sweep(tiny_sweep.folder, tiny_sweep.experiment, runs, progress=False)
+    assert found.num_runs == 1
+    assert str(diary) in found.missing[runs[0].run_id]
+    assert set_aside(tiny_sweep.folder, runs[0]) == ["events.jsonl"]
+    tiny_sweep.do(*runs)
+    assert [status.state for status in statuses(tiny_sweep.folder, runs)] == ["done", "done"]
+
+
+def test_a_damaged_note_of_the_start_begins_the_run_anew(tiny_sweep: Small, have_done: Done) -> None:
+    run = next(run for run in tiny_sweep.runs if run.first is not None)
+    have_done(run)
+    note = tiny_sweep.folder.run(run.run_id).path / "start.json"
+    bend(note)
+    with pytest.raises(ValueError, match=re.escape(f"{note}: received ")):
+        tiny_sweep.folder.run(run.run_id).origin()
+    moved = set_aside(tiny_sweep.folder, run)
+    assert moved == ["log.jsonl", "checkpoints", "run.nc", "config.json", "start.json"]
 
 
 def test_two_people_collect_at_once(tiny_sweep: Small, have_done: Done) -> None:

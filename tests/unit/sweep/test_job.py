@@ -42,7 +42,7 @@ def test_an_error_is_told_and_raised(job: Job) -> None:
     folder = RunFolder(Path(job.folder))
     folder.path.mkdir(parents=True)
     folder.log.write_text("damage\n")
-    with pytest.raises(ValueError, match=r"an empty folder or one with a config\.json"):
+    with pytest.raises(ValueError, match=r"with log.jsonl and no config.json"):
         job()
     assert kinds(job) == ["started", "failed"]
     failed = events(folder.path)[-1]
@@ -89,7 +89,9 @@ def test_slurms_announcement_of_an_end_writes_a_checkpoint_and_goes_on(
     send_after(4, signal.SIGTERM, monkeypatch)
     saved = []
     save = Checkpoints.save
-    monkeypatch.setattr(Checkpoints, "save", lambda self, state: [saved.append(state.step), save(self, state)])
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, log: [saved.append(state.step), save(self, state, log)]
+    )
     job()
     assert saved == [3, 5, 10, 12]
     assert kinds(job) == ["started", "finished"]
@@ -122,7 +124,7 @@ def test_slurms_signal_is_handed_to_submitit_once_the_checkpoint_is_there(
 def test_a_job_that_gets_no_further_is_not_queued_for_ever(job: Job) -> None:
     Path(job.folder).mkdir(parents=True)
     job.checkpoint()
-    record(Path(job.folder), "started")
+    record(Path(job.folder), "started", job_id="11", log="", out="", step=0)
     with pytest.raises(RuntimeError, match="two attempts in a row ended at step 0"):
         job.checkpoint()
     assert kinds(job) == ["stopped", "started", "failed"]

@@ -32,6 +32,7 @@ def say(sweep: Small, *kinds: str, **content: object) -> None:
     details: dict[str, dict[str, object]] = {
         "submitted": {"cluster": "slurm", "token": "t", "index": 4},
         "started": {"job_id": "9_4", "log": "e", "out": "o", "step": 0},
+        "stopped": {"step": 3},
         "finished": {"evaluations": evaluations_json(run)},
         "failed": {"error": "Trace\nValueError: no"},
         "damaged": {"error": "bad sum"},
@@ -45,6 +46,9 @@ def say(sweep: Small, *kinds: str, **content: object) -> None:
     [
         ([], None, "new"),
         (["submitted"], slurm.Job("9_4", "PENDING", "Priority"), "queued"),
+        (["submitted"], slurm.Job("9_4", "PENDING", "launch failed requeued held"), "held"),
+        (["submitted"], slurm.Job("9_4", "PENDING", "JobHoldMaxRequeue"), "held"),
+        (["submitted", "started"], slurm.Job("9_4", "REQUEUE_HOLD", "None"), "held"),
         (["submitted"], slurm.Job("9_4", "RUNNING", "None"), "running"),
         (["submitted"], None, "new"),
         (["submitted", "started"], slurm.Job("9_4", "RUNNING", "None"), "running"),
@@ -72,6 +76,28 @@ def test_every_state(
     if job is not None:
         queue["t", 4] = job
     assert one(tiny_sweep).state == state
+
+
+def test_what_is_held_says_how_to_let_it_go(tiny_sweep: Small, queue: dict[tuple[str, int], slurm.Job]) -> None:
+    say(tiny_sweep, "submitted")
+    queue["t", 4] = slurm.Job("9_4", "PENDING", "launch failed requeued held")
+    assert one(tiny_sweep).detail == "launch failed requeued held; retry, or scontrol release 9_4, lets it go"
+
+
+def test_a_damaged_diary_is_named_and_the_other_runs_go_on(
+    tiny_sweep: Small, queue: dict[tuple[str, int], slurm.Job]
+) -> None:
+    say(tiny_sweep, "submitted", "started", "finished")
+    folder = tiny_sweep.folder.run(tiny_sweep.runs[0].run_id)
+    folder.result.write_text("x")
+    diary = folder.path / "events.jsonl"
+    diary.write_bytes(diary.read_bytes().replace(b"started", b"st\xffrted"))
+    found = statuses(tiny_sweep.folder, tiny_sweep.runs)
+    assert [status.state for status in found] == ["damaged", *["new"] * 9]
+    assert found[0].detail.startswith(f"{diary}, line 4: received ")
+    folder.result.unlink()
+    queue["t", 4] = slurm.Job("9_4", "RUNNING", "None")
+    assert one(tiny_sweep).state == "running", "what is at work is left to itself"
 
 
 def test_a_finished_run_is_done_until_another_evaluation_is_wanted(tiny_sweep: Small, queue: Queue) -> None:
@@ -133,7 +159,9 @@ def test_a_local_run_lives_as_long_as_its_process(tiny_sweep: Small) -> None:
     assert one(tiny_sweep).state == "died"
 
 
-def test_progress_and_eta_come_from_the_end_of_the_log(tiny_sweep: Small, queue: Queue) -> None:
+def test_progress_and_eta_come_from_the_end_of_the_log(
+    tiny_sweep: Small, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tiny_sweep.runs[0]
     folder = tiny_sweep.folder.run(run.run_id)
     say(tiny_sweep, "submitted", "started", step=2)
@@ -144,10 +172,20 @@ def test_progress_and_eta_come_from_the_end_of_the_log(tiny_sweep: Small, queue:
     folder.log.write_text(text)
     started = one(tiny_sweep).events[-1]["time"]
     os.utime(folder.log, (started + 3, started + 3))
+    monkeypatch.setattr("time.time", lambda: started + 3.5)
     at = advance(folder, one(tiny_sweep))
     assert (at.step, at.num_steps, at.raw_v) == (8, 12, 0.8)
-    # 6 steps of this attempt took 3 s, 4 are left; the log has not moved since
-    assert at.eta_seconds == pytest.approx(max(2.0 - (time.time() - started - 3), 0), abs=0.5)
+    # 6 steps of this attempt took 3 s, 4 are left; half a second ago the log moved
+    assert at.eta_seconds == pytest.approx(1.5, abs=1e-3)
+
+
+def test_wrong_clocks_and_damaged_logs_make_no_progress_up(tiny_sweep: Small, queue: Queue) -> None:
+    folder = tiny_sweep.folder.run(tiny_sweep.runs[0].run_id)
+    say(tiny_sweep, "submitted", "started", time=time.time() + 86_400)
+    lines = ('{"group": "training", "step": 3, "raw_v": "x"}', '{"group": "training", "step": "4"}')
+    folder.log.write_bytes("\n".join(lines).encode() + b'\n{"group": "training", "step": 5, "raw_v": \xff1}\n')
+    at = advance(folder, one(tiny_sweep))
+    assert (at.step, at.raw_v, at.eta_seconds) == (3, None, None)
 
 
 def test_runs_that_nobody_asks_for_are_stale(tiny_sweep: Small) -> None:

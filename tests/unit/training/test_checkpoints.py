@@ -1,7 +1,9 @@
 """Files of a checkpoint: what is written comes back, whole or in parts, also from earlier versions."""
 
+import errno
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,6 @@ def state_of(config: RunConfig, seed: int, steps: int = 1) -> TrainState:
     for ema in state.emas.values():
         for weight in ema.values():
             weight.normal_(generator=stream)
-    state.optimizer.param_groups[0]["lr"] = 0.125
     return state
 
 
@@ -44,8 +45,6 @@ def assert_same(a: TrainState, b: TrainState) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert a.step == b.step
-    settings = [{k: v for k, v in s.optimizer.param_groups[0].items() if k != "params"} for s in (a, b)]
-    assert settings[0] == settings[1]
 
 
 def test_written_tensors_come_back_and_the_hash_is_the_files(tmp_path: Path) -> None:
@@ -117,13 +116,15 @@ def test_any_range_of_rows_is_read_from_any_parts(tmp_path: Path, begin: int, en
     assert float(shards.whole("step")) == 3
 
 
-def test_a_state_comes_back_with_moments_and_settings(tiny: RunConfig, tmp_path: Path) -> None:
+def test_a_state_comes_back_with_moments_and_its_own_settings(tiny: RunConfig, tmp_path: Path) -> None:
     saved, other = state_of(tiny, 1, steps=2), state_of(tiny, 2)
-    other.optimizer.param_groups[0]["lr"] = 0.5
+    own = {"lr": 0.5, "betas": (0.3, 0.4), "eps": 1e-3, "weight_decay": 0.7}
+    other.optimizer.param_groups[0].update(own)
     saved.cells += 0.1
     Checkpoints(tmp_path).save(saved)
     assert Checkpoints(tmp_path).restore(other)
     assert_same(other, saved)
+    assert own.items() <= other.optimizer.param_groups[0].items(), "how to optimise is for the config to say"
     assert torch.equal(other.cells, saved.cells)
     names = {path.name for path in Checkpoints(tmp_path).path(2).iterdir()}
     ours = {"model.safetensors", "ema_0.9.safetensors", "ema_0.99.safetensors", "optimizer.safetensors", "state.json"}
@@ -165,22 +166,97 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def edited(folder: Path, **changes: object) -> None:
+    """Change state.json as a version would have written it that gave it no checksum; None takes a key away."""
+    content = json.loads((folder / "state.json").read_text())
+    content.pop("checksum", None)
+    content |= changes
+    (folder / "state.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def old(folder: Path, state: TrainState) -> dict[str, str]:
+    """Make a checkpoint one from before there were parts; return its hashes."""
+    (folder / "optimizer.safetensors").unlink()
+    torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+    hashes: dict[str, str] = json.loads((folder / "state.json").read_text())["sha256"]
+    del hashes["optimizer.safetensors"]
+    hashes["optimizer.pt"] = _sha256(folder / "optimizer.pt")
+    edited(folder, sha256=hashes, parts=None, log=None)
+    return hashes
+
+
 def test_checkpoints_of_earlier_versions_are_read(tiny: RunConfig, tmp_path: Path) -> None:
     saved, other = state_of(tiny, 1), state_of(tiny, 2)
-    other.optimizer.param_groups[0]["lr"] = 0.5
     checkpoints = Checkpoints(tmp_path)
     folder = checkpoints.save(saved)
-    (folder / "optimizer.safetensors").unlink()
-    torch.save(saved.optimizer.state_dict(), folder / "optimizer.pt")
-    content = json.loads((folder / "state.json").read_text())
-    del content["parts"], content["optimizer"], content["sha256"]["optimizer.safetensors"]
-    content["sha256"]["optimizer.pt"] = hashlib.sha256((folder / "optimizer.pt").read_bytes()).hexdigest()
-    (folder / "state.json").write_text(json.dumps(content))
+    hashes = old(folder, saved)
     assert checkpoints.restore(other)
     assert_same(other, saved)
     assert torch.equal(checkpoints.weights(1, "0.99")[1]["final.bias"], saved.emas["0.99"]["final.bias"])
+    for wrong in ({}, {**hashes, "more": "0"}, {"model.safetensors": hashes["model.safetensors"]}):
+        edited(folder, sha256=wrong)
+        with pytest.raises(DamagedCheckpointError, match=r"state.json: it lists .*"):
+            checkpoints.verify(1)
+    edited(folder, sha256=hashes)
     (folder / "optimizer.pt").write_bytes(b"")
     with pytest.raises(DamagedCheckpointError, match=r"optimizer.pt fails its checksum"):
+        checkpoints.verify(1)
+
+
+def test_files_that_are_not_listed_are_not_read(tiny: RunConfig, tmp_path: Path) -> None:
+    saved, other = state_of(tiny, 1), state_of(tiny, 2)
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.save(saved)
+    torch.save(state_of(tiny, 3).optimizer.state_dict(), folder / "optimizer.pt")
+    write(folder / "curricula.safetensors", {"0.foreign": torch.ones(1)})
+    assert checkpoints.restore(other)
+    assert_same(other, saved)
+    assert other.curricula == saved.curricula
+
+
+def test_a_checkpoint_in_the_folder_of_another_step_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_of(tiny, 1)).rename(tmp_path / "step_00000009")
+    with pytest.raises(DamagedCheckpointError, match=r"step_00000009 is damaged \(state.json: it is of step 1\)"):
+        checkpoints.verify(9)
+
+
+def test_no_change_of_a_character_of_its_state_is_silent(tiny: RunConfig, tmp_path: Path) -> None:
+    """Each one is refused, naming the file, or changes nothing that is read."""
+    state, checkpoints = state_of(tiny, 1), Checkpoints(tmp_path)
+    state.curricula = [{"seen": torch.ones(2), "best": math.inf, "count": 3}, {"worst": -0.25}]
+    state.cells = state.cells[:2, :1, :2] + 0.1
+    path = checkpoints.save(state, "0123abcd") / "state.json"
+    content, before = path.read_bytes(), checkpoints.verify(1)
+    assert before["curricula"][0]["best"] == math.inf
+    assert b"Infinity" not in content, "a word that JSON does not have"
+    harmless, refused = set(), []
+    for place in range(len(content)):
+        for other in {ord("0") + (content[place] + 1) % 10, ord("x"), content[place] ^ 1} - {content[place]}:
+            path.write_bytes(content[:place] + bytes([other]) + content[place + 1 :])
+            try:
+                assert checkpoints.content(1) == before
+                harmless.add(chr(content[place]))
+            except DamagedCheckpointError as error:
+                refused.append(str(error))
+    assert all("state.json" in text for text in refused)
+    assert not harmless & set("0123456789abcdef"), "every digit counts"
+    path.write_text("[" * 100_000)
+    with pytest.raises(DamagedCheckpointError, match=r"state.json: nested too deep"):
+        checkpoints.verify(1)
+
+
+def test_what_cannot_be_read_for_now_is_not_called_damaged(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_of(tiny, 1))
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr(room, "_sha256", stale)
+    with pytest.raises(OSError, match="stale"):
         checkpoints.verify(1)
 
 
@@ -201,3 +277,25 @@ def test_a_save_that_fails_leaves_what_was_there(
         checkpoints.save(state)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     checkpoints.verify(1)
+
+
+def test_what_killed_writers_left_goes_away(tiny: RunConfig, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for name in (".step_00000001.77", ".step_00000001.gone"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    checkpoints.tidy()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".step_00000001.77").mkdir()
+    checkpoints.save(state_of(tiny, 1))
+    checkpoints.save(state_of(tiny, 1, steps=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+
+
+def test_a_checkpoint_is_never_half_removed(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while an old one is removed must not leave one that looks damaged."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state_of(tiny, 1))
+    monkeypatch.setattr(room.shutil, "rmtree", lambda path, **_: None if path.name.startswith(".") else 1 / 0)
+    checkpoints.save(state_of(tiny, 1, steps=2))
+    assert checkpoints.steps() == [2]

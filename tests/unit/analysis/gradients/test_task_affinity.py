@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import stats
 from synthetic_grams import TASKS, cosine, dataset, gradients, plain, row_dataset, times, training_dataset, unbiased
 
-from dynamics.analysis import affinity, cosine_by_batch, noise_scale, update_cosine
+from dynamics.analysis import affinity, affinity_table, cosine_by_batch, noise_scale, update_cosine
 from dynamics.store import collect, write_run
 
 
@@ -48,6 +48,13 @@ def test_affinity_by_hand() -> None:
     own = a.mean(0) @ b.mean(0) / (unbiased(a, a) * unbiased(b, b)) ** 0.5
     assert float(found.self_cosine) == pytest.approx(own, abs=1e-10)
     assert int(found.num_splits) == 6
+
+
+def test_the_table_says_why_two_splits_have_no_interval() -> None:
+    table = affinity_table(dataset(gradients()[:, :, :2]))
+    assert "[no interval of so few splits]" in table
+    assert "nan" not in table
+    assert "no interval" not in affinity_table(dataset(gradients()))
 
 
 def test_product_sem_by_hand() -> None:
