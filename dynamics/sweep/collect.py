@@ -126,9 +126,7 @@ def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
     """
     folder = sweep.run(run.run_id)
     moved: list[str] = []
-    before = [
-        int(n) for path in folder.path.glob("set_aside_*") if (n := path.name.removeprefix("set_aside_")).isdigit()
-    ]
+    before = [int(path.name.removeprefix("set_aside_")) for path in folder.path.glob("set_aside_[0-9]*")]
     aside = folder.path / f"set_aside_{max(before, default=-1) + 1}"
 
     def move(path: Path) -> None:
