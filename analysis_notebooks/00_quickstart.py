@@ -40,8 +40,7 @@ print("runs:", ", ".join(analysis.run_labels(tree)))
 
 # %%
 table = analysis.summary(tree)
-numbers = [name for name in table if not name.endswith(("_sem", "_low", "_high")) and name != "protocol"]
-display(HTML(table[numbers].T.to_html(float_format="{:.3g}".format)))
+display(HTML(table[analysis.metric_columns(table)].astype(float).T.to_html(float_format="{:.3g}".format)))
 
 # %% [markdown]
 # ## What do the samples look like?

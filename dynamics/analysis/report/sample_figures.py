@@ -185,7 +185,8 @@ def _points(ax: Axes, ds: xr.Dataset, name: str, tree: xr.DataTree, logs: bool =
         shift = min(1.05, 1.2 ** (1 / len(colours))) ** (i - (len(colours) - 1) / 2)
         own = ds[name].isel(run=[str(run) in runs for run in ds.run.values])
         for field in map(str, ds.field.values):
-            values = pd.DataFrame(own.sel(field=field).transpose("run", "nfe").to_pandas()).dropna(axis=1, how="all")
+            of_field = own.sel(field=field).transpose("run", "nfe")
+            values = pd.DataFrame(of_field.values, of_field.run.values, of_field.nfe.values).dropna(axis=1, how="all")
             if values.empty:
                 continue
             y, bars = values.iloc[0], None

@@ -38,9 +38,8 @@ def evaluate_fid_run(
 ) -> xr.Dataset:
     """Measure FID and its companions of a run's network and put the group `fid` into its run.nc.
 
-    Settings that are there already stay and are not measured again; what is measured otherwise (see `evaluate_run`), or
-    against another reference, is a group beside it. After an interruption the same call goes on, also on another number
-    of ranks.
+    What is there already stays, and is not measured again; what is measured otherwise (see `evaluate_run`), or against
+    another reference, is a group beside it. After an interruption the same call goes on, on any number of ranks.
 
     Args:
         run_dir: The run folder.
@@ -70,8 +69,7 @@ def evaluate_fid_run(
         statistics = on_all(lambda: load_statistics(reference, network))
         source, about = on_all(lambda: _source(folder, config.data.load(), vae, checkpoint, weights, device))
         about |= protocol(options, network, statistics)
-        asked = {**about, **options.model_dump(mode="json")}
-        agree("evaluation", asked)
+        agree("evaluation", {**about, **options.model_dump(mode="json")})
         last = config.training.num_steps
         group, content = on_first(lambda: earlier(folder, GROUP, about, last, replace))
         missing = on_first(lambda: still_missing(content, options.field, options.nfe, replace, progress))
