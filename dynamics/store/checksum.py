@@ -45,5 +45,7 @@ def checked(path: Path) -> tuple[bytes, bool]:
 
 def _end(content: bytes) -> int:
     """Return where an HDF5 file says that it ends: what lies behind is our checksum, or was."""
-    place = {0: 40, 1: 44, 2: 28, 3: 28}.get(content[8]) if content.startswith(SIGNATURE) and len(content) > 52 else None
+    place = (
+        {0: 40, 1: 44, 2: 28, 3: 28}.get(content[8]) if content.startswith(SIGNATURE) and len(content) > 52 else None
+    )
     return len(content) if place is None else int.from_bytes(content[place : place + 8], "little")

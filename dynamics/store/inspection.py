@@ -23,6 +23,7 @@ TEXT = 64
 LONGEST = 2**28
 """Letters that one array of strings may hold, shorter ones counted as the longest, and all of a file's together."""
 LONGEST_ATTRIBUTE = 2**16
+"""Bytes of one attribute of numbers."""
 
 
 class ForeignContentError(ValueError):
@@ -56,6 +57,8 @@ def inspected(file: Any, path: str, num_bytes: int) -> dict[str, dict[str, Any]]
         seen.add(item)
         if not described:
             room -= inspect_attributes(item, path, num_bytes)
+            if room < 0:
+                return "attributes, more than such a file can hold"
         if isinstance(item, h5py.Datatype):  # complex numbers name theirs
             return None
         if isinstance(item, h5py.Group):
@@ -99,8 +102,8 @@ def inspect_attributes(item: Any, path: str, num_bytes: int) -> int:
                 raise _foreign(path, f"{where} of {attribute.get_storage_size():,} bytes")
         elif (count := math.prod(attribute.shape)) > texts_at_once(num_bytes):
             raise _foreign(path, f"{where} of {count} strings")
-        elif texts:
-            total += sum(map(len, np.atleast_1d(item.attrs[name]))) if attribute.shape else len(item.attrs[name])
+        elif texts and not isinstance(value := item.attrs[name], h5py.Empty):
+            total += sum(map(len, np.ravel(value)))
             if total > LONGEST:
                 raise _foreign(path, f"{where} and others of {total:,} letters")
     return total

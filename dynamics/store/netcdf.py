@@ -7,7 +7,8 @@ dimensions and attributes of each variable. Files without it are read the long w
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -124,10 +125,8 @@ class _Texts:
 
     def read(self, item: Any) -> np.ndarray[Any, Any]:
         """Read an array in slices: a few bytes can refer to one long string again and again."""
-        rows = max(1, self.at_once * len(item) // max(1, item.size)) if item.shape else 1
         values, longest = np.empty(item.shape, object), 0
-        for start in range(0, len(item), rows) if item.shape else [()]:
-            part = slice(start, start + rows) if item.shape else ()
+        for part in _parts(item.shape, self.at_once):
             values[part] = item.asstr()[part]
             texts = np.ravel(values[part])
             lengths = [len(text) for text in texts]
@@ -136,6 +135,19 @@ class _Texts:
             if max(self.letters, longest * values.size) > LONGEST:  # numpy gives every string the room of the longest
                 raise ValueError(f"{item.name}: {values.size} strings of up to {longest} letters")
         return values.astype(str)
+
+
+def _parts(shape: tuple[int, ...], most: int, within: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Cut an array into slices of at most so many values."""
+    if not shape:
+        yield within
+    elif (row := math.prod(shape[1:])) > most:
+        for index in range(shape[0]):
+            yield from _parts(shape[1:], most, (*within, index))
+    else:
+        rows = most // max(1, row)
+        for start in range(0, shape[0], rows):
+            yield (*within, slice(start, start + rows))
 
 
 def _attrs(item: Any) -> dict[str, Any]:
