@@ -133,14 +133,10 @@ class TarSource:
                     path = PurePosixPath(name)
                     if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                         number = members.get(str(path.with_suffix(".cls")))
-                        label = (
-                            path.parent.name
-                            if number is None
-                            else _content(tar, number, LARGEST_LABEL).decode().strip()
-                        )
-                        yield Picture(
-                            f"{self.path}:{name}", label, number is not None, _content(tar, member, LARGEST_IMAGE)
-                        )
+                        image, label = _content(tar, member, LARGEST_IMAGE), path.parent.name
+                        if number is not None:
+                            label = _content(tar, number, LARGEST_LABEL).decode().strip()
+                        yield Picture(f"{self.path}:{name}", label, number is not None, image)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise invalid("images", f"{self.path} ({error})", "a readable tar file", "copy the file again") from error
 
@@ -342,7 +338,7 @@ def _check_folder(out: Path, paths: list[Path]) -> None:
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
     if member.issparse() or member.size > most:
-        received = f"{member.size:,} bytes{', sparse' * member.issparse()}, of {tar.name}:{member.name}"
+        received = f"{member.size:,} bytes{', sparse' * member.issparse()}, of {member.name} in {tar.name!r}"
         raise invalid("images", received, f"up to {most:,} bytes, not sparse", "pack the images anew")
     file = tar.extractfile(member)
     assert file is not None, "a regular file"

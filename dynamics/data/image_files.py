@@ -118,6 +118,7 @@ def load_npz(path: Path) -> ImageSet:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("a single array, not an archive")
         with archive:
+            assert archive.zip is not None, "open"
             _check_members(archive.zip)
             arrays = {key: archive[key] for key in ("x", "y") if key in archive}
     except _DAMAGED as error:
@@ -182,8 +183,8 @@ def _read_idx(folder: Path, name: str, magic: int) -> NDArray[np.uint8]:
     if received != magic or len(head) < header:
         raise invalid(f"magic number of {path}", received, str(magic), "check that the file is what its name says")
     if len(content) != size:
-        found = f"{header + len(content)} bytes{' or more' * (len(content) > size)}"
-        raise invalid("path", f"{path} of {found}", f"{header + size} bytes for shape {shape}", "copy the file again")
+        length = f"{header + len(content)} bytes{' or more' * (len(content) > size)}"
+        raise invalid("path", f"{path} of {length}", f"{header + size} bytes for shape {shape}", "copy the file again")
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 

@@ -1,7 +1,7 @@
 """A checksum over a whole file, behind its last byte: HDF5 and netCDF pass over what follows the end that they know.
 
-Another program that opens the file to change it cuts the checksum off; such a file is read as those of versions before
-0.3, which have none.
+Another program that opens the file to change it cuts the checksum off: it ends where HDF5 says. Such a file is read as
+those of versions before 0.3, which have none; a longer one has a damaged checksum.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def checked(path: Path) -> tuple[bytes, bool]:
 
 def _end(content: bytes) -> int:
     """Return where an HDF5 file says that it ends: what lies behind is our checksum, or was."""
-    place = (
-        {0: 40, 1: 44, 2: 28, 3: 28}.get(content[8]) if content.startswith(SIGNATURE) and len(content) > 52 else None
-    )
-    return len(content) if place is None else int.from_bytes(content[place : place + 8], "little")
+    if not content.startswith(SIGNATURE) or len(content) < 52:
+        return len(content)
+    place = {0: 40, 1: 44}.get(content[8], 28)  # by version of the superblock
+    return int.from_bytes(content[place : place + 8], "little")
