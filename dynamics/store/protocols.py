@@ -47,8 +47,8 @@ def protocol_groups(names: Sequence[str], stem: str) -> dict[str, str]:
         >>> protocol_groups(["gaps", "evaluation", "evaluation_n500_seed0_ema"], "evaluation")
         {'evaluation': '', 'evaluation_n500_seed0_ema': '@n500_seed0_ema'}
     """
-    rest = {name: "@" + name.removeprefix(f"{stem}_") for name in sorted(names) if name.startswith(f"{stem}_")}
-    return {name: "" for name in names if name == stem} | rest
+    others = [name for name in sorted(names) if stem in STEMS and name.startswith(f"{stem}_")]  # gram_rows is no gram
+    return {name: "" for name in names if name == stem} | {name: "@" + name.removeprefix(f"{stem}_") for name in others}
 
 
 def group_of_protocol(groups: Mapping[str, xr.Dataset], stem: str, protocol: str, last_step: int | None) -> str:
