@@ -62,11 +62,12 @@ def test_what_does_not_belong_together_is_named(run_dir: Path, capsys: Said) -> 
     log.write_text("".join(lines[:-1]))
     config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
     code, damaged = verified(run_dir, capsys)
-    assert (code, len(damaged)) == (1, 2)
-    assert "that are not all, or not those, of the checkpoint" in damaged[0]
-    assert "run.nc" in damaged[1]
+    assert (code, len(damaged)) == (1, 4)
+    assert all("one of run" in text for text in damaged[:2])
+    assert "that are not all, or not those, of the checkpoint" in damaged[2]
+    assert "run.nc" in damaged[3]
     log.unlink()
-    assert "24 of the 24 steps" in verified(run_dir, capsys)[1][0]
+    assert "24 of the 24 steps" in verified(run_dir, capsys)[1][2]
 
 
 def test_runs_of_earlier_versions_and_latents(tmp_path: Path, capsys: Said) -> None:
@@ -84,3 +85,16 @@ def test_runs_of_earlier_versions_and_latents(tmp_path: Path, capsys: Said) -> N
         main(["verify", str(tmp_path)])
     assert stop.value.code == 2
     assert "a folder with a config.json (of a run) or a record.json (of latents)" in capsys.readouterr().err
+
+
+def test_a_config_that_was_changed_before_the_end_is_refused(run_dir: Path, capsys: Said, tiny: RunConfig) -> None:
+    """Its checkpoints know their run: with other options they would go on to other weights in silence."""
+    (run_dir / "run.nc").unlink()
+    config = run_dir / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    code, damaged = verified(run_dir, capsys)
+    assert code == 1
+    assert [f"one of run {tiny.run_id}" in text for text in damaged] == [True, True]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(config), "--out", str(run_dir)])
+    assert "put back the config.json" in capsys.readouterr().err

@@ -299,3 +299,35 @@ def test_a_checkpoint_is_never_half_removed(tiny: RunConfig, tmp_path: Path, mon
     monkeypatch.setattr(room.shutil, "rmtree", lambda path, **_: None if path.name.startswith(".") else 1 / 0)
     checkpoints.save(state_of(tiny, 1, steps=2))
     assert checkpoints.steps() == [2]
+
+
+def test_a_refused_checkpoint_never_outlives_a_good_one(tiny: RunConfig, tmp_path: Path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=1), state_of(tiny, 0)
+    checkpoints.save(state)
+    (checkpoints.path(1)).rename(checkpoints.path(9))  # damaged: it is of another step
+    checkpoints.save(state)
+    state.step = 2
+    checkpoints.save(state)
+    assert checkpoints.steps() == [2, 9]
+    with pytest.warns(UserWarning, match="trying the checkpoint before it"):
+        assert checkpoints.restore(state_of(tiny, 1))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
+    Checkpoints(tmp_path, run_id="ours").save(state_of(tiny, 0))
+    assert Checkpoints(tmp_path, run_id="ours").verify(1)["run_id"] == "ours"
+    with pytest.raises(
+        ValueError, match=r"received 'one of run ours'; allowed: one of run theirs, .*; remedy: put back"
+    ):
+        Checkpoints(tmp_path, run_id="theirs").restore(state_of(tiny, 1))
+
+
+def test_tensors_of_no_checkpoint_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"garbage" * 9)
+    write(tmp_path / "b.safetensors", {"x": torch.zeros(2)})
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.safetensors"
+        if name == "b":
+            path.write_bytes(path.read_bytes()[:-3])
+        with pytest.raises(ValueError, match=f"{name}.safetensors: received .*; remedy: restore it"):
+            Shards.open([path])
