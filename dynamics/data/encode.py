@@ -29,6 +29,8 @@ from dynamics.options import Options, invalid
 from dynamics.progress_bar import ProgressBar
 from dynamics.strict_json import seal, unseal
 
+LARGEST_IMAGE, LARGEST_LABEL = 2**28, 64
+"""Bytes of a member of a tar file."""
 READERS = 8
 """Threads that read and resize images."""
 
@@ -131,8 +133,10 @@ class TarSource:
                     path = PurePosixPath(name)
                     if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                         number = members.get(str(path.with_suffix(".cls")))
-                        label = path.parent.name if number is None else _content(tar, number).decode().strip()
-                        yield Picture(f"{self.path}:{name}", label, number is not None, _content(tar, member))
+                        image, label = _content(tar, member, LARGEST_IMAGE), path.parent.name
+                        if number is not None:
+                            label = _content(tar, number, LARGEST_LABEL).decode().strip()
+                        yield Picture(f"{self.path}:{name}", label, number is not None, image)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise invalid("images", f"{self.path} ({error})", "a readable tar file", "copy the file again") from error
 
@@ -332,7 +336,10 @@ def _check_folder(out: Path, paths: list[Path]) -> None:
         raise invalid("out", received, "an empty folder, or latents of the same images", "choose another --out")
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.issparse() or member.size > most:
+        received = f"{member.size:,} bytes{', sparse' * member.issparse()}, of {member.name} in {tar.name!r}"
+        raise invalid("images", received, f"up to {most:,} bytes, not sparse", "pack the images anew")
     file = tar.extractfile(member)
     assert file is not None, "a regular file"
     return file.read()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from psutil import virtual_memory
 from pydantic import model_validator
 from torch import Tensor
 
@@ -25,6 +26,8 @@ IDX_IMAGES_MAGIC, IDX_LABELS_MAGIC = 2051, 2049
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may hold, whatever its name says. Pillow would start Ghostscript for others."""
+DEFLATE = 1_032
+"""By how much deflate can make bytes fewer."""
 _DAMAGED = (
     OSError,
     ValueError,
@@ -115,6 +118,8 @@ def load_npz(path: Path) -> ImageSet:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("a single array, not an archive")
         with archive:
+            assert archive.zip is not None, "open"
+            _check_members(archive.zip)
             arrays = {key: archive[key] for key in ("x", "y") if key in archive}
     except _DAMAGED as error:
         raise invalid("path", f"{path} ({error})", "a readable npz file without pickled objects", remedy) from error
@@ -136,6 +141,16 @@ def load_npz(path: Path) -> ImageSet:
     return _image_set(x if x.ndim == 4 else x[..., None], y, f"npz-{path.stem}", path)
 
 
+def _check_members(archive: zipfile.ZipFile) -> None:
+    """Refuse, before it is read, what fills the memory: images are held twice while they are brought into order."""
+    memory = virtual_memory().available
+    members = [member for member in archive.infolist() if member.filename.removesuffix(".npy") in ("x", "y")]
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("compressed by other means than numpy's")
+    if (total := sum(member.file_size for member in members)) > memory / 2:
+        raise ValueError(f"{total:,} bytes of images, more than half of the {memory:,} of memory that are free")
+
+
 def load_idx(folder: Path) -> ImageSet:
     """Load the training images and labels of an IDX folder (the format of MNIST), gzipped or not.
 
@@ -155,22 +170,22 @@ def _read_idx(folder: Path, name: str, magic: int) -> NDArray[np.uint8]:
     if not found:
         raise invalid("path", str(folder), f"a folder with {name} or {name}.gz", "check the path and the file names")
     path = found[0]
+    header = 4 * (1 + (magic & 0xFF))
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(header)
+            shape = struct.unpack_from(f">{magic & 0xFF}I", head.ljust(header, b"\0"), 4)
+            size = int(np.prod(shape, dtype=object))
+            content = file.read(min(size, DEFLATE * path.stat().st_size) + 1)
     except _DAMAGED as error:
         raise invalid("path", f"{path} ({error})", "a readable IDX file", "copy the file again") from error
-    num_axes = magic & 0xFF
-    header = 4 * (1 + num_axes)
-    received = int.from_bytes(content[:4], "big")
-    if received != magic or len(content) < header:
+    received = int.from_bytes(head[:4], "big")
+    if received != magic or len(head) < header:
         raise invalid(f"magic number of {path}", received, str(magic), "check that the file is what its name says")
-    shape = struct.unpack_from(f">{num_axes}I", content, 4)
-    size = header + int(np.prod(shape, dtype=object))
     if len(content) != size:
-        raise invalid(
-            "path", f"{path} of {len(content)} bytes", f"{size} bytes for shape {shape}", "copy the file again"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+        length = f"{header + len(content)} bytes{' or more' * (len(content) > size)}"
+        raise invalid("path", f"{path} of {length}", f"{header + size} bytes for shape {shape}", "copy the file again")
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def load_folder(folder: Path, image_size: int | None = None) -> ImageSet:

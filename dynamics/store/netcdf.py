@@ -7,12 +7,15 @@ dimensions and attributes of each variable. Files without it are read the long w
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
+
+from dynamics.store.inspection import LONGEST, texts_at_once
 
 _HIDDEN = frozenset(
     (
@@ -39,19 +42,18 @@ def read(file: Any, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, xr.Dat
     Raises:
         Exception: Of whatever kind the damage causes.
     """
+    texts = _Texts(texts_at_once(file.id.get_filesize()))
     known = file.attrs.get(CONSOLIDATED)
     if known is not None:
-        groups = {name: _described(arrays[name], one) for name, one in json.loads(known).items()}
+        groups = {name: _described(arrays[name], one, texts) for name, one in json.loads(known).items()}
         return {"/": xr.Dataset(attrs=_attrs(file)), **groups}
-    return {name: _read_group(file[name], of_group) for name, of_group in arrays.items()}
+    return {name: _read_group(file[name], of_group, texts) for name, of_group in arrays.items()}
 
 
 CONSOLIDATED = "consolidated"
 """Root attribute with what all groups consist of, so that a reader looks up arrays and nothing else (zarr's word)."""
 LARGEST = 60_000
 """Bytes that HDF5 takes in an attribute beside an object; larger files go without and are read the long way."""
-LONGEST = 2**28
-"""Letters that one array of strings may hold, shorter ones counted as the longest."""
 
 
 def consolidated(groups: Mapping[str, xr.Dataset]) -> dict[str, str]:
@@ -76,26 +78,27 @@ def _description(dataset: xr.Dataset) -> list[Any]:
     return [variables, [str(name) for name in dataset.coords], dataset.attrs]
 
 
-def _described(arrays: Mapping[str, Any], description: list[Any]) -> xr.Dataset:
+def _described(arrays: Mapping[str, Any], description: list[Any], texts: "_Texts") -> xr.Dataset:
     """Read a group of which everything but the numbers is known."""
     described, coords, attrs = description
     variables = {}
     for name, (dims, dtype, own) in described.items():
         item = arrays[name]
         if dtype == "str":
-            values = _texts(item)
+            values = texts.read(item)
         else:
-            assert np.dtype(dtype).kind in "biufc", "numbers"
+            if np.dtype(dtype).kind not in "biufc" or np.dtype(dtype).itemsize != item.dtype.itemsize:
+                raise ValueError(f"{item.name} of {item.dtype}, described as {dtype}")
             values = np.asarray(item[()]).astype(dtype, copy=False)
         variables[name] = xr.Variable(dims, values, own)
     return xr.Dataset(variables, attrs=attrs).set_coords(coords)
 
 
-def _read_group(group: Any, arrays: Mapping[str, Any]) -> xr.Dataset:
+def _read_group(group: Any, arrays: Mapping[str, Any], texts: "_Texts") -> xr.Dataset:
     variables = {}
     for name, item in arrays.items():
         if not bytes(item.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
-            variables[name] = xr.Variable(_dims(name, item), _values(item), _attrs(item))
+            variables[name] = xr.Variable(_dims(name, item), _values(item, texts), _attrs(item))
     dataset = xr.decode_cf(xr.Dataset(variables, attrs=_attrs(group)), decode_times=False)
     return dataset.load().drop_encoding()
 
@@ -107,18 +110,44 @@ def _dims(name: str, item: Any) -> tuple[str, ...]:
     return (name,) if "CLASS" in item.attrs else ()
 
 
-def _values(item: Any) -> np.ndarray[Any, Any]:
+def _values(item: Any, texts: "_Texts") -> np.ndarray[Any, Any]:
     if h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O":
-        return _texts(item)
+        return texts.read(item)
     return np.asarray(item[()])
 
 
-def _texts(item: Any) -> np.ndarray[Any, Any]:
-    values = np.asarray(item.asstr()[()])
-    longest = max(map(len, values.flat), default=0)
-    if longest * values.size > LONGEST:  # numpy gives every string the room of the longest
-        raise ValueError(f"{item.name}: {values.size} strings of up to {longest} letters")
-    return values.astype(str)
+class _Texts:
+    """Reads arrays of strings, as long as all of a file's together stay within LONGEST."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.letters = 0
+
+    def read(self, item: Any) -> np.ndarray[Any, Any]:
+        """Read an array in slices: a few bytes can refer to one long string again and again."""
+        values, longest = np.empty(item.shape, object), 0
+        for part in _parts(item.shape, self.at_once):
+            values[part] = item.asstr()[part]
+            texts = np.ravel(values[part])
+            lengths = [len(text) for text in texts]
+            self.letters += sum(lengths)
+            longest = max(longest, *lengths, 0)
+            if max(self.letters, longest * values.size) > LONGEST:  # numpy gives every string the room of the longest
+                raise ValueError(f"{item.name}: {values.size} strings of up to {longest} letters")
+        return values.astype(str)
+
+
+def _parts(shape: tuple[int, ...], most: int, within: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Cut an array into slices of at most so many values."""
+    if not shape:
+        yield within
+    elif (row := math.prod(shape[1:])) > most:
+        for index in range(shape[0]):
+            yield from _parts(shape[1:], most, (*within, index))
+    else:
+        rows = most // max(1, row)
+        for start in range(0, shape[0], rows):
+            yield (*within, slice(start, start + rows))
 
 
 def _attrs(item: Any) -> dict[str, Any]:

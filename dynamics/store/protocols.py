@@ -41,16 +41,14 @@ def protocol_name(attrs: Mapping[Any, Any], last_step: int | None = None) -> str
 
 
 def protocol_groups(names: Sequence[str], stem: str) -> dict[str, str]:
-    """Return the groups of a kind and what is appended to the names of their numbers: "" for the first protocol.
+    """Return the groups of one kind and what is appended to the names of their numbers: "" for the first protocol.
 
     Example:
         >>> protocol_groups(["gaps", "evaluation", "evaluation_n500_seed0_ema"], "evaluation")
         {'evaluation': '', 'evaluation_n500_seed0_ema': '@n500_seed0_ema'}
     """
-    further = [name for name in sorted(names) if name.startswith(f"{stem}_") and stem in STEMS]
-    return {name: "" for name in names if name == stem} | {
-        name: "@" + name.removeprefix(f"{stem}_") for name in further
-    }
+    others = [name for name in sorted(names) if stem in STEMS and name.startswith(f"{stem}_")]  # gram_rows is no gram
+    return {name: "" for name in names if name == stem} | {name: "@" + name.removeprefix(f"{stem}_") for name in others}
 
 
 def group_of_protocol(groups: Mapping[str, xr.Dataset], stem: str, protocol: str, last_step: int | None) -> str:

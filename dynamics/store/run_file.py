@@ -14,13 +14,12 @@ import xarray as xr
 from dynamics import atomic
 from dynamics.options import invalid
 from dynamics.store import netcdf
-from dynamics.store.checksum import checked, checksummed
-from dynamics.store.inspection import ForeignContentError, inspected
+from dynamics.store.checksum import SIGNATURE, checked, checksummed
+from dynamics.store.inspection import ForeignContentError, inspect_attributes, inspected
 from dynamics.store.join import join
 from dynamics.store.run_config import check_config_beside
 from dynamics.store.schema import SCHEMA_VERSION, check, encode_attr, encoded
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 COMPRESS_FROM = 64 * 1024
 """Arrays of at least so many bytes are compressed."""
 SMALL_FROM = 4 * 1024
@@ -162,6 +161,7 @@ def read_groups(path: str | os.PathLike[str], beside: bool = True) -> dict[str, 
         raise invalid("path", received, "a netCDF-4 file", remedy)
     try:
         with h5py.File(h5py.h5f.open_file_image(content)) as file:
+            inspect_attributes(file, str(path), len(content))
             _check_version(path, netcdf.plain_attribute(file.attrs.get("schema_version")))
             groups = netcdf.read(file, inspected(file, str(path), len(content)))
     except (MemoryError, ForeignContentError):

@@ -71,12 +71,8 @@ def evaluate_fid_run(
         about |= protocol(options, network, statistics)
         agree("evaluation", {**about, **options.model_dump(mode="json")})
         last = config.training.num_steps
-
-        def there() -> tuple[str, xr.Dataset | None, tuple[int, ...]]:
-            group, before = earlier(folder, GROUP, about, last, replace)
-            return group, before, still_missing(before, options.field, options.nfe, replace, progress)
-
-        group, content, missing = on_first(there)
+        group, content = on_first(lambda: earlier(folder, GROUP, about, last, replace))
+        missing = on_first(lambda: still_missing(content, options.field, options.nfe, replace, progress))
         parts = Parts(folder.path / "evaluation" / f"fid-{_digest(about, options)}")
         if content is None or missing:
             now = options.model_copy(update={"nfe": missing})

@@ -3,8 +3,11 @@
 import gzip
 import io
 import struct
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,8 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from dynamics.data import Folder, Idx, Npz
-from dynamics.data.encode import Picture, pixels_of
+from dynamics.data import Folder, Idx, Npz, image_files
+from dynamics.data.encode import Picture, TarSource, pixels_of
 from dynamics.data.image_files import FORMATS, load_folder, load_idx, load_npz, read_image
 
 random = np.random.default_rng(0)
@@ -127,6 +130,51 @@ def test_damaged_and_missing_idx_files_are_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ValueError, match="a folder with train-images"):
         load_idx(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_no_more_of_an_idx_file_is_read_than_it_announces(tmp_path: Path, zipped: bool) -> None:
+    write_idx(tmp_path, zipped, images=struct.pack(">IIII", 2051, 6, 5, 4) + bytes(10**6))
+    with pytest.raises(ValueError, match="of 137 bytes or more"):
+        load_idx(tmp_path)
+
+
+def test_npz_files_that_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=GREY)
+    memory = SimpleNamespace(available=2 * (GREY.nbytes + 128))
+    monkeypatch.setattr(image_files, "virtual_memory", lambda: memory)
+    assert len(load_npz(path).pixels) == 6
+    memory.available -= 1
+    with pytest.raises(ValueError, match=r"a\.npz.*248 bytes of images, more than half of the 495"):
+        load_npz(path)
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read("x.npy")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(ValueError, match=r"a\.npz.*compressed by other means"):
+        load_npz(path)
+
+
+def test_tar_members_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    for name, size, sparse in (("a/b.png", 2**28 + 1, False), ("a/b.png", 10, True), ("b.cls", 65, False)):
+        with tarfile.open(path, "w") as tar:
+            about = tarfile.TarInfo(name)
+            about.size = 0 if size > 100 else size
+            if sparse:
+                about.pax_headers = {"GNU.sparse.map": "0,10", "GNU.sparse.size": str(2**40)}
+            tar.addfile(about, io.BytesIO(bytes(size if size < 100 else 0)))
+            if name == "b.cls":
+                tar.addfile(tarfile.TarInfo("b.png"))
+        if size > 100:
+            huge = tarfile.TarInfo(name)
+            huge.size = size
+            with path.open("r+b") as file:
+                file.write(huge.tobuf())
+                file.truncate(size + 2048)
+        with pytest.raises(ValueError, match=r"images: received .*a\.tar.*not sparse"):
+            list(TarSource(path).pictures())
 
 
 def picture(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:

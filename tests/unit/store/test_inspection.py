@@ -2,6 +2,9 @@
 
 import io
 import os
+import resource
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +103,43 @@ def nothing(file: h5py.File, secret: Path) -> None:
     file["gaps/foreign"] = h5py.Empty("f8")
 
 
+def chunk_of(file: h5py.File, raw: bytes, size: int = 100_000, deflate: int = 1, mask: int = 0) -> None:
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk((size,))
+    for _ in range(deflate):
+        made.set_deflate(9)
+    space = h5py.h5s.create_simple((size,))
+    h5py.h5d.create(file["gaps"].id, b"foreign", h5py.h5t.NATIVE_UINT8, space, made).write_direct_chunk((0,), raw, mask)
+
+
+def short_chunk(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, zlib.compress(b"abc"))
+
+
+def long_chunk(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, zlib.compress(bytes(10**6)))
+
+
+def cut_chunk(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, zlib.compress(bytes(100_000))[:-2])
+
+
+def short_chunk_as_it_is(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, b"abc", deflate=0)
+
+
+def masked_chunk(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, b"abc", mask=1)
+
+
+def deflated_twice(file: h5py.File, secret: Path) -> None:
+    chunk_of(file, zlib.compress(zlib.compress(bytes(100_000))), deflate=2)
+
+
+def many_short_strings(file: h5py.File, secret: Path) -> None:
+    file.create_dataset("gaps/foreign", (3 * 10**6,), "S2", chunks=(10**6,), fillvalue=np.bytes_(b"ab"))
+
+
 HOSTILE: dict[Callable[[h5py.File, Path], None], str] = {
     external_storage: "numbers in another file, .*secret",
     external_storage_in_the_root: "numbers in another file, .*secret",
@@ -119,6 +159,13 @@ HOSTILE: dict[Callable[[h5py.File, Path], None], str] = {
     references: "neither numbers nor strings",
     region_references: "neither numbers nor strings",
     lists: "neither numbers nor strings",
+    short_chunk: "does not hold 100,000 bytes",
+    long_chunk: "does not hold 100,000 bytes",
+    cut_chunk: "does not hold 100,000 bytes",
+    short_chunk_as_it_is: "does not hold 100,000 bytes",
+    masked_chunk: "does not hold 100,000 bytes",
+    deflated_twice: "a filter used twice",
+    many_short_strings: "more than a file of .* bytes can hold",
     nothing: "neither numbers nor strings",
 }
 
@@ -152,7 +199,15 @@ def test_what_no_results_hold_is_refused_by_name(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("consolidated", ['{"/gaps": [{"a": [["x"], "U100000000", {}]}, [], {}]}', "[" * 100_000, "{"])
+@pytest.mark.parametrize(
+    "consolidated",
+    [
+        '{"/gaps": [{"a": [["x"], "U100000000", {}]}, [], {}]}',
+        '{"/gaps": [{"a": [["x"], "<c16", {}]}, [], {}]}',
+        "[" * 100_000,
+        "{",
+    ],
+)
 def test_a_description_that_lies_is_refused(path: Path, consolidated: str) -> None:
     with h5py.File(path, "r+") as file:
         del file.attrs["consolidated"]
@@ -169,6 +224,47 @@ def test_long_strings_among_many_are_refused(path: Path) -> None:
         file.create_dataset("gaps/foreign", data=["x" * 10**6, *["y"] * 30_000], dtype=h5py.string_dtype())
         del file.attrs["consolidated"]
     with pytest.raises(ValueError, match=r"run\.nc.*30001 strings of up to 1000000 letters"):
+        open_results(path)
+
+
+LENGTH = 2_000_001
+"""Of a string that can be found by the length beside each reference to it."""
+
+
+def repeated(path: Path, times: int) -> None:
+    """Let all strings of a list refer to the first, a long one."""
+    content = path.read_bytes()
+    start = content.index(struct.pack("<I", LENGTH))
+    path.write_bytes(content[:start] + content[start : start + 16] * times + content[start + 16 * times :])
+
+
+@pytest.mark.parametrize("shape", [(400,), (1, 400), (4, 100)])
+def test_one_long_string_many_times_is_refused_before_all_are_read(path: Path, shape: tuple[int, ...]) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs["consolidated"]
+        texts = np.array(["x" * LENGTH, *["y"] * 399], object).reshape(shape)
+        file.create_dataset("gaps/foreign", data=texts, dtype=h5py.string_dtype())
+    repeated(path, 400)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"run\.nc.*400 strings of up to {LENGTH} letters"):
+        open_results(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 700_000, "of 1.6 GB"
+
+
+def test_large_attributes_are_refused_before_they_are_read(path: Path) -> None:
+    whole = path.read_bytes()
+    for place in ("/", "gaps", "gaps/a"):
+        path.write_bytes(whole)
+        with h5py.File(path, "r+") as file:
+            del file.attrs["consolidated"]
+            file[place].attrs.create("foreign", ["x" * LENGTH, *["y"] * 399], dtype=h5py.string_dtype())
+        with pytest.raises(ValueError, match=r"run\.nc.*attribute foreign of 400 strings"):
+            open_results(path)
+    path.write_bytes(whole)
+    with h5py.File(path, "r+", libver="latest") as file:
+        file.create_group("large", track_order=True).attrs.create("foreign", np.zeros(10_000))
+        del file.attrs["consolidated"]
+    with pytest.raises(ValueError, match=r"run\.nc.*attribute foreign of 80,000 bytes"):
         open_results(path)
 
 
@@ -190,3 +286,11 @@ def test_a_vouched_file_that_cannot_be_read_is_not_called_damaged(path: Path) ->
     with pytest.raises(ValueError, match=r"run\.nc.*arrays as this toolkit writes them.*KeyError") as refusal:
         open_results(path)
     assert "damage" not in str(refusal.value)
+
+
+def test_a_damaged_checksum_is_not_taken_for_none(path: Path) -> None:
+    content = path.read_bytes()
+    for damaged in (content[:-70] + b"x" + content[-69:], content[:-1], content[:-40], content + b"\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.nc.*undamaged"):
+            open_results(path)
