@@ -126,9 +126,12 @@ def test_what_is_measured_is_not_measured_again(trained: Path, monkeypatch: pyte
     assert float(field.fid_inception.sel(field="u", nfe=4)) == float(more.fid_inception.sel(field="u", nfe=4))
     measured(trained, nfe=(1,), field="v")
     assert drawn[2:] == [(1,)]
-    with pytest.warns(UserWarning, match="had another num_samples and is replaced"):
-        replaced = measured(trained, num_samples=40)
-    assert replaced.fid_inception.sizes == {"field": 1, "nfe": 2}
+    there = read_run(trained / "run.nc")["fid"].to_dataset()
+    other = measured(trained, num_samples=40)
+    assert other.fid_inception.sizes == {"field": 1, "nfe": 2}
+    kept = read_run(trained / "run.nc")
+    assert kept["fid"].to_dataset().identical(there)
+    assert f"fid_{other.attrs['protocol']}" in kept.children
 
 
 def test_what_cannot_be_evaluated_is_refused(trained: Path) -> None:
