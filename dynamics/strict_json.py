@@ -56,7 +56,11 @@ def unseal(text: str | bytes) -> dict[str, Any]:
     content = loads(text)
     if not isinstance(content, dict):
         raise ValueError("no object")
-    if SEAL in content and content.pop(SEAL) != _hash(content):
+    try:
+        intact = SEAL not in content or content.pop(SEAL) == _hash(content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not intact:
         raise ValueError("fails its checksum")
     return content
 
@@ -79,4 +83,8 @@ def _spelled(value: object, default: Default | None) -> object:
 
 
 def _number(content: dict[str, Any]) -> object:
-    return float(content[NUMBER]) if content.keys() == {NUMBER} else content
+    if content.keys() != {NUMBER}:
+        return content
+    if content[NUMBER] not in ("nan", "inf", "-inf"):
+        raise ValueError(f"{NUMBER} is {content[NUMBER]!r:.40} and not nan, inf or -inf")
+    return float(content[NUMBER])

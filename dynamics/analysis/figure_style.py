@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, ParamSpec
@@ -17,8 +17,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import (
     FixedLocator,
-    Locator,
-    LogLocator,
     MaxNLocator,
     NullFormatter,
     NullLocator,
@@ -116,19 +114,24 @@ def log_axis(ax: Axes, which: Literal["x", "y"] = "y") -> None:
     ax.set(**{f"{which}scale": "log"})
     low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
     axis = ax.yaxis if which == "y" else ax.xaxis
-    axis.set_major_locator(_log_ticks(low, high, 4 if which == "y" else 3))
+    enough = 4 if which == "y" else 3
+    kinds = (_round(low, high, numbers) for numbers in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)))
+    ticks = next((ticks for ticks in kinds if len(ticks) >= enough), None)
+    axis.set_major_locator(FixedLocator(ticks) if ticks else MaxNLocator(enough))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(LogLocator(subs=range(2, 10)))  # two numbers alone would look linear
+    if ticks:  # without small ones two or three numbers look linear
+        axis.set_minor_locator(FixedLocator(_round(low, high, range(1, 10))))
+    else:
+        axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _log_ticks(low: float, high: float, enough: int) -> Locator:
-    """Return ticks at the fewest round numbers of every power of ten that are enough."""
-    for numbers in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
-        ticks = [tick for tick in LogLocator(subs=numbers).tick_values(low, high) if low <= tick <= high]
-        if len(ticks) >= enough:
-            return FixedLocator(ticks)
-    return MaxNLocator(enough)
+def _round(low: float, high: float, numbers: Iterable[float]) -> list[float]:
+    """Return the multiples of every power of ten that lie in a range, at most six or so powers apart."""
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    own = list(numbers)
+    powers = range(first, last + 1, max(1, (last - first) // 6 if own == [1] else 1))
+    return [k * 10.0**power for power in powers for k in own if low <= k * 10.0**power <= high]
 
 
 def log_places(ax: Axes, places: Sequence[float]) -> None:

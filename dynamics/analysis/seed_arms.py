@@ -89,11 +89,11 @@ def mean_over_seeds(table: pd.DataFrame, logs: bool) -> pd.DataFrame:
         >>> mean_over_seeds(pd.DataFrame({"a": [1.0, 4.0], "b": [2.0, np.nan]}), True)["mean"].round(6).tolist()
         [2.0, 2.0]
     """
-    values = np.log(table) if logs else table
+    values = table.apply(np.log) if logs else table
     count, mean = values.count(), values.mean()
     half = t_quantile(LEVEL, (count - 1).to_numpy(float)) * values.std() / count**0.5
     out = pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
-    return np.exp(out) if logs else out
+    return out.apply(np.exp) if logs else out
 
 
 def spread_arms(values: pd.Series, baseline: str, limit: int) -> list[str]:

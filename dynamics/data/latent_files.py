@@ -126,7 +126,8 @@ def check_files(folder: Path, record: Record, remembered: bool = False) -> None:
             if size is not None and there.st_size != size:
                 problems.append(f"{path} has {there.st_size} bytes instead of {size}")
                 continue
-            now[name] = [there.st_size, there.st_mtime_ns, sha256]
+            # a copy has another number and time of change, whatever else it takes along
+            now[name] = [there.st_size, there.st_mtime_ns, there.st_ctime_ns, there.st_ino, sha256]
             if seen.get(name) != now[name] and (actual := file_sha256(path)) != sha256:
                 problems.append(f"{path} has sha256 {actual[:12]}... instead of {sha256[:12]}...")
                 del now[name]

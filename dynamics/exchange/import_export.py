@@ -127,7 +127,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     if folder.result.is_file() and read_run(folder.result).attrs.get("meaning") == "backbone":
         received = f"{run_dir}, an imported DiT that predicts no velocity"
         raise invalid("run", received, "a network that answers v or u", "start a run from it and export that one")
-    _, tensors = folder.checkpoints().weights(folder.step_to_measure(config, checkpoint), weights)
+    _, tensors = folder.checkpoints(config).weights(folder.step_to_measure(config, checkpoint), weights)
     public = to_public(tensors, config.model, config.data.dimensions()[0], target)
     with room_for("the exported file", path.parent), replacing(path) as temporary:
         write(temporary, public)
@@ -223,7 +223,7 @@ def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict
     blank = start(model, config.training.model_copy(update={"ema_decays": ()}), config.curricula)
     emas = {str(decay): shared for decay in config.training.ema_decays}  # one copy in memory, however many on disk
     state = TrainState(model, blank.optimizer, emas, blank.curricula, step=config.training.num_steps)
-    checkpoints = folder.checkpoints(config.training.keep_checkpoints)
+    checkpoints = folder.checkpoints(config)
     folder.path.mkdir(parents=True)
     check_room(checkpoints.folder, 0, state)
     with room_for("the imported run", folder.path):

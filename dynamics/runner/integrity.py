@@ -35,8 +35,8 @@ def examine_files(path: Path) -> Iterator[Checked]:
     if not folder.config.is_file():
         allowed = f"a folder with a {folder.config.name} (of a run) or a {RECORD} (of latents)"
         raise invalid("path", str(path), allowed, "check the path")
-    yield _found(folder.config, folder.read_config)
-    checkpoints = folder.checkpoints()
+    yield (of_config := _found(folder.config, folder.read_config))
+    checkpoints = folder.checkpoints(None if of_config.damage else folder.read_config())
     for step in checkpoints.steps():
         yield _found(checkpoints.path(step), partial(checkpoints.verify, step))
     yield _found(folder.log, lambda: _check_log(folder))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 from dynamics.atomic import locked, replacing
@@ -44,9 +45,10 @@ class RunFolder:
     def nonfinite(self) -> Path:
         return self.path / "nonfinite.json"
 
-    def checkpoints(self, keep: int = 2) -> Checkpoints:
-        """Return the run's checkpoints."""
-        return Checkpoints(self.path / "checkpoints", keep)
+    def checkpoints(self, config: RunConfig | None = None) -> Checkpoints:
+        """Return the run's checkpoints, which must be of its config where that is given."""
+        folder = self.path / "checkpoints"
+        return Checkpoints(folder, config.training.keep_checkpoints, config.run_id) if config else Checkpoints(folder)
 
     def read_config(self) -> RunConfig:
         """Read config.json.
@@ -163,10 +165,11 @@ class RunFolder:
         """
         log, checkpoints = RunLog(self.log), self.checkpoints()
         there = {record["step"] for record in log.read() if record["group"] == "training"}
-        missing = sorted(set(range(1, step + 1)) - there)
+        missing = step - len([number for number in there if 1 <= number <= step])
         mark = checkpoints.content(step).get("log") if step in checkpoints.steps() else None
         if missing:
-            received = f"{len(missing)} of the {step} steps before the checkpoint are missing, such as {missing[0]}"
+            first = next(number for number in count(1) if number not in there)
+            received = f"{missing} of the {step} steps before the checkpoint are missing, such as {first}"
         elif mark is not None and log.mark_at(step) != mark:
             received = f"records up to step {step} that are not all, or not those, of the checkpoint"
         else:

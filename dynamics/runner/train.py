@@ -157,7 +157,7 @@ def _train(
     num_parameters = sum(p.numel() for p in state.model.parameters())
     if world().size > 1 and options.parallel == "fsdp":
         split(state)  # before a checkpoint is read: so each rank reads its own part
-    checkpoints = folder.checkpoints(options.keep_checkpoints)
+    checkpoints = folder.checkpoints(config)
     origin = on_first(lambda: provenance(config.to_json(), config.run_id, config.seed))
     with RunLog(folder.log) as log:
         origin |= _resume(folder, config, state, checkpoints, log)

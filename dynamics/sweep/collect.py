@@ -126,7 +126,8 @@ def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
     """
     folder = sweep.run(run.run_id)
     moved: list[str] = []
-    aside = folder.path / f"set_aside_{len(list(folder.path.glob('set_aside_*')))}"
+    before = [int(path.name.removeprefix("set_aside_")) for path in folder.path.glob("set_aside_[0-9]*")]
+    aside = folder.path / f"set_aside_{max(before, default=-1) + 1}"
 
     def move(path: Path) -> None:
         if path.exists():
@@ -158,7 +159,7 @@ def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
 def _resumable(sweep: SweepFolder, run: Planned) -> bool:
     """Whether what is there of a run can be continued."""
     folder = sweep.run(run.run_id)
-    checkpoints = folder.checkpoints()
+    checkpoints = folder.checkpoints(run.config)
     try:
         if folder.config.exists():
             _check_config(folder, run)
@@ -211,8 +212,10 @@ def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
         return
     try:
         there = read_run(target)
-    except ValueError:  # damaged: nothing in it can be lost
-        return
+    except ValueError as error:
+        raise invalid(
+            "out", str(error), "a merged file that can be read, or none", "--out FILE, or --replace"
+        ) from error
     ids = {str(run_id) for child in there.children.values() for run_id in child.to_dataset()["run"].values}
     lost = sorted(ids & planned - members)
     if lost:

@@ -108,11 +108,11 @@ def destination(
         if named.cluster is None:
             raise
         before = None
-    if named.cluster is not None:
-        return named, before
-    if before is not None:
+    if before is not None and named.cluster in (None, before.cluster):
         asked = {name: getattr(named, name) for name in named.model_dump(exclude_defaults=True)}
         return ClusterOptions.model_validate({**dict(before), **asked}), before
+    if named.cluster is not None:
+        return named, before
     if any(status.cluster == "slurm" for status in found) or (scale.gpus and shutil.which("sbatch")):
         remedy = "name --cluster slurm; or --cluster local, to compute on the machine that you type on"
         raise invalid("cluster", None, "slurm, local or debug, for a sweep of a cluster", remedy)

@@ -54,6 +54,8 @@ class Checkpoints:
 
     folder: Path
     keep: int = 2
+    run_id: str | None = None
+    """Of whose config they must be; None where that is not asked."""
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, oldest first."""
@@ -101,6 +103,7 @@ class Checkpoints:
             "curricula": plain,
             "cells": state.cells.tolist(),
             "log": log,
+            "run_id": self.run_id,
             "sha256": hashes,
         }
         (temporary / STATE).write_text(seal(content))
@@ -111,7 +114,7 @@ class Checkpoints:
             self._hide(final)
         os.replace(temporary, final)
         sync(self.folder)
-        for step in self.steps()[: -self.keep]:
+        for step in [step for step in self.steps() if step <= state.step][: -self.keep]:  # later ones were refused
             self._hide(self.path(step))
         self.tidy()
 
@@ -160,14 +163,20 @@ class Checkpoints:
         """Return the content of a checkpoint's state.json after comparing its own checksum; other files are not read.
 
         Raises:
-            ValueError: There is no checkpoint of that step.
+            ValueError: There is no checkpoint of that step, or it is another run's.
             DamagedCheckpointError: It is missing, fails its checksum, or lists other files than it must.
         """
         self._check_step(step)
         try:
-            return read_content(self.path(step), step)
+            content = read_content(self.path(step), step)
         except (FileNotFoundError, ValueError, TypeError) as error:
             raise self._damaged(step, f"{STATE}: {error}") from error
+        trained = content.get("run_id")
+        if None not in (self.run_id, trained) and trained != self.run_id:
+            received, allowed = f"one of run {trained}", f"one of run {self.run_id}, whose config.json is in the folder"
+            remedy = "put back the config.json, or the checkpoint, that was changed or exchanged"
+            raise invalid(f"checkpoint {self.path(step)}", received, allowed, remedy)
+        return content
 
     def _is_intact(self, step: int, name: str, digest: str) -> bool:
         try:

@@ -9,7 +9,7 @@ from dynamics.strict_json import unseal
 STATE = "state.json"
 KEYS = {"step", "emas", "curricula", "cells", "sha256"}
 """What state.json must hold."""
-LATER_KEYS = {"parts", "log", "optimizer"}
+LATER_KEYS = {"parts", "log", "run_id", "optimizer"}
 """What it may hold: "optimizer" are settings that earlier versions wrote, and nobody reads."""
 OPTIMIZER = "optimizer"
 """Kind of the files of moments."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dynamics.options import invalid
 from dynamics.training.distributed import first_row, is_split, local
 
 ROWS = "rows"
@@ -80,11 +81,19 @@ class Shards:
 
     @classmethod
     def open(cls, paths: Iterable[Path]) -> Self:
-        """Return those of files that hold each row once."""
+        """Return those of files that hold each row once.
+
+        Raises:
+            ValueError: A file is no such one.
+        """
         out = cls()
         for path in paths:
-            file: Any = safe_open(path, framework="pt")
-            rows = json.loads((file.metadata() or {}).get(ROWS, "{}"))
+            try:
+                file: Any = safe_open(path, framework="pt")
+                rows = json.loads((file.metadata() or {}).get(ROWS, "{}"))
+                assert isinstance(rows, dict), rows
+            except (SafetensorError, ValueError, AssertionError) as error:
+                raise invalid(str(path), str(error), "safetensors as a checkpoint has them", "restore it") from error
             for name in file.keys():  # noqa: SIM118  (it is no dictionary)
                 shape = tuple(file.get_slice(name).get_shape())
                 first, total = rows.get(name, (0, shape[0] if shape else 0))

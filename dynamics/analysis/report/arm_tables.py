@@ -57,7 +57,8 @@ def numbers_by_arm(table: pd.DataFrame, names: Sequence[str]) -> str:
 def main_columns(table: pd.DataFrame) -> list[str]:
     """Return the numbers that arms are compared by, of the first protocol."""
     kinds = [name for name in metric_columns(table) if name.startswith(MAIN) and "@" not in name]
-    return [name for name in kinds if not name.startswith("v_error_")]
+    kinds = [name for name in kinds if not name.startswith("v_error_")]
+    return sorted(kinds, key=lambda name: [name.startswith(start) for start in MAIN].index(True))
 
 
 def arms_compared(table: pd.DataFrame, arms: Arms, seeds: Mapping[str, float], baseline: str) -> str:
@@ -73,25 +74,22 @@ def arms_compared(table: pd.DataFrame, arms: Arms, seeds: Mapping[str, float], b
     arm_of = {run: arm for arm, runs in arms.items() for run in runs}
     frame = table.assign(arm=table.index.map(arm_of), seed=table.index.map(seeds))
     reference = frame[frame["arm"] == baseline].iloc[0]
-    rows, otherwise = [], []
+    rows, otherwise = [], len(set(frame["budget"])) > 1
     for arm in (arm for arm in arms if arm != baseline):
         first = frame[frame["arm"] == arm].iloc[0]
         cells = [_effect(frame, arm, baseline, name) for name in names]
         if first["protocol"] != reference["protocol"]:
             cells = ["measured otherwise"] * len(names)
-        if first["budget"] != reference["budget"]:
-            otherwise.append(f"{plain(arm)} ({plain(first['budget'])})")
-        rows.append([arm, *cells])
-    head = ["", *(f"{metric_title(name)} ({'-' if metric(name).lower_is_better else '+'})" for name in names)]
+        rows.append([arm, *([first["budget"]] if otherwise else []), *cells])
+    trained = [f"trained ({baseline}: {reference['budget']})"] if otherwise else []
+    head = ["", *trained, *(f"{metric_title(name)} ({'-' if metric(name).lower_is_better else '+'})" for name in names)]
     text = (
         f"Changes from {plain(baseline)}, paired over the seeds that both have, with the {LEVEL:.0%} interval over "
         "these seeds; (-): lower is better, (+): higher is. Bold: the interval does not include zero. Each "
         "interval is for itself: one in twenty leaves out zero by chance. One seed has no interval, and shows nothing."
     )
     if otherwise:
-        text += (
-            f"\n\n**Trained otherwise** than {plain(baseline)} ({plain(reference['budget'])}): {'; '.join(otherwise)}."
-        )
+        text += " Not all were trained as long, or on the same data: see the second column."
     return f"{text}\n\n{markdown(pd.DataFrame(rows, columns=head))}"
 
 

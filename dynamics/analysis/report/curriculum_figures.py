@@ -93,7 +93,8 @@ def gap_share(counts: xr.DataArray) -> tuple[Floats, Floats]:
     kept = counts.transpose("step", "gap_bin").dropna("step")
     parts = np.array_split(kept.values.astype(float), min(TIME_BINS, len(kept)))
     total = np.array([part.sum(0) for part in parts]).T
-    edges = np.cumsum([0, *(len(part) for part in parts)])
+    starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+    edges = np.append(kept.step.values[starts], kept.step.values[-1] + 1)
     with np.errstate(invalid="ignore"):
         share = total / total.sum(0)
-    return edges.astype(float) + float(kept.step[0]) - 0.5, share
+    return edges.astype(float) - 0.5, share

@@ -29,7 +29,7 @@ def how_to_repeat(
     for name in sampled_groups(tree):
         ds = group(tree, name)
         for i, run in enumerate(ds.run.values):
-            lines += _evaluations(ds, name, i, folders[str(run)])
+            lines += _evaluations(ds.isel(run=[i]), name, folders[str(run)])
     last = ["report", *folders.values(), "--out", out]
     for option, value in (("--title", title), ("--baseline", baseline)):
         last += [option, value] if value is not None else []
@@ -48,20 +48,20 @@ def _made(known: Mapping[str, Any], folder: Path) -> str:
     return _command(*made, "--preset", folder / "config.json", *which)
 
 
-def _evaluations(ds: xr.Dataset, name: str, run: int, folder: Path) -> list[str]:
+def _evaluations(ds: xr.Dataset, name: str, folder: Path) -> list[str]:
     attributes = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "weights": "weights"}
     attributes |= {"seed": "evaluation_seed", "exact_rows": "exact_rows_per_bin"}
-    known = {option: attribute(ds, name, key)[run] for option, key in attributes.items()}
-    known["checkpoint"] = attribute(ds, name, "checkpoint")[run] if "_step" in name else None
+    known = {option: attribute(ds, name, key)[0] for option, key in attributes.items()}
+    known["checkpoint"] = attribute(ds, name, "checkpoint")[0] if "_step" in name else None
     if sample_group(name) == "fid":
-        known |= {"inception": "INCEPTION", "reference": attribute(ds, name, "reference")[run]}
-        decoder = str(attribute(ds, name, "decoder")[run])
+        known |= {"inception": "INCEPTION", "reference": attribute(ds, name, "reference")[0]}
+        decoder = str(attribute(ds, name, "decoder")[0])
         known["vae"] = None if decoder == "none" else decoder.split()[0]
     given = {f"--{name.replace('_', '-')}": number(value) for name, value in known.items() if value is not None}
     options = [*(["--fid"] if sample_group(name) == "fid" else []), *(part for pair in given.items() for part in pair)]
-    lines = []
+    lines, sampled = [], sampled_settings(ds).isel(run=0)
     for field in ds.field.values:
-        nfe = ds.nfe.values[sampled_settings(ds).isel(run=run).sel(field=field).values].tolist()
+        nfe = ds.nfe.values[sampled.sel(field=field).values].tolist()
         if nfe:
             lines.append(_command("evaluate", folder, "--field", str(field), "--nfe", *map(str, nfe), *options))
     return lines

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from dynamics.analysis.report.summary_table import protocol, sample_group, sampl
 from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
 
-NOT_KNOBS = {*PROVENANCE, "run", "peak_memory_mb", "device", "num_parameters"}
+NOT_KNOBS = {*PROVENANCE, "run", "role", "peak_memory_mb", "device", "num_parameters", "started_from_sha256"}
 """Coordinates on `run` that are no settings."""
 
 
@@ -56,9 +55,9 @@ def plain(content: object) -> str:
 
     Example:
         >>> plain("a <b>\\nc")
-        'a &lt;b&gt; c'
+        'a &lt;b> c'
     """
-    return escape(" ".join(str(content).split()), quote=False)
+    return " ".join(str(content).split()).replace("<", "&lt;")
 
 
 def runs_table(tree: xr.DataTree) -> pd.DataFrame:
@@ -99,8 +98,16 @@ def knobs_table(tree: xr.DataTree, first: Mapping[str, str]) -> str:
     knobs = list(dict.fromkeys(name for known in about.values() for name in known if name not in left_out))
     if len(about) < 2 or not knobs:
         return ""
-    values = [[run, *(f"`{known[k]}`" if k in known else "-" for k in knobs)] for run, known in about.items()]
-    return "\n\nSettings in which they differ:\n\n" + markdown(pd.DataFrame(values, columns=["", *knobs]))
+    rows = {run: [_setting(known.get(k)) for k in knobs] for run, known in about.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=knobs)
+    table = table.loc[:, [len(set(table[name])) > 1 for name in table]]
+    return (
+        "\n\nSettings in which they differ:\n\n" + markdown(table.reset_index(names="")) if len(table.columns) else ""
+    )
+
+
+def _setting(value: object) -> str:
+    return "-" if value is None or str(value) in ("", "nan") else f"`{value}`"
 
 
 def runs_about(tree: xr.DataTree) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def sample_grids(
         for n in range(ds.sizes["nfe"])
         if shown[:, field, n].any() and (nfe is None or ds.nfe.values[n] in nfe)
     ]
-    runs = ds.sizes["run"]
+    runs, rows = ds.sizes["run"], min(rows, ds.sizes["row"])
     height, width = (n * ds.sizes[dim] for n, dim in ((rows, "height"), (min(CLASSES, ds.sizes["class"]), "width")))
     cell = min(4.5, ((WIDEST if runs > 3 else PAGE_WIDTH) - 0.6) / runs)
     title = "What do the samples look like?"
@@ -81,7 +82,7 @@ def _name_classes(ax: Axes, count: int) -> None:
         return
     right = ax.images[0].get_extent()[1]
     places = (np.arange(count) + 0.5) * (right + 1.5) / count - 0.5
-    ax.tick_params(top=True, labeltop=True, length=0, pad=1, labelsize=7.5)
+    ax.tick_params(top=True, labeltop=True, labelbottom=False, length=0, pad=1, labelsize=7.5)
     ax.set_xticks(places.tolist(), [str(k) for k in range(count)])
 
 
@@ -163,7 +164,8 @@ def fid_by_nfe(tree: xr.DataTree) -> Figure:
 def _legend(figure: Figure, ds: xr.Dataset, tree: xr.DataTree) -> None:
     several = any(len(runs) > 1 for runs in arms_of(tree).values())
     note = f"mean; bar: {SEEDS_NOTE}" if several else ""
-    line_legend(figure, arm_colours(tree), note, _lines(ds))
+    there = {arm for arm, runs in arms_of(tree).items() if set(runs) & set(map(str, ds.run.values))}
+    line_legend(figure, {arm: c for arm, c in arm_colours(tree).items() if arm in there}, note, _lines(ds))
 
 
 def _lines(ds: xr.Dataset) -> list[Line2D]:
@@ -179,10 +181,11 @@ def _points(ax: Axes, ds: xr.Dataset, name: str, tree: xr.DataTree, logs: bool =
     colours = arm_colours(tree)
     counts = dict(zip(map(str, ds.run.values), attribute(ds, "evaluation", "num_samples"), strict=True))
     for i, (arm, runs) in enumerate(arms_of(tree).items()):
-        shift = 1.05 ** (i - (len(colours) - 1) / 2)  # side by side, so that bars can be told
+        # side by side, so that bars can be told
+        shift = min(1.05, 1.2 ** (1 / len(colours))) ** (i - (len(colours) - 1) / 2)
         own = ds[name].isel(run=[str(run) in runs for run in ds.run.values])
         for field in map(str, ds.field.values):
-            values = own.sel(field=field).transpose("run", "nfe").to_pandas().dropna(axis=1, how="all")
+            values = pd.DataFrame(own.sel(field=field).transpose("run", "nfe").to_pandas()).dropna(axis=1, how="all")
             if values.empty:
                 continue
             y, bars = values.iloc[0], None

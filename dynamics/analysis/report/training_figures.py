@@ -70,7 +70,11 @@ def losses(tree: xr.DataTree) -> Figure:
                 ax.plot(values.index, values, color=colour, alpha=0.18, linewidth=0.7)
             draw_arm(ax, values.apply(smooth), colour, logs=True)
         ax.set(title=title, xlabel="optimiser step", ylabel="raw loss in squared pixels")
-        log_axis(ax)
+        if ax.lines:
+            log_axis(ax)
+        else:
+            ax.text(0.5, 0.5, "no such rows", transform=ax.transAxes, ha="center", color="0.4")
+            ax.set(xticks=[], yticks=[])
     line_legend(figure, arm_colours(tree), seeds_note(tree))
     return figure
 

@@ -77,7 +77,9 @@ def arms(
         if is_ratio(name):
             log_axis(ax, "x")
     line = f"; dotted: mean of {baseline}" if baseline is not None else ""
-    figure.legend(handles=[], loc="outside lower center", title=f"dot: one seed; bar: mean with {SEEDS_NOTE}{line}")
+    several = columns[metrics[0]].groupby("arm")["seed"].nunique().max() > 1
+    what = f"dot: one seed; bar: mean with {SEEDS_NOTE}" if several else "one seed an arm: no intervals"
+    figure.legend(handles=[], loc="outside lower center", title=what + line)
     return figure
 
 

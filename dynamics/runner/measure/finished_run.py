@@ -34,7 +34,7 @@ def network_at(
     device = next(model.parameters()).device
 
     def of(which: str, step: int | None) -> tuple[int, Velocity]:
-        found, tensors = folder.checkpoints().weights(step, which)
+        found, tensors = folder.checkpoints(config).weights(step, which)
         return found, bound(model, {name: tensor.to(device) for name, tensor in tensors.items()})
 
     step, chosen = of(weights, folder.step_to_measure(config, checkpoint))
@@ -59,7 +59,7 @@ def restored(config: RunConfig, folder: RunFolder, checkpoint: int | None = None
         DamagedCheckpointError: It is damaged; of a finished run no older one takes its place.
     """
     state = start(_model(config), config.training, config.curricula)
-    if not folder.checkpoints().restore(state, folder.step_to_measure(config, checkpoint)):
+    if not folder.checkpoints(config).restore(state, folder.step_to_measure(config, checkpoint)):
         raise invalid("run", str(folder.path), "a run with an intact checkpoint", "train it first")
     for group in state.optimizer.param_groups:
         group["lr"] = config.training.rate(state.step - 1)

@@ -104,7 +104,7 @@ def test_the_way_of_a_user(tiny_sweep: Small, capsys: pytest.CaptureFixture[str]
     assert "2 of 8 runs" in out
     report = (tiny_sweep.folder.path / "report" / "report.md").read_text()
     assert "# tiny, digits" in report
-    assert "init=random, rate=slow, seed=0" in report
+    assert "| init=random, rate=slow | 2 |" in report
     code, out, _ = call(capsys, "tiny", "plan", *results)
     assert "finished runs took" in out
     assert "nothing to retry" in call(capsys, "tiny", "retry", "--cluster", "debug", *results)[1]
