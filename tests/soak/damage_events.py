@@ -1,7 +1,7 @@
 """Damaged files: a command that needs one refuses it by name, any other does its work, and what is intact stays."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +69,8 @@ def damage_run(
         inside = path.relative_to(place)
         other = partial(_of_another, bench.stages, inside) if name in ("unfinished", "finished") else None
         what = f"{by} of {begin}, {inside} damaged: {damaged(path, other, chance, way)}"
+        if who.work is TRAIN and name == "finished" and not path.exists() and inside.name == "run.nc":
+            who = replace(who, twin="finished")  # what was measured is gone with the file, what was trained is not
         before = results.files(place)
         end = ended(who.work, place)
         if bad := ugly(end, what):
