@@ -86,7 +86,7 @@ def collect_sweep(
     revisions = _revisions([groups["/"].attrs for _, groups in contents])
     with locked(target):
         if not replace:
-            _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members})
+            _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members}, missing)
         tree = merged_runs(contents, members, experiment, sweep.scale)
         tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
@@ -207,7 +207,7 @@ def _checked(path: Path, run: Planned, beside: bool = True) -> Groups:
     return groups
 
 
-def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
+def _check_loss(target: Path, planned: set[str], members: set[str], missing: Mapping[str, str]) -> None:
     if not target.exists():
         return
     try:
@@ -219,7 +219,8 @@ def _check_loss(target: Path, planned: set[str], members: set[str]) -> None:
     ids = {str(run_id) for child in there.children.values() for run_id in child.to_dataset()["run"].values}
     lost = sorted(ids & planned - members)
     if lost:
-        received = f"{len(lost)} finished runs that are not on this disk, such as {lost[0]}"
+        first = f"{lost[0]}, of which events.jsonl and files say: {missing[lost[0]]}"
+        received = f"{len(lost)} finished runs that are not on this disk, such as {first}"
         raise invalid(str(target), received, "a merged file that loses nothing", "--out FILE, or --replace")
 
 

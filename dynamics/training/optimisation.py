@@ -68,8 +68,9 @@ class TrainingOptions(Options):
         if self.batch_size % self.accumulation:
             allowed = f"a divisor of batch_size={self.batch_size}"
             raise invalid("training.accumulation", self.accumulation, allowed, "change accumulation or batch_size")
-        if not self.ema_decays or not all(0 <= d < 1 for d in self.ema_decays):
-            raise invalid("training.ema_decays", self.ema_decays, "one or more in [0, 1)", "for example 0.999")
+        once = len({*self.ema_decays}) == len(self.ema_decays)
+        if not self.ema_decays or not once or not all(0 <= d < 1 for d in self.ema_decays):
+            raise invalid("training.ema_decays", self.ema_decays, "one or more in [0, 1), each once", "such as 0.999")
         if self.compile and self.derivative_attention != "math":
             # compiled, a kernel's own derivative is dropped without a word (pytorch#187284)
             remedy = "leave training.compile off"
