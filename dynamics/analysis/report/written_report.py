@@ -97,7 +97,8 @@ def write_pages(
     parts.append(markdown(arms_about(runs, arms) if several else runs) + knobs_table(tree, shown))
     parts += ["Every number of every run: [runs.csv](runs.csv)."] if len(table) > 1 else []
     if several:
-        parts.append(f"Runs that differ in their seed alone are one arm: its mean with the {SEEDS_NOTE}.")
+        note = f"Runs that differ in their seed alone are one arm: its mean with the {SEEDS_NOTE}"
+        parts.append(f"{note}, in place of the errors of a single run that the tables name.")
     parts += ["## Results", results_tables(means, numbers_by_arm)]
     if len(arms) > 1:
         seeds = seeds_of(runs_about(tree))
