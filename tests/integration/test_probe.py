@@ -27,7 +27,7 @@ from dynamics.instruments import (
 from dynamics.models import MLPOptions
 from dynamics.runner import run
 from dynamics.runner.measure.probe import chosen, probe
-from dynamics.store import read_run
+from dynamics.store import read_run, write_run
 from dynamics.training import Recipe, TrainState
 
 SMALL = {"num_splits": 2, "rows_per_split": 4, "gap_edges": (0.1, 0.5, 0.9)}
@@ -162,17 +162,25 @@ def test_bad_input_is_refused_by_name_before_anything_changes(
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
+    """Of an earlier version, that is: today's know their run."""
     config = json.loads((folder / "config.json").read_text())
     config["model"]["dim"] = 20
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "run.nc").unlink()
+    write_run(folder / "run.nc", {}, {"run_id": RunConfig.model_validate(config).run_id})
+    state = folder / "checkpoints" / "step_00000008" / "state.json"
+    content = json.loads(state.read_text())
+    with pytest.raises(ValueError, match="received 'one of run "):
+        probe(folder, [GRAM], progress=False)
+    state.write_text(json.dumps({name: content[name] for name in content.keys() - {"run_id", "checksum"}}))
     with pytest.raises(ValueError, match=r"tensors that differ, such as .* \(32,\).*weights of this config's model"):
         probe(folder, [GRAM], progress=False)
 
 
-def test_a_bin_that_the_law_never_draws_is_refused(folder: Path) -> None:
-    config = RunConfig.model_validate_json((folder / "config.json").read_text())
+def test_a_bin_that_the_law_never_draws_is_refused(finished: Path, tmp_path: Path) -> None:
+    config = RunConfig.model_validate_json((finished / "config.json").read_text())
     narrow = config.model_copy(update={"times": TimesOptions(law=UniformGap(low=0.0, high=0.4))})
-    (folder / "config.json").write_text(narrow.to_json())
+    folder = run(narrow, tmp_path / "narrow", progress=False)
     with pytest.raises(ValueError, match=r"gap bin: received \(0\.5, 0\.9\); allowed: gaps between 0 and 0\.4"):
         probe(folder, [GRAM], progress=False)
 

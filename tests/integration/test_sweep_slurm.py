@@ -245,7 +245,12 @@ def test_the_final_model_from_images_to_the_report(
     assert "2 of 2 runs" in capsys.readouterr().out
     assert open_results(folder.merged)["fid"].sizes["run"] == 2
     report = (folder.path / "report" / "report.md").read_text()
-    for text in ("| FID, u, NFE 1 |", "schedule=improved", "Latents have no exact errors", "samples_decoded.png"):
+    for text in (
+        "| FID, u, NFE 1 |",
+        "Differences against meanflow",
+        "Latents have no exact errors",
+        "samples_decoded.png",
+    ):
         assert text in report
 
 
