@@ -36,7 +36,8 @@ def leaves(name: str, config_json: str) -> dict[str, Any]:
 def check_config_beside(path: Path, attrs: Mapping[object, object]) -> None:
     """Refuse a run.nc beside the config.json of another run, or of the same one before somebody changed it.
 
-    Values that only config.json has are those of options that joined later, which run.nc leaves out at their defaults.
+    Values that only one of them has are not compared: what is left out is at its default. Whoever goes on with the run
+    compares its run_id.
 
     Raises:
         ValueError: Naming the values that differ.
@@ -63,8 +64,8 @@ def _parsed(name: str, config_json: str | bytes) -> Any:
 
 def _differing(name: str, ours: Any, there: Any) -> Iterator[str]:
     if isinstance(ours, dict) and isinstance(there, dict):
-        for key, value in ours.items():
-            yield from _differing(f"{name}.{key}".lstrip("."), value, there.get(key))
+        for key in [key for key in ours if key in there]:
+            yield from _differing(f"{name}.{key}".lstrip("."), ours[key], there[key])
     elif isinstance(ours, list) and isinstance(there, list) and len(ours) == len(there):
         for index, pair in enumerate(zip(ours, there, strict=True)):
             yield from _differing(f"{name}.{index}", *pair)
