@@ -19,8 +19,8 @@ EXTENSIONS = "dynamics.extensions"
 EXTENSIONS_VARIABLE = "DYNAMICS_EXTENSIONS"
 """Environment variable that names such modules where nothing is installed, separated by commas."""
 
-LONGEST = 3000
-"""Characters of what was received that an error shows."""
+_SHOWN = 3000
+"""Characters of what was received that an error shows, of its two ends."""
 
 
 class Options(BaseModel):
@@ -199,7 +199,8 @@ def invalid(name: str, received: object, allowed: str, remedy: str) -> ValueErro
         ValueError: gap_share: received 1.5; allowed: 0 <= gap_share <= 1; remedy: pass the share of r < t rows
     """
     shown = repr(received)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... ({len(shown)} characters)"
+    if len(shown) > _SHOWN:
+        shown = f"{shown[: _SHOWN // 2]}... ({len(shown)} characters) ...{shown[-_SHOWN // 2 :]}"
     return ValueError(f"{name}: received {shown}; allowed: {allowed}; remedy: {remedy}")
 
 

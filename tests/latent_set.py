@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.atomic import file_sha256
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, shard_path
 
 COUNTS, SHAPE, SCALE = (5, 1, 7), (4, 2, 2), 0.5
 TOTAL = sum(COUNTS)

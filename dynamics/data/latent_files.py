@@ -1,6 +1,5 @@
 """What a folder of latents holds, and whether it is as it was made."""
 
-import hashlib
 from contextlib import ExitStack, suppress
 from math import prod
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from dynamics.atomic import locked, replacing
+from dynamics.atomic import file_sha256, locked, replacing
 from dynamics.flow.path import Shape
 from dynamics.options import Options, invalid
 from dynamics.strict_json import seal, unseal
@@ -143,9 +142,3 @@ def _seen(folder: Path) -> dict[str, Any]:
         return unseal((folder / SEEN).read_bytes())
     except (OSError, ValueError):  # whatever it was, reading all files again does no harm
         return {}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The autoencoder between images and latents: diffusers' AutoencoderKL, from a folder or by its name on the hub."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynamics.atomic import file_sha256
 from dynamics.data.imageset import to_pixels
 from dynamics.flow.path import Shape
 from dynamics.options import invalid
@@ -103,11 +103,9 @@ def load_vae(vae: Path | str, device: torch.device, name: str | None = None) -> 
     except Exception as error:  # a damaged file can raise nearly anything
         received = f"{folder} ({type(error).__name__}: {error})"
         raise invalid("vae", received, f"a readable {network_class.__name__}", remedy) from error
-    with (folder / WEIGHTS).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     known_as = str(config.get("_name_or_path", ""))
     name = name or (known_as if _HUB_ID.fullmatch(known_as) else folder.resolve().name)
-    return Vae(name, sha256, network.float().eval().requires_grad_(False).to(device), device)
+    return Vae(name, file_sha256(folder / WEIGHTS), network.float().eval().requires_grad_(False).to(device), device)
 
 
 def import_torchvision() -> None:

@@ -1,6 +1,5 @@
 """Mean and covariance of very many features, and the file that keeps those of a reference."""
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamics.atomic import replacing
+from dynamics.atomic import file_sha256, replacing
 from dynamics.data.image_files import IMAGE_SUFFIXES, read_image
 from dynamics.evaluation.inception import Inception
 from dynamics.options import invalid
@@ -119,11 +118,9 @@ def load_statistics(path: Path, inception: Inception) -> Statistics:
     if made_with != inception.sha256:
         received = f"{path}, made with weights of sha256 {made_with[:8]}..."
         raise invalid("reference", received, f"one made with {inception.sha256[:8]}...", "use one Inception for both")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     mu, sigma = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
     features = torch.from_numpy(arrays["features"]).float() if "features" in arrays else None
-    return Statistics(path.name, sha256, mu, sigma, int(arrays.get("num_images", 0)), features)
+    return Statistics(path.name, file_sha256(path), mu, sigma, int(arrays.get("num_images", 0)), features)
 
 
 def compute_statistics(

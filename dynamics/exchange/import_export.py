@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from dynamics.atomic import replacing, sync
+from dynamics.atomic import file_sha256, replacing, sync
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import DataOptions, Latents
 from dynamics.data.latent_files import read_record
@@ -79,8 +79,7 @@ def import_run(
     if heads is None and preset is not None and isinstance(preset.model, DiTOptions):
         heads = preset.model.heads
     imported = from_public(tensors, source, heads)
-    with checkpoint.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(checkpoint)
     config = config_for(imported, source, preset, data, latent_scale, origin=f"{sha256} {source} {which}")
     about = {
         "imported_as": source,

@@ -66,9 +66,10 @@ def inspected(file: Any, path: str, num_bytes: int) -> dict[str, dict[str, Any]]
             return "a group in a group" if name.count("/") > 1 else None
         group, _, key = name.rpartition("/")
         arrays[group or "/"][key] = item
-        room -= _bytes_in_memory(item)
+        made = item.id.get_create_plist()
+        room -= _bytes_in_memory(item, made)
         too_much = f"an array of {item.shape}, more than a file of {num_bytes:,} bytes can hold"
-        return _problem(item) or (too_much if room < 0 else _damaged_chunk(item, num_bytes))
+        return _problem(item, made) or (too_much if room < 0 else _damaged_chunk(item, made, num_bytes))
 
     pending: list[tuple[str, Any]] = [("/", file)]
     while pending:
@@ -129,9 +130,13 @@ def _link(group: Any, key: str) -> str | None:
     return "a soft link" if kind == h5py.h5l.TYPE_SOFT else "a link of an unknown kind"
 
 
-def _problem(item: Any) -> str | None:
-    """Name what an array has that arrays of results have not."""
-    made, kind = item.id.get_create_plist(), item.id.get_type().get_class()
+def _filters(made: Any) -> list[int]:
+    return [made.get_filter(index)[0] for index in range(made.get_nfilters())]
+
+
+def _problem(item: Any, made: Any) -> str | None:
+    """Name what an array, made with these properties, has that arrays of results have not."""
+    kind = item.id.get_type().get_class()
     if item.id.shape is None or not (kind in TYPES or item.dtype.kind in "bc"):
         return f"an array of {item.dtype}, which is neither numbers nor strings"
     layout = made.get_layout()
@@ -141,18 +146,17 @@ def _problem(item: Any) -> str | None:
         return f"numbers in another file, {made.get_external(0)[0].decode(errors='replace')!r}"
     if layout not in LAYOUTS:
         return "a layout of an unknown kind"
-    filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
+    filters = _filters(made)
     if unknown := [number for number in filters if number not in FILTERS]:
         return f"HDF5 filters {unknown}, which are none of deflate, shuffle and fletcher32"
     return "a filter used twice" if len(set(filters)) < len(filters) else None
 
 
-def _damaged_chunk(item: Any, num_bytes: int) -> str | None:
+def _damaged_chunk(item: Any, made: Any, num_bytes: int) -> str | None:
     """Name a chunk that holds more or less than its size: HDF5 reads on behind the end of one that holds less."""
-    made = item.id.get_create_plist()
     if made.get_layout() != h5py.h5d.CHUNKED:
         return None
-    filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
+    filters = _filters(made)
     size = math.prod(made.get_chunk()) * item.id.get_type().get_size()
     deflated = h5py.h5z.FILTER_DEFLATE in filters
     behind = filters[filters.index(h5py.h5z.FILTER_DEFLATE) :] if deflated else []
@@ -175,9 +179,8 @@ def _damaged_chunk(item: Any, num_bytes: int) -> str | None:
     return None
 
 
-def _bytes_in_memory(item: Any) -> int:
+def _bytes_in_memory(item: Any, made: Any) -> int:
     """Return what reading takes: all of an array, or one chunk where that is larger."""
-    made = item.id.get_create_plist()
     chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
     kind = item.id.get_type()
     each = kind.get_size() + (TEXT if kind.get_class() == h5py.h5t.STRING else 0)

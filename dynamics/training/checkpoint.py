@@ -11,7 +11,6 @@ Any number of ranks reads any number of parts, each rank what it needs.
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from dynamics.atomic import sync
+from dynamics.atomic import file_sha256, sync
 from dynamics.curricula import State
 from dynamics.options import invalid
 from dynamics.strict_json import dumps, seal
@@ -180,7 +179,7 @@ class Checkpoints:
 
     def _is_intact(self, step: int, name: str, digest: str) -> bool:
         try:
-            return _sha256(self.path(step) / name) == digest
+            return file_sha256(self.path(step) / name) == digest
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EIO):  # what cannot be read for another reason is not damaged
                 return False
@@ -340,8 +339,3 @@ def check_model(folder: Path, state: TrainState, there: dict[str, tuple[int, ...
         received = f"{len(differing)} tensors that differ, such as {name} {there.get(name, 'missing')}"
         allowed = f"weights of this config's model ({name} {expected.get(name, 'absent')})"
         raise invalid(f"checkpoint {folder}", received, allowed, "use the checkpoints of a run of this config")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

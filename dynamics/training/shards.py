@@ -91,8 +91,9 @@ class Shards:
             try:
                 file: Any = safe_open(path, framework="pt")
                 rows = json.loads((file.metadata() or {}).get(ROWS, "{}"))
-                assert isinstance(rows, dict), rows
-            except (SafetensorError, ValueError, AssertionError) as error:
+                if not isinstance(rows, dict):
+                    raise ValueError(f"{ROWS} is {rows!r}")
+            except (SafetensorError, ValueError) as error:
                 raise invalid(str(path), str(error), "safetensors as a checkpoint has them", "restore it") from error
             for name in file.keys():  # noqa: SIM118  (it is no dictionary)
                 shape = tuple(file.get_slice(name).get_shape())

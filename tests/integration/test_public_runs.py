@@ -17,9 +17,10 @@ from torch import Tensor
 
 import dynamics
 from dynamics import cli
+from dynamics.atomic import file_sha256
 from dynamics.config import PRESETS, RunConfig
 from dynamics.data import Latents
-from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
+from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, shard_path
 from dynamics.exchange import import_export
 from dynamics.exchange.conventions import Imported, Source
 from dynamics.flow.condition import ClassLabels

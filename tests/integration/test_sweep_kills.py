@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import pytest
 from forks import ended, forked
+from soak.warm import die_before
 from sweeps._sweep import same_results, small
 
 from dynamics.store import open_results
@@ -38,18 +38,7 @@ def _a_job(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dying(work: Callable[[], None], number: int) -> None:
     """Work in a process that is killed right before its `number`-th call that changes the disk."""
-    calls = count(1)
-
-    def counting(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        return call
-
-    for name in ("write", "fsync", "replace", "unlink", "mkdir", "rmdir"):
-        setattr(os, name, counting(getattr(os, name)))
+    die_before(number, count(1))
     work()
 
 

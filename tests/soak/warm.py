@@ -179,7 +179,7 @@ def start(work: Work, place: Path, out: int, blow: Blow) -> int:
             resource.setrlimit(resource.RLIMIT_FSIZE, (blow.file_bytes, blow.file_bytes))
         calls = count(1)
         if blow.before_write is not None:
-            _die_before(blow.before_write, calls)
+            die_before(blow.before_write, calls)
         work()
         code = 0
         if blow.before_write is not None:
@@ -194,7 +194,9 @@ def start(work: Work, place: Path, out: int, blow: Blow) -> int:
         os._exit(code)
 
 
-def _die_before(number: int, calls: Iterator[int]) -> None:
+def die_before(number: int, calls: Iterator[int]) -> None:
+    """Have this process killed right before its `number`-th call that changes the disk, as `calls` count them."""
+
     def counting(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == number:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from latent_set import OPTIONS, SCALE, SHAPE, TOTAL, laws, write_latents
 
+from dynamics.atomic import file_sha256
 from dynamics.config import RunConfig
 from dynamics.data import DataSource, Digits, Latents, LatentSet, batch_indices, latent_files
-from dynamics.data.latent_files import LABELS, RECORD, Record, file_sha256, read_record, shard_path, verify
+from dynamics.data.latent_files import LABELS, RECORD, Record, read_record, shard_path, verify
 from dynamics.evaluation import EvaluationOptions, reference_for
 from dynamics.flow.condition import ClassLabels
 from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions

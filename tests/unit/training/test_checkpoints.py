@@ -255,7 +255,7 @@ def test_what_cannot_be_read_for_now_is_not_called_damaged(
     def stale(path: Path) -> str:
         raise OSError(errno.ESTALE, "stale file handle")
 
-    monkeypatch.setattr(room, "_sha256", stale)
+    monkeypatch.setattr(room, "file_sha256", stale)
     with pytest.raises(OSError, match="stale"):
         checkpoints.verify(1)
 
