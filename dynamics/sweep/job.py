@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 import traceback
 from dataclasses import dataclass
@@ -103,7 +104,12 @@ class Job(Checkpointable):
         handler = signal.getsignal(signal.SIGUSR2)
         if callable(handler):
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-            handler(signal.SIGUSR2, None)
+            try:
+                handler(signal.SIGUSR2, None)
+            except subprocess.CalledProcessError as error:
+                # Slurm ends every process of the job, and may end the scontrol that asked for it before its answer
+                if error.returncode >= 0:
+                    raise
         else:
             os.kill(os.getpid(), signal.SIGUSR2)
         # another rank has the word: wait for the end it brings

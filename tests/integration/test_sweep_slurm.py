@@ -209,7 +209,8 @@ def test_two_processes_train_one_run_and_are_preempted_together(
     twin.do(run)  # it is trained, and is evaluated
     until(slurm, lambda: not slurm.states(), "the end")
     assert sweep.states(run) == ["done"]
-    assert sweep.kinds(run) == ["submitted", "started", "stopped", "started", "finished"]
+    kinds = ["submitted", "started", "stopped", "started", "finished"]
+    assert sweep.kinds(run) == kinds, events(sweep.path(run))
     same_results(sweep.path(run), twin.path(run))
     assert open_results(sweep.path(run)).attrs["world_size"] == 2
     both, one = (open_results(path)["training"].raw_u.values for path in (sweep.path(run), undisturbed("slow", run)))

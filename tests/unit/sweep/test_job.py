@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,33 @@ def test_slurms_signal_is_handed_to_submitit_once_the_checkpoint_is_there(
     assert RunFolder(Path(job.folder)).checkpoints().steps() == [3]
     job()
     assert kinds(job) == ["started", "stopped", "started", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(-signal.SIGTERM, ["started", "stopped"]), (1, ["started", "stopped", "failed"])]
+)
+def test_a_requeue_that_ends_its_own_scontrol_is_no_failure(
+    job: Job, monkeypatch: pytest.MonkeyPatch, code: int, told: list[str]
+) -> None:
+    class Ended(BaseException):
+        """Stands for the end that Slurm brings to every process of the job."""
+
+    def handler(*args: object) -> None:
+        job.checkpoint()
+        raise subprocess.CalledProcessError(code, ["scontrol", "requeue", "11"])
+
+    def end(seconds: float) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        send_after(4, signal.SIGUSR2, monkeypatch)
+        monkeypatch.setattr("time.sleep", end)
+        with pytest.raises((Ended, subprocess.CalledProcessError)):
+            job()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert kinds(job) == told
 
 
 def test_a_job_that_gets_no_further_is_not_queued_for_ever(job: Job) -> None:
