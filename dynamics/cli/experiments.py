@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def _dispatch(package: str, argv: list[str]) -> None:
     if args.scale not in RESOURCES:
         raise invalid("scale", args.scale, ", ".join(RESOURCES), "choose one of these")
     folder = SweepFolder(args.results, which.name, args.scale)
+    with suppress(FileNotFoundError):
+        folder.path.stat()  # raises where a part of the path is a file
     files = settled(folder, args.files, which.prepare) if isinstance(args, WithFiles) else remembered(folder)
     command(Sweep(which, args.scale, folder, plan(which, args.scale, files), RESOURCES[args.scale]), args)
 

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ def _load_safe(path: Path) -> dict[str, Any]:
 def _load_pickled(path: Path) -> Mapping[str, Any]:
     """Read what torch.save wrote, with the one class that the training checkpoints of these repositories contain."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore", UserWarning)  # torch's on a file that it then refuses: the error says it
             # only files of the newer format can be mapped; an optimiser's moments then never come into memory
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _REFUSED as error:
