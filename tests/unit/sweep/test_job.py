@@ -142,7 +142,6 @@ def test_a_requeue_that_ends_its_own_scontrol_is_no_failure(
     before = signal.signal(signal.SIGUSR2, handler)
     try:
         send_after(4, signal.SIGUSR2, monkeypatch)
-        monkeypatch.setattr("time.sleep", end)
         with pytest.raises((Ended, subprocess.CalledProcessError)):
             job()
     finally:
