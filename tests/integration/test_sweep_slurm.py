@@ -79,6 +79,7 @@ def interrupt(slurm: Slurm, sweep: Watched, run: Planned) -> None:
     slurm.signal(job_id, "USR2")
 
 
+@pytest.mark.usefixtures("warm")
 def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_run_waits_for_the_one_it_starts_from(
         same_results(sweep.path(run), undisturbed("tiny", run))
 
 
+@pytest.mark.usefixtures("warm")
 def test_two_processes_train_one_run_and_are_preempted_together(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_two_processes_train_one_run_and_are_preempted_together(
     assert torch.from_numpy(both[:20]).allclose(torch.from_numpy(one[:20]), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.filterwarnings("ignore:.*not 6726825d")
 def test_the_final_model_from_images_to_the_report(
     slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -255,6 +258,7 @@ def test_the_final_model_from_images_to_the_report(
         assert text in report
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
     run = sweep.runs[7]
@@ -269,6 +273,7 @@ def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monke
     until(slurm, lambda: sweep.states(run) == ["done"], "the end of the run, which noticed nothing")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_submitter_that_dies_right_after_sbatch_leaves_jobs_that_are_known(slurm: Slurm, tmp_path: Path) -> None:
     from submitit import SlurmExecutor
 
