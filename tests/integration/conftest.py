@@ -79,17 +79,17 @@ def slurm_with_accounting(slurm_accounting_session: Slurm, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def warm_session(slurm_session: Slurm) -> Iterator[str]:
+def warm_command(slurm_session: Slurm) -> Iterator[str]:
     """Yield the command of the session's warm Python."""
     with warm_python(str(slurm_session.folder), slurm_session.environment) as command:
         yield command
 
 
 @pytest.fixture
-def warm(slurm: Slurm, warm_session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def forked_jobs(slurm: Slurm, warm_command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have submitit's jobs forked from a process that has imported what they need: a start costs a tenth."""
     from submitit import SlurmExecutor
 
     line = SlurmExecutor._submitit_command_str.fget
-    forked = property(lambda executor: line(executor).replace(executor.python, warm_session))
+    forked = property(lambda executor: line(executor).replace(executor.python, warm_command))
     monkeypatch.setattr(SlurmExecutor, "_submitit_command_str", forked)

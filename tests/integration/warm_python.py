@@ -1,8 +1,8 @@
 """A Python that has imported what a sweep's jobs import, and forks for each job: seconds less of work a start.
 
-    python -m warm_python SOCKET              serves until the end of its standard input
-    python -I -S warm_python.py SOCKET WORDS  stands for `python WORDS`: a fork of the server with its files, folder and
-                                              environment, which gets its signals, dies with it, and whose end is its own
+python -m warm_python SOCKET              serves until the end of its standard input
+python -I -S warm_python.py SOCKET WORDS  stands for `python WORDS`: a fork of the server with its files, folder and
+                                          environment, which gets its signals, dies with it, and whose end is its own
 """
 
 import contextlib
@@ -16,7 +16,13 @@ from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 """What is passed on. What cannot be, SIGKILL, ends the connection, and the fork with it."""
-IMPORTS = ("torch._dynamo", "dynamics.runner", "submitit.core.submission", "sweeps._held")
+IMPORTS = (
+    "torch._dynamo",
+    "torch._decomp.decompositions_for_jvp",
+    "h5netcdf.legacyapi",
+    "submitit.core.submission",
+    "sweeps._held",
+)
 
 
 def main() -> int:
