@@ -143,22 +143,28 @@ def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
 def test_a_genuine_preemption_by_a_job_of_higher_priority(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again."""
+    """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again; at last the job does.
+
+    Here each start is a Python of its own, a child of Slurm, as users have it.
+    """
     sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
     run = sweep.runs[6]
     sweep.submit(run, hold=hold, partition="low")
     at_work(slurm, sweep, run)
     slurm.ask("sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     until(slurm, lambda: sweep.status(run).state == "queued", "the preemption")
+    at_work(slurm, sweep, run)
+    interrupt(slurm, sweep, run)
     hold.unlink()
     before = sweep.records(run)
     until(slurm, lambda: sweep.status(run).state == "done", "the end")
-    assert sweep.status(run).preempted == 1
-    assert sweep.kinds(run) == ["submitted", "started", "started", "finished"]
+    assert sweep.status(run).preempted == 2
+    assert sweep.kinds(run) == ["submitted", "started", "started", "stopped", "started", "finished"]
     assert events(sweep.path(run))[2]["step"] > 0, f"resumed from a checkpoint, not from the start, of {before} steps"
     same_results(sweep.path(run), undisturbed("slow", run))
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_run_waits_for_the_one_it_starts_from(
     slurm_with_accounting: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

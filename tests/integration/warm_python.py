@@ -127,19 +127,25 @@ def work(files: list[int], words: list[str], folder: str, environment: dict[str,
 
 
 @contextlib.contextmanager
-def warm_python(folder: str, environment: dict[str, str]) -> Iterator[str]:
-    """Serve, with a socket in a folder of a short name; yields the command that stands for `python`."""
+def warm_python() -> Iterator[str]:
+    """Serve; yields the command that stands for `python`."""
     import shlex
     import subprocess
+    import tempfile
 
-    path = os.path.join(folder, "python.socket")
-    command = [sys.executable, "-m", "warm_python", path]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "up\n"
-        yield shlex.join([sys.executable, "-I", "-S", os.path.abspath(__file__), path])
-        server.stdin.close()
+    here = os.path.dirname(os.path.abspath(__file__))
+    modules = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
+    pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": modules.rstrip(os.pathsep)}
+    # not pytest's folder: the path of a unix socket may have 107 characters only
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        path = os.path.join(folder, "python.socket")
+        command = [sys.executable, "-m", "warm_python", path]
+        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == "up\n"
+            yield shlex.join([sys.executable, "-I", "-S", os.path.abspath(__file__), path])
+            server.stdin.close()
 
 
 if __name__ == "__main__":
