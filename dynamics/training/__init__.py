@@ -7,7 +7,7 @@ from dynamics.training.inherit import Origin, StartOptions, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
 from dynamics.training.optimisation import TrainingOptions, device_for, threads_for
-from dynamics.training.power_averages import average_name, check_length, length_in
+from dynamics.training.power_averages import check_length, length_in, weights_name
 from dynamics.training.recipe import Recipe, series_of
 from dynamics.training.sharding import gathered, split
 from dynamics.training.snapshots import Snapshots
@@ -37,7 +37,6 @@ __all__ = [
     "TrainingOptions",
     "Weights",
     "World",
-    "average_name",
     "check_length",
     "check_room",
     "device_for",
@@ -59,5 +58,6 @@ __all__ = [
     "threads_for",
     "time_limit",
     "train_step",
+    "weights_name",
     "world",
 ]

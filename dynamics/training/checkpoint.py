@@ -1,9 +1,9 @@
 """Checkpoints: complete, checksummed, atomic; a damaged newest one never costs the run.
 
 A checkpoint is a folder (see `step_folders`) with `model.safetensors`, `ema_<average>.safetensors`,
-`optimizer.safetensors` (moments by the weight's name) and `state.json`, which also holds the curricula's state, the sums
-by time and gap and where the log was. Tensors that curricula remember are in `curricula.safetensors`; how to optimise is
-for the config to say.
+`optimizer.safetensors` (moments by the weight's name) and `state.json`, which also holds the curricula's state, the
+sums by time and gap and where the log was. Tensors that curricula remember are in `curricula.safetensors`; how to
+optimise is for the config to say.
 """
 
 import warnings

@@ -100,7 +100,7 @@ def fit(
         DiskFullError: there was no room for a checkpoint or a record.
     """
     recorder, limit, options = recorder or Recorder(), limit or TimeLimit(), recipe.training
-    net = TrainingNetwork(state, options)
+    net, kept = TrainingNetwork(state, options), frozenset(options.snapshot_steps)
     ahead_of_time = recipe.data.drawn_by_rank
     with StopRequest(going_on) as stop, Ahead(partial(images, recipe), options.num_steps, on=ahead_of_time) as ahead:
         if state.step == 0:
@@ -115,7 +115,7 @@ def fit(
             else:
                 on_first(partial(recorder.on_step, record))
             _measure(state, recipe, observers, recorder)
-            if snapshots is not None and state.step in options.snapshot_steps:  # before the checkpoint that is past it
+            if snapshots is not None and state.step in kept:  # before the checkpoint that is past it
                 with room_for(f"the snapshot of step {state.step}", snapshots.folder, snapshot_bytes(state, options)):
                     snapshots.save(state, options)
             # a signal reaches the ranks at different steps, or only one of them: all stop at the same one

@@ -100,7 +100,9 @@ class TrainingOptions(Options):
             check_length(length, name="training.ema_lengths")
         for name in () if self.ema_lengths else ("snapshot_every", "snapshot_precision"):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise invalid(f"training.{name}", value, "no change without averages to keep", "set training.ema_lengths")
+                raise invalid(
+                    f"training.{name}", value, "no change without averages to keep", "set training.ema_lengths"
+                )
         if self.compile and self.derivative_attention != "math":
             # compiled, a kernel's own derivative is dropped without a word (pytorch#187284)
             remedy = "leave training.compile off"

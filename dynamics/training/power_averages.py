@@ -46,6 +46,20 @@ def length_in(name: str) -> float | None:
     return length
 
 
+def weights_name(weights: str, length: float | None) -> str:
+    """Return what the weights are called that are asked for by name or by the length of their average.
+
+    Raises:
+        ValueError: They are asked for by both, or that is no length.
+    """
+    if length is None:
+        return weights
+    if weights != "ema":
+        raise invalid("weights", weights, "no other weights with an ema_length", "leave one of the two out")
+    check_length(length)
+    return average_name(length)
+
+
 def check_length(length: float, received: object = None, name: str = "ema_length") -> None:
     """Refuse what is no length of a power-function average."""
     if not 0 < length <= LONGEST:
@@ -131,8 +145,8 @@ def check_carried(length: float, end: int, lengths: Sequence[float], ends: Seque
         return found
     tried = np.geomspace(LONGEST / 60, LONGEST, 100)
     carried = [float(a) for a in tried if rebuilt(float(a), end, lengths, ends).distance <= TOLERANCE]
-    kept = f"the {len(set(ends))} snapshots up to step {end} of averages of length {', '.join(map(str, sorted(set(lengths))))}"
+    kept = f"{len(set(ends))} snapshots up to step {end}, of averages {', '.join(map(str, sorted(set(lengths))))}"
     nearest = min([*carried, *lengths], key=lambda a: abs(math.log(a / length)))
-    allowed = f"lengths that {kept} carry, the nearest being {nearest:.3g}"
+    allowed = f"lengths that {kept}, carry; the nearest is {nearest:.3g}"
     remedy = "choose another length, or train with a smaller training.snapshot_every or more training.ema_lengths"
-    raise invalid("ema_length", length, f"{allowed}, which {kept} carry", remedy)
+    raise invalid("ema_length", length, allowed, remedy)

@@ -60,7 +60,11 @@ class StepFolders:
         return self.folder / f"step_{step:08d}"
 
     def put(
-        self, step: int, kinds: Mapping[str, Weights], about: Mapping[str, Any], alone: Mapping[str, Weights] | None = None
+        self,
+        step: int,
+        kinds: Mapping[str, Weights],
+        about: Mapping[str, Any],
+        alone: Mapping[str, Weights] | None = None,
     ) -> Path:
         """Write a folder atomically, then remove those beyond the newest `keep`; every rank must call this.
 
