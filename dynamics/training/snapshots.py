@@ -14,6 +14,9 @@ from dynamics.training.shards import Shards
 from dynamics.training.state import TrainState, Weights
 from dynamics.training.step_folders import StepFolders
 
+DIGITS = 9
+"""Of a factor: what is behind them is the solver's rounding, without which a kept average comes back bitwise."""
+
 
 @dataclass(frozen=True)
 class Snapshots(StepFolders):
@@ -52,8 +55,8 @@ class Snapshots(StepFolders):
         contents = [self.content(s) for s in self.steps() if s <= end]
         kept = [(content, average) for content in contents for average in content["emas"]]
         lengths, ends = [length_in(average) or 0.0 for _, average in kept], [content["step"] for content, _ in kept]
-        factors = check_carried(length, end, lengths, ends).factors
-        used = [(*place, factor) for place, factor in zip(kept, factors, strict=True) if abs(factor) > NOTHING]
+        factors = check_carried(length, end, lengths, ends).factors.round(DIGITS)
+        used = [(*place, factor) for place, factor in zip(kept, factors, strict=True) if factor]
         for s in {content["step"] for content, _, _ in used}:
             self.verify(s)
         shards = [
@@ -70,7 +73,3 @@ class Snapshots(StepFolders):
             return total.to(dtype)
 
         return end, {name: together(name) for name in shards[0][0].shapes}
-
-
-NOTHING = 1e-9
-"""Factors below are rounding: without them a kept average comes back bitwise."""
