@@ -52,7 +52,7 @@ class RunFolder:
 
     def snapshots(self, config: RunConfig | None = None) -> Snapshots:
         """Return the snapshots of the run's averages, which must be of its config where that is given."""
-        return Snapshots(self.path / "snapshots", run_id=config and config.run_id)
+        return Snapshots(self.path / "snapshots", run_id=config.run_id if config else None)
 
     def read_config(self) -> RunConfig:
         """Read config.json.

@@ -164,7 +164,7 @@ def _train(
         origin |= _resume(folder, config, state, checkpoints, log)
         if state.step < options.num_steps:
             left = sum(step > state.step for step in options.snapshot_steps) * snapshot_bytes(state, options)
-            on_first(lambda: check_room(checkpoints.folder, checkpoints.keep, state, left))
+            on_first(lambda: check_room(checkpoints.folder, options.keep_checkpoints, state, left))
             try:
                 with recording(folder, config, log, state.step, progress, tensorboard) as recorder:
                     fit(state, recipe, checkpoints, observers, recorder, going_on, limit, folder.snapshots(config))

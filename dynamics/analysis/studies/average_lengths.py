@@ -95,7 +95,7 @@ def at_best_length(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     chosen = []
     for _, own in _arms(frame, axes):
         for seed in dict.fromkeys(own.seed):
-            others = own[own.seed != seed] if own.seed.nunique() > 1 else own
+            others = own[own.seed != seed] if len(set(own.seed)) > 1 else own
             chosen.append(own[(own.seed == seed) & (own.ema_length == best_length(others))])
     return _as_study(pd.concat(chosen), axes)
 
@@ -130,7 +130,7 @@ def best_length(own: pd.DataFrame) -> float:
         received = sorted(set(own.ema_length))
         raise invalid("ema_length", received, "a length at which all runs of an arm were measured", "measure it")
     means = (np.log(values) if is_ratio(metric) else values).mean()
-    return float(means.idxmax() if metric.startswith(HIGHER_IS_BETTER) else means.idxmin())
+    return float(means.index[means.argmax() if metric.startswith(HIGHER_IS_BETTER) else means.argmin()])
 
 
 @styled
