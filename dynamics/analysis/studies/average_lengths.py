@@ -130,7 +130,8 @@ def best_length(own: pd.DataFrame) -> float:
         received = sorted(set(own.ema_length))
         raise invalid("ema_length", received, "a length at which all runs of an arm were measured", "measure it")
     means = (np.log(values) if is_ratio(metric) else values).mean()
-    return float(means.index[means.argmax() if metric.startswith(HIGHER_IS_BETTER) else means.argmin()])
+    best = means.argmax() if metric.startswith(HIGHER_IS_BETTER) else means.argmin()
+    return float(values.columns.to_numpy(float)[int(best)])
 
 
 @styled
