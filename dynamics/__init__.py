@@ -74,7 +74,8 @@ def evaluate(
         weights: "model", "ema" or a recorded decay.
         progress: Show a bar.
         replace: Measure anew what was measured before in the same way; it stays otherwise.
-        options: Of `dynamics.evaluation.EvaluationOptions`, such as nfe=(1, 2, 32) and num_samples=2000.
+        options: Of `dynamics.evaluation.EvaluationOptions`, such as nfe=(1, 2, 32) and num_samples=2000, or
+            ema_length=0.05.
     """
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
@@ -118,17 +119,22 @@ def open_results(path: str | PathLike[str]) -> Results:
     return open_results(path)
 
 
-def load_model(run_dir: str | PathLike[str], weights: str = "ema", checkpoint: int | None = None) -> Velocity:
+def load_model(
+    run_dir: str | PathLike[str], weights: str = "ema", checkpoint: int | None = None, ema_length: float | None = None
+) -> Velocity:
     """Return the trained network u(z, t, r, y) of a run.
 
     Args:
         run_dir: The run folder.
         weights: "ema" (the first average), "model", or a recorded decay such as "0.999".
         checkpoint: Step of the checkpoint; None takes a finished run's last one, otherwise the newest intact one.
+        ema_length: Instead of `weights`: length of an average, as a share of training, rebuilt from the snapshots up to
+            `checkpoint`.
     """
     from dynamics.runner import load_network
+    from dynamics.training import weights_name
 
-    return load_network(Path(run_dir), weights, checkpoint)[0]
+    return load_network(Path(run_dir), weights_name(weights, ema_length), checkpoint)[0]
 
 
 def __getattr__(name: str) -> ModuleType:

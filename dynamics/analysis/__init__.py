@@ -21,6 +21,7 @@ from dynamics.analysis.report.metrics import (
 from dynamics.analysis.report.summary_table import protocol, relative_error, summary
 from dynamics.analysis.report.written_report import write_report
 from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_labels
+from dynamics.analysis.studies.average_lengths import at_best_length, at_equal_length, by_ema_length
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
 from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
 from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
@@ -38,9 +39,12 @@ __all__ = [
     "affinity",
     "affinity_of_rows",
     "affinity_table",
+    "at_best_length",
+    "at_equal_length",
     "axes_of",
     "beside",
     "bin_edges",
+    "by_ema_length",
     "cosine_by_batch",
     "differences",
     "findings",

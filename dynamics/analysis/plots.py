@@ -15,6 +15,7 @@ from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
 from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
 from dynamics.analysis.studies.arm_figures import arms, decomposition_by_arm, errors_by_length
+from dynamics.analysis.studies.average_lengths import errors_by_ema_length
 from dynamics.analysis.studies.course_figures import cosines_over_training, naive_against_unbiased, over_training
 from dynamics.analysis.studies.effect_figures import effects
 from dynamics.analysis.studies.seed_heatmaps import affinity_by_start, grid_heatmap
@@ -31,6 +32,7 @@ __all__ = [
     "distance_by_nfe",
     "effects",
     "error_by_gap",
+    "errors_by_ema_length",
     "errors_by_length",
     "fid_by_nfe",
     "grid_heatmap",

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class EvaluateArgs:
     """ema (the first average), model, or a recorded decay such as 0.999."""
     checkpoint: int | None = None
     """Step of the checkpoint; the newest if left out."""
+    ema_length: tuple[float, ...] = ()
+    """Instead of --weights: lengths of averages, as shares of training such as 0.05, one evaluation each. They are
+    rebuilt from the snapshots that a run with --training.ema-lengths keeps."""
     exact_rows: int = 128
     """Rows per bin for the exact velocity errors."""
     replace: bool = False
@@ -62,8 +68,15 @@ def evaluate(args: EvaluateArgs) -> None:
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 
-    options = EvaluationOptions(**_sampling(args))
-    measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace)
+    for options in [EvaluationOptions(**sampling) for sampling in _samplings(args)]:
+        _show(
+            evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace),
+            args.dir,
+        )
+
+
+def _show(measured: "xr.Dataset", folder: Path) -> None:
+    """Print what was measured by one protocol, and where it is."""
     columns = [name for name in measured.data_vars if measured[name].dims == ("field", "nfe")]
     if columns:
         print(measured[columns].to_dataframe().dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
@@ -73,12 +86,13 @@ def evaluate(args: EvaluateArgs) -> None:
         one_step = float(measured.one_step_error / measured.one_step_scale)
         print(f"exact error of the one-step velocity, relative: {one_step:.4g}")
     protocol = measured.attrs["protocol"]
-    print(f"in {args.dir / 'run.nc'}, group evaluation, {protocol}; next: dynamics report {args.dir} --out FOLDER")
+    print(f"in {folder / 'run.nc'}, group evaluation, {protocol}; next: dynamics report {folder} --out FOLDER")
 
 
-def _sampling(args: EvaluateArgs) -> dict[str, Any]:
-    """Return the arguments that say what to sample, by name."""
-    return {name: getattr(args, name) for name in ("nfe", "num_samples", "field", "method", "label_mode", "seed")}
+def _samplings(args: EvaluateArgs) -> list[dict[str, Any]]:
+    """Return the arguments that say what to sample, by name: once for each length of an average."""
+    names = ("nfe", "num_samples", "field", "method", "label_mode", "seed")
+    return [{**{n: getattr(args, n) for n in names}, "ema_length": length} for length in args.ema_length or (None,)]
 
 
 def _evaluate_fid(args: EvaluateArgs) -> None:
@@ -88,14 +102,13 @@ def _evaluate_fid(args: EvaluateArgs) -> None:
 
     if args.inception is None or args.reference is None:
         raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
-    options = FidOptions(**_sampling(args))
-    measured = evaluate_fid_run(
-        args.dir, options, args.inception, args.reference, args.vae, args.checkpoint, args.weights, replace=args.replace
-    )
-    numbers = measured.drop_vars("samples").to_dataframe()
-    print(numbers.dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
-    protocol = measured.attrs["protocol"]
-    print(f"in {args.dir / 'run.nc'}, group fid, {protocol}; next: dynamics report {args.dir} --out FOLDER")
+    files = args.inception, args.reference, args.vae
+    for options in [FidOptions(**sampling) for sampling in _samplings(args)]:
+        measured = evaluate_fid_run(args.dir, options, *files, args.checkpoint, args.weights, replace=args.replace)
+        numbers = measured.drop_vars("samples").to_dataframe()
+        print(numbers.dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))
+        protocol = measured.attrs["protocol"]
+        print(f"in {args.dir / 'run.nc'}, group fid, {protocol}; next: dynamics report {args.dir} --out FOLDER")
 
 
 @dataclass(frozen=True)

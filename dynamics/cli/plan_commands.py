@@ -96,6 +96,9 @@ def plan(args: PlanArgs) -> None:
     table.add_row(
         "checkpoint", f"{found.checkpoint_gb:.1f} GB", f"{found.checkpoints_gb:.0f} GB of disk for those kept"
     )
+    if training.ema_lengths:
+        count, lengths = len(training.snapshot_steps), ", ".join(f"{length:g}" for length in training.ema_lengths)
+        table.add_row("snapshots", f"{found.snapshots_gb:.1f} GB", f"of disk for {count} of averages {lengths}")
     if isinstance(config.data, Latents):
         table.add_row("latents", f"{config.data.latents_bytes() / 1e9:.1f} GB", "of disk, flips included")
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from dynamics.data import DataSource
@@ -19,10 +19,11 @@ from dynamics.evaluation.vector_field import vector_field
 from dynamics.features import Extractor
 from dynamics.flow.condition import ClassLabels, Condition, each
 from dynamics.flow.path import Velocity
-from dynamics.options import Options, invalid
+from dynamics.options import Options, invalid, later
 from dynamics.progress_bar import counted
 from dynamics.rng import generator
 from dynamics.sampling import check_nfe, sample_u, sample_v
+from dynamics.training import check_length, weights_name
 
 CPU = torch.device("cpu")
 GRID_ROWS = 10
@@ -52,6 +53,15 @@ class EvaluationOptions(Options):
     """Seed of labels and noise; the same for every setting."""
     batch_size: int = Field(default=500, gt=0)
     """Samples per network pass."""
+    ema_length: float | None = later(None)
+    """Sample the average of this length, a share of training, rebuilt from a run's snapshots."""
+
+    @field_validator("ema_length")
+    @classmethod
+    def _is_a_length(cls, length: float | None) -> float | None:
+        if length is not None:
+            check_length(length)
+        return length
 
 
 @dataclass(frozen=True)
@@ -177,10 +187,12 @@ def check_settings(options: EvaluationOptions) -> None:
         raise invalid("nfe", list(options.nfe), "even numbers for Heun", "use even numbers or method euler")
 
 
-def sampled_as(options: EvaluationOptions) -> dict[str, str | int]:
+def sampled_as(options: EvaluationOptions) -> dict[str, str | int | float]:
     """Return how samples are drawn apart from field and number of evaluations, as attributes of the result."""
+    length = options.ema_length
     names = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "seed": "evaluation_seed"}
-    return {attribute: getattr(options, name) for name, attribute in names.items()}
+    rebuilt = {} if length is None else {"ema_length": length, "weights": weights_name("ema", length)}
+    return {attribute: getattr(options, name) for name, attribute in names.items()} | rebuilt
 
 
 def draw_conditions(options: EvaluationOptions, condition: Condition) -> Any:

@@ -219,8 +219,8 @@ def _write(folder: RunFolder, config: RunConfig, imported: Imported, about: dict
     assert isinstance(model, DiT)
     imported.fill(model)
     shared = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    blank = start(model, config.training.model_copy(update={"ema_decays": ()}), config.curricula)
-    emas = {str(decay): shared for decay in config.training.ema_decays}  # one copy in memory, however many on disk
+    blank = start(model, config.training.model_copy(update={"ema_decays": (), "ema_lengths": ()}), config.curricula)
+    emas = dict.fromkeys(config.training.averages, shared)  # one copy in memory, however many on disk
     state = TrainState(model, blank.optimizer, emas, blank.curricula, step=config.training.num_steps)
     checkpoints = folder.checkpoints(config)
     folder.path.mkdir(parents=True)

@@ -71,6 +71,8 @@ class Estimate(Options):
     """One checkpoint: weights, averages and moments."""
     checkpoints_gb: float
     """All that are on the disk at the same time, the one being written included."""
+    snapshots_gb: float
+    """All snapshots of averages at the end."""
 
 
 def cost_of(config: RunConfig) -> Cost:
@@ -110,7 +112,7 @@ def memory(config: RunConfig, ranks: int = 1) -> Memory:
     return Memory(
         weights=part,
         moments=2 * part,
-        averages=len(training.ema_decays) * part,
+        averages=len(training.averages) * part,
         gradients=part,
         update=part,
         activations=(training.batch_size / (ranks * training.accumulation) * per_row + found.kept_of_weights) / 1e9,
@@ -142,7 +144,8 @@ def estimate(config: RunConfig, gpus: int, device: str, utilisation: float = 0.4
     passes = forwards_per_row(config)
     step_flops = 2e9 * found.forward_gflops * passes * training.batch_size
     step_seconds = step_flops / (gpus * DEVICES[device].tflops * 1e12 * utilisation)
-    checkpoint = found.num_parameters * BYTES * (3 + len(training.ema_decays)) / 1e9
+    checkpoint = found.num_parameters * BYTES * (3 + len(training.averages)) / 1e9
+    kept = len(training.snapshot_steps) * len(training.ema_lengths) / (1 + (training.snapshot_precision == "float16"))
     return Estimate(
         num_parameters=found.num_parameters,
         forward_gflops=found.forward_gflops,
@@ -153,4 +156,5 @@ def estimate(config: RunConfig, gpus: int, device: str, utilisation: float = 0.4
         hours=step_seconds * training.num_steps / 3600,
         checkpoint_gb=checkpoint,
         checkpoints_gb=checkpoint * (training.keep_checkpoints + 1),
+        snapshots_gb=found.num_parameters * BYTES * kept / 1e9,
     )

@@ -36,9 +36,10 @@ def examine_files(path: Path) -> Iterator[Checked]:
         allowed = f"a folder with a {folder.config.name} (of a run) or a {RECORD} (of latents)"
         raise invalid("path", str(path), allowed, "check the path")
     yield (of_config := _found(folder.config, folder.read_config))
-    checkpoints = folder.checkpoints(None if of_config.damage else folder.read_config())
-    for step in checkpoints.steps():
-        yield _found(checkpoints.path(step), partial(checkpoints.verify, step))
+    config = None if of_config.damage else folder.read_config()
+    for kept in (folder.checkpoints(config), folder.snapshots(config)):
+        for step in kept.steps():
+            yield _found(kept.path(step), partial(kept.verify, step))
     yield _found(folder.log, lambda: _check_log(folder))
     if folder.result.exists():
         yield _found(folder.result, partial(read_run, folder.result))

@@ -13,7 +13,7 @@ from dynamics.options import invalid
 from dynamics.runner.agreement import differences
 from dynamics.store import RunLog, read_groups
 from dynamics.strict_json import dumps, seal, unseal
-from dynamics.training import Checkpoints, Origin
+from dynamics.training import Checkpoints, Origin, Snapshots
 
 BESIDE = ("events.jsonl", "heartbeat.json", "nonfinite.json", "start.json", "tensorboard")
 """What may lie in the folder of a run that has not begun, or whose damaged files a sweep has set aside."""
@@ -49,6 +49,10 @@ class RunFolder:
         """Return the run's checkpoints, which must be of its config where that is given."""
         folder = self.path / "checkpoints"
         return Checkpoints(folder, config.training.keep_checkpoints, config.run_id) if config else Checkpoints(folder)
+
+    def snapshots(self, config: RunConfig | None = None) -> Snapshots:
+        """Return the snapshots of the run's averages, which must be of its config where that is given."""
+        return Snapshots(self.path / "snapshots", run_id=config.run_id if config else None)
 
     def read_config(self) -> RunConfig:
         """Read config.json.

@@ -40,6 +40,7 @@ from dynamics.training import (
     on_first,
     room_for,
     series_of,
+    snapshot_bytes,
     split,
     start,
     threads_for,
@@ -162,10 +163,11 @@ def _train(
     with RunLog(folder.log) as log:
         origin |= _resume(folder, config, state, checkpoints, log)
         if state.step < options.num_steps:
-            on_first(lambda: check_room(checkpoints.folder, checkpoints.keep, state))
+            left = sum(step > state.step for step in options.snapshot_steps) * snapshot_bytes(state, options)
+            on_first(lambda: check_room(checkpoints.folder, options.keep_checkpoints, state, left))
             try:
                 with recording(folder, config, log, state.step, progress, tensorboard) as recorder:
-                    fit(state, recipe, checkpoints, observers, recorder, going_on, limit)
+                    fit(state, recipe, checkpoints, observers, recorder, going_on, limit, folder.snapshots(config))
             except NonFiniteLossError as error:
                 if world().first:
                     _explain(folder, error)
@@ -179,6 +181,7 @@ def _resume(
     """Bring state and log to where an earlier attempt left off; return what run.nc says about the start of the run."""
     here = world()
     on_first(checkpoints.tidy)
+    on_first(folder.snapshots().tidy)
     # the first rank says which checkpoint is intact, and the others take the same one
     step = on_first(lambda: state.step if checkpoints.restore(state) else None)
     if step is not None:

@@ -148,6 +148,7 @@ def set_aside(sweep: SweepFolder, run: Planned) -> list[str]:
             for path in (
                 folder.log,
                 folder.path / "checkpoints",
+                folder.path / "snapshots",
                 folder.result,
                 folder.config,
                 folder.path / "start.json",

@@ -1,121 +1,44 @@
 """Checkpoints: complete, checksummed, atomic; a damaged newest one never costs the run.
 
-A checkpoint is a folder `step_00001000` with `model.safetensors`, `ema_<decay>.safetensors`, `optimizer.safetensors`
-(moments by the weight's name) and `state.json`, which holds the step, the curricula's state, the sums by time and gap,
-the sha256 of each file, where the log was, and a hash of itself. Tensors that curricula remember are in
-`curricula.safetensors`; how to optimise is for the config to say. The folder is written under a temporary name and
-renamed, so it is there as a whole or not at all.
-
-Where weights are split over ranks each writes its own part, `model.00001-of-00002.safetensors` and so on, see `shards`.
-Any number of ranks reads any number of parts, each rank what it needs.
+A checkpoint is a folder (see `step_folders`) with `model.safetensors`, `ema_<average>.safetensors`,
+`optimizer.safetensors` (moments by the weight's name) and `state.json`, which also holds the curricula's state, the
+sums by time and gap and where the log was. Tensors that curricula remember are in `curricula.safetensors`; how to
+optimise is for the config to say.
 """
 
-import errno
-import os
-import re
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from dynamics.atomic import file_sha256, sync
 from dynamics.curricula import State
 from dynamics.options import invalid
-from dynamics.strict_json import dumps, seal
-from dynamics.training.checkpoint_content import (
-    CURRICULA,
-    LEGACY,
-    OPTIMIZER,
-    STATE,
-    files_of,
-    read_content,
-    weights_files,
-)
-from dynamics.training.distributed import from_all, is_split, on_first, world
-from dynamics.training.shards import Shards, write
+from dynamics.strict_json import dumps
+from dynamics.training.checkpoint_content import CURRICULA, LEGACY, OPTIMIZER, files_of, weights_files
+from dynamics.training.shards import Shards
 from dynamics.training.state import TrainState, Weights
-
-NAME = re.compile(r"step_(\d{8})")
-
-
-class DamagedCheckpointError(RuntimeError):
-    """A checkpoint's files are missing or differ from their checksums."""
+from dynamics.training.step_folders import DamagedCheckpointError, StepFolders
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """The checkpoints of one run, in `folder`; the newest `keep` stay."""
+class Checkpoints(StepFolders):
+    """The checkpoints of one run."""
 
-    folder: Path
-    keep: int = 2
-    run_id: str | None = None
-    """Of whose config they must be; None where that is not asked."""
-
-    def steps(self) -> list[int]:
-        """Return the steps of all checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(m[1]) for p in self.folder.iterdir() if (m := NAME.fullmatch(p.name)))
-
-    def path(self, step: int) -> Path:
-        """Return the folder of the checkpoint at `step`."""
-        return self.folder / f"step_{step:08d}"
+    WORD, STAY, WHOLE = "checkpoint", "its newest training.keep_checkpoints checkpoints", True
 
     def save(self, state: TrainState, log: str | None = None) -> Path:
         """Write a checkpoint atomically, then remove those beyond the newest `keep`; every rank must call this.
-
-        Of a split state each rank writes its part; otherwise the first one writes all.
 
         Args:
             state: What to write.
             log: Where the run's log is, see `store.RunLog.mark`.
         """
-        final, here = self.path(state.step), world()
-        parts = here.size if is_split(next(state.model.parameters())) else 1
-        temporary = self.folder / f".{final.name}.{on_first(os.getpid)}"
-        try:
-            on_first(lambda: _make_anew(temporary))
-            written = from_all(lambda: _write(temporary, state, here.rank, parts) if here.rank < parts else {})
-            hashes = {name: digest for of_rank in written for name, digest in of_rank.items()}
-            on_first(lambda: self._complete(state, temporary, parts, hashes, log))
-        except BaseException:
-            if here.first:  # a full disk must not stay full because of half a checkpoint
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return final
-
-    def _complete(
-        self, state: TrainState, temporary: Path, parts: int, hashes: dict[str, str], log: str | None
-    ) -> None:
         plain, tensors = _apart(state.curricula)
-        if tensors:
-            hashes = {**hashes, CURRICULA: write(temporary / CURRICULA, tensors)}
-        content = {
-            "step": state.step,
-            "parts": parts,
-            "emas": list(state.emas),
-            "curricula": plain,
-            "cells": state.cells.tolist(),
-            "log": log,
-            "run_id": self.run_id,
-            "sha256": hashes,
-        }
-        (temporary / STATE).write_text(seal(content))
-        for path in (temporary / STATE, temporary):
-            sync(path)
-        final = self.path(state.step)
-        if final.exists():  # the same step again, after a damaged copy was refused
-            self._hide(final)
-        os.replace(temporary, final)
-        sync(self.folder)
-        for step in [step for step in self.steps() if step <= state.step][: -self.keep]:  # later ones were refused
-            self._hide(self.path(step))
-        self.tidy()
+        about = {"emas": list(state.emas), "curricula": plain, "cells": state.cells.tolist(), "log": log}
+        return self.put(state.step, _kinds(state), about, {CURRICULA: tensors} if tensors else {})
 
     def restore(self, state: TrainState, step: int | None = None) -> bool:
         """Load a checkpoint into `state`: that of `step`, or the newest intact one; return False if there is none.
@@ -145,49 +68,6 @@ class Checkpoints:
             )
         return False
 
-    def verify(self, step: int) -> dict[str, Any]:
-        """Return the content of a checkpoint's state.json after comparing every checksum.
-
-        Raises:
-            ValueError: There is no checkpoint of that step.
-            DamagedCheckpointError: A file is missing or differs from its checksum.
-        """
-        content = self.content(step)
-        damaged = [name for name, digest in content["sha256"].items() if not self._is_intact(step, name, digest)]
-        if damaged:
-            raise self._damaged(step, f"{', '.join(damaged)} fails its checksum")
-        return content
-
-    def content(self, step: int) -> dict[str, Any]:
-        """Return the content of a checkpoint's state.json after comparing its own checksum; other files are not read.
-
-        Raises:
-            ValueError: There is no checkpoint of that step, or it is another run's.
-            DamagedCheckpointError: It is missing, fails its checksum, or lists other files than it must.
-        """
-        self._check_step(step)
-        try:
-            content = read_content(self.path(step), step)
-        except (FileNotFoundError, ValueError, TypeError) as error:
-            raise self._damaged(step, f"{STATE}: {error}") from error
-        trained = content.get("run_id")
-        if None not in (self.run_id, trained) and trained != self.run_id:
-            received, allowed = f"one of run {trained}", f"one of run {self.run_id}, whose config.json is in the folder"
-            remedy = "put back the config.json, or the checkpoint, that was changed or exchanged"
-            raise invalid(f"checkpoint {self.path(step)}", received, allowed, remedy)
-        return content
-
-    def _is_intact(self, step: int, name: str, digest: str) -> bool:
-        try:
-            return file_sha256(self.path(step) / name) == digest
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EIO):  # what cannot be read for another reason is not damaged
-                return False
-            raise
-
-    def _damaged(self, step: int, what: str) -> DamagedCheckpointError:
-        return DamagedCheckpointError(f"checkpoint {self.path(step)} is damaged ({what})")
-
     def weights(self, step: int | None = None, which: str = "ema") -> tuple[int, Weights]:
         """Return (step, weights) of a checkpoint after checking it.
 
@@ -207,24 +87,6 @@ class Checkpoints:
             return int(content["step"]), {name: shards.whole(name) for name in shards.shapes}
         raise self._none()
 
-    def last(self) -> int:
-        """Return the step of the newest checkpoint, intact or not.
-
-        Raises:
-            ValueError: There is none.
-        """
-        if not self.steps():
-            raise self._none()
-        return self.steps()[-1]
-
-    def _none(self) -> ValueError:
-        return invalid("run", str(self.folder), "a run with an intact checkpoint", "train it first")
-
-    def _check_step(self, step: int) -> None:
-        if step not in self.steps():
-            remedy = f"see {self.folder}; a run keeps its newest training.keep_checkpoints checkpoints"
-            raise invalid("checkpoint", step, f"one of {self.steps()}", remedy)
-
     def load(self, state: TrainState, step: int) -> None:
         """Load a checkpoint that is known to be intact; each rank reads its own part of a split state.
 
@@ -241,15 +103,6 @@ class Checkpoints:
         tensors = Shards.open([folder / CURRICULA] if CURRICULA in content["sha256"] else [])
         state.step, state.curricula = step, _together(content["curricula"], tensors)
         state.cells = torch.tensor(content["cells"], dtype=torch.float64)  # JSON keeps every digit
-
-    def _hide(self, path: Path) -> None:
-        """Take a checkpoint away at once: one that a kill leaves half removed would look damaged."""
-        os.replace(path, self.folder / f".{path.name}.{uuid4().hex}")
-
-    def tidy(self) -> None:
-        """Remove what is hidden, also by a process that was killed while it wrote; only for who trains the run."""
-        for leftover in self.folder.glob(".step_*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _apart(curricula: list[State]) -> tuple[list[State], Weights]:
@@ -309,25 +162,15 @@ def _legacy_moments(path: Path, names: list[str]) -> Shards:
     )
 
 
-def _make_anew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def _write(folder: Path, state: TrainState, part: int, parts: int) -> dict[str, str]:
-    """Write one part of all tensors of a state; return the sha256 of each file by name."""
+def _kinds(state: TrainState) -> dict[str, Weights]:
+    """Return all tensors of a state by the kind of their file."""
     moments = {
         f"{name}.{moment}": tensor
         for name, parameter in state.model.named_parameters()
         for moment, tensor in state.optimizer.state.get(parameter, {}).items()
     }
-    averages = {f"ema_{decay}": ema for decay, ema in state.emas.items()}
-    kinds: dict[str, Weights] = {"model": dict(state.model.named_parameters()), **averages, OPTIMIZER: moments}
-    hashes = {}
-    for kind, tensors in kinds.items():
-        name = files_of(kind, parts)[part]
-        hashes[name] = write(folder / name, tensors)
-    return hashes
+    averages = {f"ema_{average}": ema for average, ema in state.emas.items()}
+    return {"model": dict(state.model.named_parameters()), **averages, OPTIMIZER: moments}
 
 
 def check_model(folder: Path, state: TrainState, there: dict[str, tuple[int, ...]]) -> None:

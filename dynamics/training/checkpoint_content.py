@@ -1,4 +1,4 @@
-"""What a checkpoint's state.json says, and which files it must list."""
+"""What the state.json of a checkpoint, or of a snapshot of its averages, says, and which files it must list."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,10 @@ from dynamics.options import invalid
 from dynamics.strict_json import unseal
 
 STATE = "state.json"
-KEYS = {"step", "emas", "curricula", "cells", "sha256"}
-"""What state.json must hold."""
+KEYS = {"step", "emas", "sha256"}
+"""What any state.json must hold."""
+WHOLE_KEYS = KEYS | {"curricula", "cells"}
+"""What that of a checkpoint must hold."""
 LATER_KEYS = {"parts", "log", "run_id", "optimizer"}
 """What it may hold: "optimizer" are settings that earlier versions wrote, and nobody reads."""
 OPTIMIZER = "optimizer"
@@ -19,31 +21,39 @@ LEGACY = "optimizer.pt"
 """File of moments in checkpoints before there were parts; read where it is listed, no longer written."""
 
 
-def read_content(folder: Path, step: int) -> dict[str, Any]:
-    """Read the state.json of the checkpoint of a step.
+def read_content(folder: Path, step: int, whole: bool = True) -> dict[str, Any]:
+    """Read the state.json of a step.
+
+    Args:
+        folder: It is in.
+        step: It must be of.
+        whole: Whether it is a checkpoint's, or that of averages alone.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError, TypeError: It is not as it was written, or of another checkpoint.
     """
     content = unseal((folder / STATE).read_bytes())
-    if problem := _problem(content, step):
+    if problem := _problem(content, step, whole):
         raise ValueError(problem)
     return content
 
 
-def _problem(content: dict[str, Any], step: int) -> str:
+def _problem(content: dict[str, Any], step: int, whole: bool) -> str:
     """Say what is wrong with the content of a state.json; "" if nothing is. Earlier versions gave it no checksum."""
-    if wrong := KEYS - content.keys() or content.keys() - KEYS - LATER_KEYS:
+    keys = WHOLE_KEYS if whole else KEYS
+    if wrong := keys - content.keys() or content.keys() - keys - LATER_KEYS:
         return f"it is without, or with an unknown, {', '.join(sorted(wrong))}"
     if content["step"] != step:
         return f"it is of step {content['step']}"
     listed, parts = content["sha256"], content.get("parts", 1)
     if not (isinstance(listed, dict) and isinstance(parts, int) and 1 <= parts <= len(listed)):
         return f"it lists no files of {parts} parts"
-    kinds = ["model", *(f"ema_{decay}" for decay in content["emas"])]
-    expected = {LEGACY} if "parts" not in content else {*files_of(OPTIMIZER, parts)}
-    expected |= {name for kind in kinds for name in files_of(kind, parts)}
+    kinds = [f"ema_{average}" for average in content["emas"]]
+    if whole:
+        kinds += ["model", *([OPTIMIZER] if "parts" in content else [])]
+    expected = {name for kind in kinds for name in files_of(kind, parts)}
+    expected |= {LEGACY} if whole and "parts" not in content else set()
     different = expected ^ (listed.keys() - {CURRICULA})
     return f"it lists other files than it must: {', '.join(sorted(different))}" if different else ""
 

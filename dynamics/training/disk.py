@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.state import TrainState
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -23,16 +24,25 @@ def checkpoint_bytes(state: TrainState) -> int:
     return weights * (1 + len(state.emas) + 2)
 
 
-def check_room(folder: Path, keep: int, state: TrainState) -> None:
+def snapshot_bytes(state: TrainState, options: TrainingOptions) -> int:
+    """Return about how large a snapshot is: averages along power functions, in the precision that is asked for."""
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    return weights * len(options.ema_lengths) // (2 if options.snapshot_precision == "float16" else 1)
+
+
+def check_room(folder: Path, keep: int, state: TrainState, snapshots: int = 0) -> None:
     """Warn if the checkpoints of a run will not fit onto the disk: `keep` that stay, and the one being written.
+
+    So will `snapshots`, bytes of those that are still to be written.
 
     It is a warning, since what a quota leaves or another program will need is not known here.
     """
-    needed = (keep + 1) * checkpoint_bytes(state) - _size(folder)
+    needed = (keep + 1) * checkpoint_bytes(state) - _size(folder) + snapshots
     free = shutil.disk_usage(_there(folder)).free
     if free < needed:
         warnings.warn(
-            f"{folder}: {keep + 1} checkpoints of {_shown(checkpoint_bytes(state))} need {_shown(needed)} more, "
+            f"{folder}: {keep + 1} checkpoints of {_shown(checkpoint_bytes(state))} need {_shown(needed)} more"
+            f"{f', {_shown(snapshots)} of it for snapshots' if snapshots else ''}, "
             f"{_shown(free)} are free; make room, or keep fewer (training.keep_checkpoints)",
             stacklevel=2,
         )

@@ -11,11 +11,12 @@ from dynamics.curricula import Curriculum, State
 from dynamics.record import StepRecord
 from dynamics.training.ahead import Ahead
 from dynamics.training.checkpoint import Checkpoints
-from dynamics.training.disk import checkpoint_bytes, room_for
+from dynamics.training.disk import checkpoint_bytes, room_for, snapshot_bytes
 from dynamics.training.distributed import largest, on_first
 from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.recipe import Recipe
 from dynamics.training.sharding import gathered
+from dynamics.training.snapshots import Snapshots
 from dynamics.training.state import TrainState
 from dynamics.training.step import NonFiniteLossError, draw, images, skip, train_step
 from dynamics.training.stop import TIME_IS_UP, StopRequest, TimeLimit
@@ -86,6 +87,7 @@ def fit(
     recorder: Recorder | None = None,
     going_on: Collection[Signals] = (),
     limit: TimeLimit | None = None,
+    snapshots: Snapshots | None = None,
 ) -> None:
     """Train from state.step to recipe.training.num_steps; every rank calls this, with an equal state or its part of it.
 
@@ -98,7 +100,7 @@ def fit(
         DiskFullError: there was no room for a checkpoint or a record.
     """
     recorder, limit, options = recorder or Recorder(), limit or TimeLimit(), recipe.training
-    net = TrainingNetwork(state, options)
+    net, kept = TrainingNetwork(state, options), frozenset(options.snapshot_steps)
     ahead_of_time = recipe.data.drawn_by_rank
     with StopRequest(going_on) as stop, Ahead(partial(images, recipe), options.num_steps, on=ahead_of_time) as ahead:
         if state.step == 0:
@@ -113,6 +115,9 @@ def fit(
             else:
                 on_first(partial(recorder.on_step, record))
             _measure(state, recipe, observers, recorder)
+            if snapshots is not None and state.step in kept:  # before the checkpoint that is past it
+                with room_for(f"the snapshot of step {state.step}", snapshots.folder, snapshot_bytes(state, options)):
+                    snapshots.save(state, options)
             # a signal reaches the ranks at different steps, or only one of them: all stop at the same one
             wish = TIME_IS_UP if limit.near() else int(stop.received or 0)
             wish, asked = divmod(largest(2 * wish + stop.asked), 2)

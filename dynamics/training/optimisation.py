@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 
 from dynamics.models.attention import DualAttention
 from dynamics.options import Options, invalid, later
+from dynamics.training.power_averages import average_name, check_length
 
+SNAPSHOTS = 16
+"""How many a run keeps, if nothing else is said."""
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 """What a container or a job is left of the machine's cores: quota and period in microseconds."""
 
@@ -37,6 +40,13 @@ class TrainingOptions(Options):
     """Largest gradient norm; none switches clipping off, as in the paper."""
     ema_decays: tuple[float, ...] = (0.999,)
     """Decay of each exponential moving average of the weights; the first is the one evaluated."""
+    ema_lengths: tuple[float, ...] = later(())
+    """Averages along power functions of training time, as shares of it (0.05 0.1). Snapshots of them are kept, from
+    which an average of any length is rebuilt afterwards."""
+    snapshot_every: int | None = later(None, gt=0)
+    """Steps between these snapshots, of which the last step always is one; none makes 16."""
+    snapshot_precision: Literal["float32", "float16"] = later("float32")
+    """How snapshots are kept; float16 halves the disk they take, and changes a weight by up to 0.05% of itself."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the gradient and guidance passes under autocast; the derivative stays in float32."""
     recompute: Literal["none", "blocks"] = later("none")
@@ -63,6 +73,19 @@ class TrainingOptions(Options):
         """Return AdamW's step size in the step after `step` steps."""
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of all averages of the weights, the first of `ema_decays` first."""
+        return *map(str, self.ema_decays), *map(average_name, self.ema_lengths)
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """Steps of which a snapshot is kept."""
+        if not self.ema_lengths:
+            return ()
+        every = self.snapshot_every or -(-self.num_steps // SNAPSHOTS)
+        return *range(every, self.num_steps, every), self.num_steps
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.batch_size % self.accumulation:
@@ -71,6 +94,15 @@ class TrainingOptions(Options):
         once = len({*self.ema_decays}) == len(self.ema_decays)
         if not self.ema_decays or not once or not all(0 <= d < 1 for d in self.ema_decays):
             raise invalid("training.ema_decays", self.ema_decays, "one or more in [0, 1), each once", "such as 0.999")
+        if len({*self.ema_lengths}) < len(self.ema_lengths):
+            raise invalid("training.ema_lengths", self.ema_lengths, "each length once", "such as 0.05 0.1")
+        for length in self.ema_lengths:
+            check_length(length, name="training.ema_lengths")
+        for name in () if self.ema_lengths else ("snapshot_every", "snapshot_precision"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise invalid(
+                    f"training.{name}", value, "no change without averages to keep", "set training.ema_lengths"
+                )
         if self.compile and self.derivative_attention != "math":
             # compiled, a kernel's own derivative is dropped without a word (pytorch#187284)
             remedy = "leave training.compile off"

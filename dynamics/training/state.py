@@ -11,6 +11,7 @@ from dynamics.options import invalid
 from dynamics.record import no_rows
 from dynamics.training.distributed import local
 from dynamics.training.optimisation import TrainingOptions
+from dynamics.training.power_averages import decay_in_step
 
 Weights = dict[str, Tensor]
 
@@ -22,7 +23,7 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.AdamW
     emas: dict[str, Weights]
-    """Averaged weights by the decay's decimal text."""
+    """Averaged weights by name: the decay's decimal text, then "length0.05" of power functions of time."""
     curricula: list[State] = field(default_factory=list)
     """What each curriculum remembers."""
     step: int = 0
@@ -33,7 +34,7 @@ class TrainState:
     """While weights are split over the ranks: the model without its weights, see `sharding`."""
 
     def average(self, which: str = "ema") -> Weights:
-        """Return averaged weights by name: the first average ("ema"), or that of a decay such as "0.999"."""
+        """Return averaged weights by name: the first average ("ema"), or one such as "0.999" or "length0.05"."""
         decay = next(iter(self.emas)) if which == "ema" else which
         if decay not in self.emas:
             allowed = ", ".join(("model", "ema", *self.emas))
@@ -68,7 +69,7 @@ def start(model: nn.Module, options: TrainingOptions, curricula: tuple[Curriculu
         weight_decay=options.weight_decay,
         foreach=True,
     )
-    emas = {str(decay): weights_of(model) for decay in options.ema_decays}
+    emas = {average: weights_of(model) for average in options.averages}
     return TrainState(model, optimizer, emas, [c.initial_state() for c in curricula])
 
 
@@ -78,8 +79,9 @@ def weights_of(model: nn.Module) -> Weights:
 
 
 def update_emas(state: TrainState) -> None:
-    """ema <- decay * ema + (1 - decay) * weights, for every decay."""
+    """ema <- decay * ema + (1 - decay) * weights, for every average; the step's number counts from 0."""
     with torch.no_grad():
         parameters = [local(p.detach()) for p in state.model.parameters()]
-        for decay, ema in state.emas.items():
-            torch._foreach_lerp_([local(weight) for weight in ema.values()], parameters, 1 - float(decay))
+        for average, ema in state.emas.items():
+            decay = decay_in_step(average, state.step + 1)
+            torch._foreach_lerp_([local(weight) for weight in ema.values()], parameters, 1 - decay)

@@ -20,7 +20,7 @@ from dynamics.runner.agreement import agree
 from dynamics.runner.measure.finished_run import beside, earlier, load_network, still_missing
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import protocol_name, update_run
-from dynamics.training import device_for, joined, on_all, on_first, threads_for
+from dynamics.training import device_for, joined, on_all, on_first, threads_for, weights_name
 
 GROUP = "fid"
 
@@ -48,7 +48,7 @@ def evaluate_fid_run(
         reference: The reference's statistics, see `load_statistics`.
         vae: Decoder of a run on latents.
         checkpoint: Step of the checkpoint; None takes the newest.
-        weights: "model", "ema" or a decay.
+        weights: "model", "ema" or a decay; left out where the options name the length of an average.
         progress: Show a bar.
         replace: Measure anew what was measured before by this protocol.
 
@@ -59,7 +59,7 @@ def evaluate_fid_run(
         ValueError: The run is not finished or another process evaluates it, a file is not what it should be, latents
             without a decoder or one for pixels, or ranks that were asked for different things.
     """
-    folder = RunFolder(Path(run_dir))
+    folder, weights = RunFolder(Path(run_dir)), weights_name(weights, options.ema_length)
     config = folder.finished_config()
     torch.set_num_threads(threads_for(config.training))
     device = device_for(config.training)

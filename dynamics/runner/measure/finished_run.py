@@ -15,7 +15,7 @@ from dynamics.objectives import Objective
 from dynamics.options import invalid
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import group_of_protocol, protocol_name, read_run
-from dynamics.training import TrainState, device_for, start
+from dynamics.training import TrainState, device_for, length_in, start
 
 
 def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = None) -> tuple[Velocity, int]:
@@ -29,16 +29,24 @@ def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = N
 def network_at(
     folder: RunFolder, config: RunConfig, weights: str = "ema", checkpoint: int | None = None
 ) -> tuple[Network, int]:
-    """Return what may be done with a run's weights, its first average being a teacher, and the checkpoint's step."""
+    """Return what may be done with a run's weights, its first average being a teacher, and the checkpoint's step.
+
+    Weights such as "length0.05" are rebuilt from the run's snapshots, and teach themselves.
+    """
     model = _model(config)
     device = next(model.parameters()).device
 
     def of(which: str, step: int | None) -> tuple[int, Velocity]:
-        found, tensors = folder.checkpoints(config).weights(step, which)
+        length = length_in(which)
+        if length is None:
+            found, tensors = folder.checkpoints(config).weights(step, which)
+        else:
+            found, tensors = folder.snapshots(config).rebuilt_weights(length, step)
         return found, bound(model, {name: tensor.to(device) for name, tensor in tensors.items()})
 
     step, chosen = of(weights, folder.step_to_measure(config, checkpoint))
-    average = chosen if weights == "ema" else of("ema", step)[1]
+    teaches_itself = weights == "ema" or length_in(weights) is not None
+    average = chosen if teaches_itself else of("ema", step)[1]
     return Network(chosen, {str(config.training.ema_decays[0]): average}), step
 
 

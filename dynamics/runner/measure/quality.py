@@ -12,7 +12,7 @@ from dynamics.instruments import GapProbe, GapsOptions
 from dynamics.runner.measure.finished_run import asked_by_data, beside, earlier, network_at, still_missing
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import protocol_name, update_run
-from dynamics.training import device_for, threads_for
+from dynamics.training import device_for, length_in, threads_for, weights_name
 
 GROUP = "evaluation"
 
@@ -36,7 +36,7 @@ def evaluate_run(
         options: What to sample and measure.
         exact_rows: Rows per bin for the exact velocity errors.
         checkpoint: Step of the checkpoint; None takes the newest.
-        weights: "model", "ema" or a decay.
+        weights: "model", "ema" or a decay; left out where the options name the length of an average.
         progress: Show a bar, and say what was measured before.
         replace: Measure anew what was measured before by this protocol.
 
@@ -48,6 +48,8 @@ def evaluate_run(
             another extractor.
     """
     check_settings(options)
+    weights = weights_name(weights, options.ema_length)
+    options = options.model_copy(update={"ema_length": length_in(weights)})
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
     torch.set_num_threads(threads_for(config.training))

@@ -93,3 +93,14 @@ def test_recomputed_blocks_keep_their_inputs_alone() -> None:
     assert (less.weights, less.moments, less.update) == (whole.weights, whole.moments, whole.update)
     recomputing = with_values(config, {"training.recompute": "blocks"})
     assert forwards_per_row(recomputing) == forwards_per_row(config) + 1
+
+
+def test_snapshots_are_counted() -> None:
+    plain = preset("xl2-meanflow")
+    kept = with_values(plain, {"training.ema_lengths": (0.05, 0.1), "training.num_steps": 1000})
+    size = 676_440_592 * 4 / 1e9
+    assert estimate(plain, 8, "h100").snapshots_gb == 0
+    assert estimate(kept, 8, "h100").snapshots_gb == pytest.approx(16 * 2 * size)
+    half = with_values(kept, {"training.snapshot_precision": "float16", "training.snapshot_every": 300})
+    assert estimate(half, 8, "h100").snapshots_gb == pytest.approx(4 * size)
+    assert memory(kept).averages == pytest.approx(memory(plain).averages + 2 * size)

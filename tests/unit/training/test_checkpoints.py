@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dynamics.config import RunConfig
 from dynamics.models import build
 from dynamics.training import Checkpoints, DamagedCheckpointError, TrainState, start
-from dynamics.training import checkpoint as room
+from dynamics.training import step_folders as room
 from dynamics.training.shards import Shards, write
 
 
