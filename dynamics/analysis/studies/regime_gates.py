@@ -1,0 +1,93 @@
+"""Is a run of plain MeanFlow in the regime in which the papers make their claims? Three gates, before any arm runs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dynamics.analysis.run_groups import bin_edges, group, run_labels
+from dynamics.analysis.studies.study_table import gap_cosines, study
+from dynamics.estimators import Floats
+from dynamics.estimators.intervals import mean_sem, t_quantile
+
+LARGE = 0.5
+"""Gaps from here on are large."""
+LONGER = 4
+"""Times the steps."""
+GATES = {
+    "under_trained": f"distance / distance at {LONGER} times the steps, above 2",
+    "inherited": f"share of u's squared error that its own v has already, gaps from {LARGE}, above 0.5",
+    "conflict": f"unbiased cosine of the gradients of v and u at half of the steps, gaps from {LARGE}, below 0",
+}
+"""What each gate asks of the mean over seeds, and of the end of its interval on the near side where there is one."""
+THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
+
+
+def regime_gates(tree: xr.DataTree, axes: Sequence[str], metric: str = "fd_u_nfe1", level: float = 0.95) -> pd.DataFrame:
+    """Judge plain MeanFlow at each setting by GATES.
+
+    Args:
+        tree: A merged file whose runs have the groups evaluation, decomposition and gram.
+        axes: The experiment's axes, `steps` and `seed` among them; a setting is everything but the seed.
+        metric: Column of `study` that shows how far training is from its end.
+        level: Probability that an interval over seeds covers the truth.
+
+    Returns:
+        One row a setting and gate: the axes, `gate`, `value` (mean over seeds; of ratios the geometric one), `low`,
+        `high` (Student's t over seeds, NaN of one seed), `num_seeds` and `passed`; `under_trained` only of the settings
+        that were also trained LONGER times as long.
+    """
+    table = study(tree, axes)
+    numbers = table[list(axes)].assign(
+        under_trained=_fall(table, axes, metric), inherited=_inherited(tree), conflict=_conflict(tree)
+    )
+    rows = []
+    for labels, runs in numbers.groupby([axis for axis in axes if axis != "seed"], sort=False):
+        for gate in GATES:
+            values = runs[gate].dropna().to_numpy(float)
+            if len(values):
+                rows.append({**dict(zip(numbers.columns, labels, strict=False)), "gate": gate, **_judged(gate, values, level)})
+    return pd.DataFrame(rows)
+
+
+def _judged(gate: str, values: Floats, level: float) -> dict[str, object]:
+    ratio, threshold = gate == "under_trained", THRESHOLDS[gate]
+    seen = np.log(values) if ratio else values
+    half = t_quantile(level, len(seen) - 1) * mean_sem(seen) if len(seen) > 1 else np.nan
+    ends = [float(end) for end in (seen.mean(), seen.mean() - half, seen.mean() + half)]
+    value, low, high = np.exp(ends) if ratio else ends
+    near, side = (high, -1) if gate == "conflict" else (low, 1)
+    passed = all(side * (end - threshold) > 0 for end in (value, near) if np.isfinite(end))
+    return {"value": value, "low": low, "high": high, "num_seeds": len(values), "passed": passed}
+
+
+def _fall(table: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.Series:
+    """Return by what factor a run's metric falls until LONGER times its steps, same seed and setting."""
+    key = table[list(axes)].assign(steps=table["steps"].astype(float))
+    later = pd.Series(table[metric].to_numpy(), pd.MultiIndex.from_frame(key))
+    wanted = pd.MultiIndex.from_frame(key.assign(steps=LONGER * key["steps"]))
+    return pd.Series(table[metric].to_numpy() / later.reindex(wanted).to_numpy(), table.index)
+
+
+def _inherited(tree: xr.DataTree) -> pd.Series:
+    """Return the part of u's error at the end that would be left if u agreed with the network's own v."""
+    ds = group(tree, "decomposition")
+    large = [low >= LARGE for low, _ in bin_edges(ds, "gap_bin")]
+    parts = (ds[name].isel(gap_bin=large).sum("gap_bin", skipna=False) for name in ("u_inherited", "u_error"))
+    own, error = (part.ffill("step").isel(step=-1) for part in parts)
+    return (own / error).to_series()
+
+
+def _conflict(tree: xr.DataTree) -> pd.Series:
+    """Return the mean cosine over the bins of large gaps, at the measurement next to half of each run's steps."""
+    found = gap_cosines(tree, "gram").unbiased
+    large = [float(name.split("-")[0]) >= LARGE for name in map(str, found.bin.values)]
+    table = found.isel(bin=large).mean("bin", skipna=False).transpose("run", "step")
+    out = {}
+    for run, values in zip(table.run.values, table.values, strict=True):
+        there = np.flatnonzero(np.isfinite(values))
+        steps = table.step.values[there]
+        middle = there[np.abs(steps - steps.max() / 2).argmin()] if len(there) else None
+        out[str(run)] = np.nan if middle is None else float(values[middle])
+    return pd.Series(out).reindex(run_labels(tree))
