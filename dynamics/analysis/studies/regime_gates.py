@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dynamics.analysis.run_groups import bin_edges, group, run_labels
+from dynamics.analysis.run_groups import bin_edges, group
 from dynamics.analysis.studies.study_table import gap_cosines, study
 from dynamics.estimators import Floats
 from dynamics.estimators.intervals import mean_sem, t_quantile
@@ -74,20 +74,22 @@ def _inherited(tree: xr.DataTree) -> pd.Series:
     """Return the part of u's error at the end that would be left if u agreed with the network's own v."""
     ds = group(tree, "decomposition")
     large = [low >= LARGE for low, _ in bin_edges(ds, "gap_bin")]
-    parts = (ds[name].isel(gap_bin=large).sum("gap_bin", skipna=False) for name in ("u_inherited", "u_error"))
-    own, error = (part.ffill("step").isel(step=-1) for part in parts)
-    return (own / error).to_series()
+    own, error = (ds[name].isel(gap_bin=large).sum("gap_bin", skipna=False) for name in ("u_inherited", "u_error"))
+    return _measured_at(own / error, 1.0)
 
 
 def _conflict(tree: xr.DataTree) -> pd.Series:
-    """Return the mean cosine over the bins of large gaps, at the measurement next to half of each run's steps."""
+    """Return the mean cosine over the bins of large gaps at half of each run's steps."""
     found = gap_cosines(tree, "gram").unbiased
     large = [float(name.split("-")[0]) >= LARGE for name in map(str, found.bin.values)]
-    table = found.isel(bin=large).mean("bin", skipna=False).transpose("run", "step")
+    return _measured_at(found.isel(bin=large).mean("bin", skipna=False), 0.5)
+
+
+def _measured_at(values: xr.DataArray, share: float) -> pd.Series:
+    """Return the value of each run of [run, step] at the measurement next to a share of its last one's step."""
     out = {}
-    for run, values in zip(table.run.values, table.values, strict=True):
-        there = np.flatnonzero(np.isfinite(values))
-        steps = table.step.values[there]
-        middle = there[np.abs(steps - steps.max() / 2).argmin()] if len(there) else None
-        out[str(run)] = np.nan if middle is None else float(values[middle])
-    return pd.Series(out).reindex(run_labels(tree))
+    for run, row in zip(values.run.values, values.transpose("run", "step").values, strict=True):
+        there = np.flatnonzero(np.isfinite(row))
+        steps = values.step.values[there]
+        out[str(run)] = row[there[np.abs(steps - share * steps.max()).argmin()]] if len(there) else np.nan
+    return pd.Series(out, dtype=float)
