@@ -308,7 +308,8 @@ def baseline(scale: str) -> RunConfig:
 
     Args:
         scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT, for 600
-            steps), testbed and testbed-mlp (under-trained, as the papers' networks are), or any other for which there is a preset `<scale>-meanflow`.
+            steps), testbed and testbed-mlp (under-trained, as the papers' networks are), or any other for which there
+            is a preset `<scale>-meanflow`.
 
     Raises:
         ValueError: There is no preset for that scale.

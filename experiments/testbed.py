@@ -34,7 +34,10 @@ def base(scale: str) -> RunConfig:
 def axes(scale: str) -> Axes:
     steps = baseline(scale).training.num_steps
     return {
-        "guidance": {"w'=1": {"objective.guidance": Guidance(w=0.25, k=0.75)}, "w'=2": {"objective.guidance": Guidance(w=1.0, k=0.5)}},
+        "guidance": {
+            "w'=1": {"objective.guidance": Guidance(w=0.25, k=0.75)},
+            "w'=2": {"objective.guidance": Guidance(w=1.0, k=0.5)},
+        },
         "rate": {rate: {"training.learning_rate": rate} for rate in RATES},
         "steps": {n * steps: {"training.num_steps": n * steps} for n in LENGTHS},
         "seed": {seed: {"seed": seed} for seed in range(SEEDS)},

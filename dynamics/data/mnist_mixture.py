@@ -1,4 +1,4 @@
-"""A class-conditional Gaussian mixture that looks like MNIST at 16 x 16 pixels: unlimited data with exact velocities."""
+"""A class-conditional Gaussian mixture that looks like MNIST at 16 x 16: unlimited data with exact velocities."""
 
 import zipfile
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from dynamics.options import invalid
 from dynamics.oracles import LowRankMixtureOracle
 
 SIDE = 16
-# Chosen by eye: 10 components a class blur the 4, 5 and 9, 8 directions leave holes in strokes, 16 look like 12; a ridge
-# of .03 shows as speckle. Held-out likelihood would have a ridge of .06, which is noise for the eye.
+# Chosen by eye: 10 components a class blur 4, 5 and 9, 8 directions leave holes in strokes, 16 look like 12; a ridge of
+# .03 shows as speckle. Held-out likelihood would have a ridge of .06, which is noise for the eye.
 COMPONENTS_PER_CLASS = 20
 RANK = 12
 RIDGE = 0.01
@@ -94,7 +94,8 @@ class LowRankMixtureSet(Population):
         k = self._component(self.weights, num_samples, random)
         along = torch.randn(num_samples, self.factors.shape[2], 1, dtype=torch.float64, generator=random)
         x = self.ridge**0.5 * torch.randn(num_samples, self.means.shape[1], dtype=torch.float64, generator=random)
-        for some in torch.arange(num_samples).split(CHUNK):
+        for start in range(0, num_samples, CHUNK):
+            some = slice(start, start + CHUNK)
             x[some] += self.means[k[some]] + (self.factors[k[some]] @ along[some]).squeeze(2)
         return x.float().reshape(num_samples, *self.shape), self.labels[k]
 

@@ -1,7 +1,7 @@
 r"""A Gaussian mixture whose covariances are of low rank plus one ridge, at the price of its factors.
 
 The covariances at time t are a^2 F F' + q I with a = 1 - t and q = a^2 ridge + t^2. F = V diag(sqrt(lambda)) has few
-columns, so that Woodbury's identity gives the posterior means of component k with its few numbers y = V' (z - a m) alone:
+columns, and Woodbury's identity gives the posterior means of component k from its few numbers y = V' (z - a m) alone:
 
     h = V diag(lambda / (a^2 lambda + q)) y / q,   E[x] = (t^2 / q) m + (a ridge / q) z + a t^2 h,
                                                    E[e] = (t / q) (z - a m) - t a^2 h.
@@ -35,7 +35,7 @@ class LowRankMixtureOracle(PosteriorOracle):
         labels: Tensor | None = None,
         num_steps: int = 32,
     ) -> None:
-        """Take means [K, D], factors [K, D, R], ridge > 0, weights [K] (sum 1), the class of each component [K] long."""
+        """Take means [K, D], factors [K, D, R], ridge > 0, weights [K] (sum 1) and the class of each [K] long."""
         k, d = means.shape
         if factors.ndim != 3 or factors.shape[:2] != (k, d) or weights.shape != (k,):
             received = (tuple(means.shape), tuple(factors.shape), tuple(weights.shape))

@@ -21,10 +21,12 @@ GATES = {
     "conflict": f"unbiased cosine of the gradients of v and u at half of the steps, gaps from {LARGE}, below 0",
 }
 """What each gate asks of the mean over seeds, and of the end of its interval on the near side where there is one."""
-THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
+_THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
 
 
-def regime_gates(tree: xr.DataTree, axes: Sequence[str], metric: str = "fd_u_nfe1", level: float = 0.95) -> pd.DataFrame:
+def regime_gates(
+    tree: xr.DataTree, axes: Sequence[str], metric: str = "fd_u_nfe1", level: float = 0.95
+) -> pd.DataFrame:
     """Judge plain MeanFlow at each setting by GATES.
 
     Args:
@@ -42,24 +44,24 @@ def regime_gates(tree: xr.DataTree, axes: Sequence[str], metric: str = "fd_u_nfe
     numbers = table[list(axes)].assign(
         under_trained=_fall(table, axes, metric), inherited=_inherited(tree), conflict=_conflict(tree)
     )
-    rows = []
-    for labels, runs in numbers.groupby([axis for axis in axes if axis != "seed"], sort=False):
+    setting, rows = [axis for axis in axes if axis != "seed"], []
+    for labels, runs in numbers.groupby(setting, sort=False):
         for gate in GATES:
             values = runs[gate].dropna().to_numpy(float)
             if len(values):
-                rows.append({**dict(zip(numbers.columns, labels, strict=False)), "gate": gate, **_judged(gate, values, level)})
-    return pd.DataFrame(rows)
+                rows.append([*labels, gate, *_judged(gate, values, level)])
+    return pd.DataFrame(rows, columns=[*setting, "gate", "value", "low", "high", "num_seeds", "passed"])
 
 
-def _judged(gate: str, values: Floats, level: float) -> dict[str, object]:
-    ratio, threshold = gate == "under_trained", THRESHOLDS[gate]
+def _judged(gate: str, values: Floats, level: float) -> tuple[float, float, float, int, bool]:
+    ratio, threshold = gate == "under_trained", _THRESHOLDS[gate]
     seen = np.log(values) if ratio else values
     half = t_quantile(level, len(seen) - 1) * mean_sem(seen) if len(seen) > 1 else np.nan
     ends = [float(end) for end in (seen.mean(), seen.mean() - half, seen.mean() + half)]
     value, low, high = np.exp(ends) if ratio else ends
     near, side = (high, -1) if gate == "conflict" else (low, 1)
     passed = all(side * (end - threshold) > 0 for end in (value, near) if np.isfinite(end))
-    return {"value": value, "low": low, "high": high, "num_seeds": len(values), "passed": passed}
+    return value, low, high, len(values), passed
 
 
 def _fall(table: pd.DataFrame, axes: Sequence[str], metric: str) -> pd.Series:

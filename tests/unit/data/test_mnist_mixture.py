@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,15 +35,18 @@ def test_it_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("few_images")
-@pytest.mark.parametrize("damage", ["cut", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "another"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     load_mnist_mixture(tmp_path)
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "cut":
         del content[len(content) // 2 :]
+    content[len(content) // 3] ^= 255
+    if damage == "another":
+        with np.load(path) as arrays:
+            np.savez(path, **{**arrays, "means": arrays["means"] + 1})
     else:
-        content[len(content) // 3] ^= 255
-    path.write_bytes(content)
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=r"cached mnist-mixture: .*delete it, it is built again"):
         load_mnist_mixture(tmp_path)

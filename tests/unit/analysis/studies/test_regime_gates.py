@@ -56,7 +56,9 @@ def test_each_gate_says_its_number_and_whether_it_is_passed(tree: xr.DataTree) -
     found = regime_gates(tree, AXES).set_index(["steps", "gate"])
     short = found.loc["100"]
     assert short.passed.to_dict() == {"under_trained": True, "inherited": True, "conflict": True}
-    assert short.value.to_dict() == pytest.approx({"under_trained": 3 * np.exp(0.1), "inherited": 0.6, "conflict": -0.49})
+    assert short.value.to_dict() == pytest.approx(
+        {"under_trained": 3 * np.exp(0.1), "inherited": 0.6, "conflict": -0.49}
+    )
     assert short.low["under_trained"] == pytest.approx(3 * np.exp(0.1 - 4.302653 * 0.1 / 3**0.5))
     assert (short.num_seeds == 3).all()
     long = found.loc["400"]
