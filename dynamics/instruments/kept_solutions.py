@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamics.atomic import replacing
 from dynamics.data.cache import cache_folder
 
-WORTH = 2**18
+WORTH = 2**16
 """From so many numbers on a solution is kept; smaller ones are solved for sooner than they are found."""
 SOLVER = 1
 """Raised when oracles answer otherwise than before."""

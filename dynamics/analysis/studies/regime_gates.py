@@ -18,7 +18,7 @@ LONGER = 4
 GATES = {
     "under_trained": f"distance / distance at {LONGER} times the steps, above 2",
     "inherited": f"share of u's squared error that its own v has already, gaps from {LARGE}, above 0.5",
-    "conflict": f"unbiased cosine of the gradients of v and u at half of the steps, gaps from {LARGE}, below 0",
+    "conflict": f"unbiased cosine of the gradients of v and u, mean over the middle half of training, gaps from {LARGE}, below 0",
 }
 """What each gate asks of the mean over seeds, and of the end of its interval on the near side where there is one."""
 _THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
@@ -77,21 +77,25 @@ def _inherited(tree: xr.DataTree) -> pd.Series:
     ds = group(tree, "decomposition")
     large = [low >= LARGE for low, _ in bin_edges(ds, "gap_bin")]
     own, error = (ds[name].isel(gap_bin=large).sum("gap_bin", skipna=False) for name in ("u_inherited", "u_error"))
-    return _measured_at(own / error, 1.0)
+    return _mean_between(own / error, 1.0, 1.0)
 
 
 def _conflict(tree: xr.DataTree) -> pd.Series:
-    """Return the mean cosine over the bins of large gaps at half of each run's steps."""
+    """Return the mean cosine over the bins of large gaps and the middle half of training.
+
+    It changes its sign within hundreds of steps, with the noise of the weights: one measurement says little.
+    """
     found = gap_cosines(tree, "gram").unbiased
     large = [float(name.split("-")[0]) >= LARGE for name in map(str, found.bin.values)]
-    return _measured_at(found.isel(bin=large).mean("bin", skipna=False), 0.5)
+    return _mean_between(found.isel(bin=large).mean("bin", skipna=False), 0.25, 0.75)
 
 
-def _measured_at(values: xr.DataArray, share: float) -> pd.Series:
-    """Return the value of each run of [run, step] at the measurement next to a share of its last one's step."""
+def _mean_between(values: xr.DataArray, low: float, high: float) -> pd.Series:
+    """Return the mean of each run of [run, step] over its measurements between two shares of the last one's step."""
     out = {}
     for run, row in zip(values.run.values, values.transpose("run", "step").values, strict=True):
-        there = np.flatnonzero(np.isfinite(row))
-        steps = values.step.values[there]
-        out[str(run)] = row[there[np.abs(steps - share * steps.max()).argmin()]] if len(there) else np.nan
+        there = np.isfinite(row)
+        share = values.step.values / values.step.values[there].max(initial=1)
+        chosen = row[there & (share >= low) & (share <= high)]
+        out[str(run)] = chosen.mean() if len(chosen) else np.nan
     return pd.Series(out, dtype=float)
