@@ -166,7 +166,7 @@ _TESTBED = RunConfig(
     model=DiTOptions(patch_size=4, dim=64, depth=4, heads=4),
     objective=MeanFlow(adaptive=Adaptive(p=1.0, c=0.01), guidance=Guidance(w=0.25, k=0.75)),
     training=TrainingOptions(
-        num_steps=1000, batch_size=128, learning_rate=1e-3, ema_decays=(0.99,), num_threads=1, checkpoint_every=500
+        num_steps=1000, batch_size=128, learning_rate=2e-3, ema_decays=(0.99,), num_threads=1, checkpoint_every=500
     ),
 )
 
@@ -249,7 +249,7 @@ PRESETS: dict[str, RunConfig] = {
         ),
     ),
     "testbed-meanflow": _TESTBED,
-    "testbed-mlp-meanflow": _TESTBED.model_copy(update={"model": MLPOptions(dim=256, depth=4)}),
+    "testbed-mlp-meanflow": _TESTBED.model_copy(update={"model": MLPOptions(dim=384, depth=2, mlp_ratio=1.0)}),
     **{
         f"{data.name}-meanflow": RunConfig(
             data=data,
