@@ -18,7 +18,7 @@ LONGER = 4
 GATES = {
     "under_trained": f"distance / distance at {LONGER} times the steps, above 2",
     "inherited": f"share of u's squared error that its own v has already, gaps from {LARGE}, above 0.5",
-    "conflict": f"unbiased cosine of the gradients of v and u, mean over the middle half of training, gaps from {LARGE}, below 0",
+    "conflict": f"unbiased cosine of the gradients of v and u, middle half of training, gaps from {LARGE}, below 0",
 }
 """What each gate asks of the mean over seeds, and of the end of its interval on the near side where there is one."""
 _THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
