@@ -199,9 +199,13 @@ def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) ->
     n, (z, v) = rows.num_equal, rows.path()
     truth, c = objective.truth(oracle), objective.ask(rows.c)
     equal = truth.v(z[:n], rows.t[:n], c[:n])
-    what = f"{data.sha256} {objective.model_dump_json()}"
     asked = (z[n:], rows.t[n:], rows.r[n:], *tensors(c[n:]))
-    exact = torch.cat([equal, kept(what, asked, lambda: truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:]))])
+    average = kept(
+        lambda: f"{data.sha256} {objective.model_dump_json()}",
+        asked,
+        lambda: truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:]),
+    )
+    exact = torch.cat([equal, average])
     sample_noise = v[:n] - (equal if truth is oracle else oracle.v(z[:n], rows.t[:n], rows.c[:n]))
     return exact, objective.target_noise(sample_noise, rows.part(0, n))
 

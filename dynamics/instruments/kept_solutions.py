@@ -20,18 +20,18 @@ _HASH = 64
 _log = logging.getLogger(__name__)
 
 
-def kept(what: str, rows: Iterable[Tensor], solve: Callable[[], Tensor]) -> Tensor:
+def kept(what: Callable[[], str], rows: Iterable[Tensor], solve: Callable[[], Tensor]) -> Tensor:
     """Return a solution, from the cache where it was solved for before; a damaged file is solved for anew.
 
     Args:
-        what: All that decides the solution besides the rows: data by hash, and objective.
+        what: Says all that decides the solution besides the rows: data by hash, which takes a while, and objective.
         rows: What is asked: points first, times, conditions.
         solve: Solves for it.
     """
     columns = [column.detach().cpu().contiguous().numpy() for column in rows]
     if columns[0].size < WORTH:
         return solve()
-    digest = hashlib.sha256(f"{SOLVER} {what}".encode())
+    digest = hashlib.sha256(f"{SOLVER} {what()}".encode())
     for column in columns:
         digest.update(f"{column.dtype} {column.shape} ".encode() + column.tobytes())
     path = cache_folder() / "exact" / digest.hexdigest()
