@@ -21,6 +21,7 @@ from dynamics.data import (
     EightGaussians,
     Latents,
     Mnist5k,
+    MnistMixture,
     Spiral,
     TwoMoons,
 )
@@ -158,6 +159,17 @@ _BASELINE = RunConfig(
     training=_DIGITS,
 )
 
+# the papers' own regime: p = 1, far from convergence, u learns from the network's own v, yet the truth is that of the
+# data (w' = 1)
+_TESTBED = RunConfig(
+    data=MnistMixture(),
+    model=DiTOptions(patch_size=4, dim=64, depth=4, heads=4),
+    objective=MeanFlow(adaptive=Adaptive(p=1.0, c=0.01), guidance=Guidance(w=0.25, k=0.75)),
+    training=TrainingOptions(
+        num_steps=1000, batch_size=128, learning_rate=2e-3, ema_decays=(0.99,), num_threads=1, checkpoint_every=500
+    ),
+)
+
 
 @dataclass(frozen=True)
 class _Paper:
@@ -236,6 +248,8 @@ PRESETS: dict[str, RunConfig] = {
             num_steps=800, batch_size=256, learning_rate=3e-3, ema_decays=(0.98,), num_threads=1, checkpoint_every=400
         ),
     ),
+    "testbed-meanflow": _TESTBED,
+    "testbed-mlp-meanflow": _TESTBED.model_copy(update={"model": MLPOptions(dim=384, depth=2, mlp_ratio=1.0)}),
     **{
         f"{data.name}-meanflow": RunConfig(
             data=data,
@@ -283,19 +297,25 @@ _STUDIES = {
     "digits-dit": PRESETS["digits-meanflow"],
     "mnist5k": PRESETS["mnist-meanflow"],
 }
+_GUIDED = ("testbed", "testbed-mlp")
 _SHORT = {"num_steps": 600, "ema_decays": (0.98,), "num_threads": 1}
 
 
 def baseline(scale: str) -> RunConfig:
-    """Return the config that the studies of a scale start from, unguided, so that exact velocities are the data's.
+    """Return the config that the studies of a scale start from: its exact velocities are the data's.
+
+    It is unguided, but for the testbed, whose guidance leaves the truth where it is.
 
     Args:
         scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT, for 600
-            steps), or any other for which there is a preset `<scale>-meanflow`.
+            steps), testbed and testbed-mlp (under-trained, as the papers' networks are), or any other for which there
+            is a preset `<scale>-meanflow`.
 
     Raises:
         ValueError: There is no preset for that scale.
     """
     config = _STUDIES.get(scale) or preset(f"{scale}-meanflow")
+    if scale in _GUIDED:
+        return config
     training = config.training.model_copy(update=_SHORT) if scale in ("digits-dit", "mnist5k") else config.training
     return config.model_copy(update={"objective": config.objective.measured("off"), "training": training})

@@ -25,11 +25,13 @@ from dynamics.analysis.studies.average_lengths import at_best_length, at_equal_l
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
 from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
 from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
+from dynamics.analysis.studies.regime_gates import GATES, regime_gates
 from dynamics.analysis.studies.study_report import write_study_report
 from dynamics.analysis.studies.study_table import study
 
 __all__ = [
     "CLAIMS",
+    "GATES",
     "SEED_SPREAD_EXACT",
     "SEED_SPREAD_FRECHET",
     "Claim",
@@ -63,6 +65,7 @@ __all__ = [
     "plots",
     "protocol",
     "published",
+    "regime_gates",
     "relative_error",
     "run_labels",
     "sentence",

@@ -40,7 +40,7 @@ class Where:
     """Which sweep."""
 
     scale: str = "digits"
-    """Size of the study: digits, digits-dit or mnist5k (laptop), b4 or xl2 (cluster)."""
+    """Size of the study: digits, digits-dit, mnist5k, testbed or testbed-mlp (laptop), b4 or xl2 (cluster)."""
     results: Path = Path("results")
     """Folder of all results."""
 

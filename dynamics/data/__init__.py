@@ -6,6 +6,7 @@ from dynamics.data.image_files import Folder, FromFiles, Idx, Npz
 from dynamics.data.imageset import ImageSet
 from dynamics.data.latents import IMAGENET_IMAGES, Latents, LatentSet
 from dynamics.data.mnist import Mnist5k
+from dynamics.data.mnist_mixture import LowRankMixtureSet, MnistMixture
 from dynamics.data.plane import Checkerboard, EightGaussians, Spiral, TwoMoons
 from dynamics.data.population import GaussianMixtureSet, Population, UniformBoxesSet
 from dynamics.data.source import DataOptions, DataSource
@@ -30,7 +31,9 @@ __all__ = [
     "ImageSet",
     "LatentSet",
     "Latents",
+    "LowRankMixtureSet",
     "Mnist5k",
+    "MnistMixture",
     "Npz",
     "Population",
     "Shape",

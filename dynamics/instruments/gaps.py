@@ -14,10 +14,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dynamics.data import DataSource
+from dynamics.flow.condition import tensors
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformGap
 from dynamics.instruments.instrument import InstrumentOptions, Probe, asking, said
+from dynamics.instruments.kept_solutions import kept
 from dynamics.models import Network
 from dynamics.objectives import Objective
 from dynamics.options import Options, check_edges
@@ -197,7 +199,13 @@ def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) ->
     n, (z, v) = rows.num_equal, rows.path()
     truth, c = objective.truth(oracle), objective.ask(rows.c)
     equal = truth.v(z[:n], rows.t[:n], c[:n])
-    exact = torch.cat([equal, truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:])])
+    asked = (z[n:], rows.t[n:], rows.r[n:], *tensors(c[n:]))
+    average = kept(
+        lambda: f"{data.sha256} {objective.model_dump_json()}",
+        asked,
+        lambda: truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:]),
+    )
+    exact = torch.cat([equal, average])
     sample_noise = v[:n] - (equal if truth is oracle else oracle.v(z[:n], rows.t[:n], rows.c[:n]))
     return exact, objective.target_noise(sample_noise, rows.part(0, n))
 

@@ -1,5 +1,6 @@
 """Guidance inside the training target, and the label drop that goes with it."""
 
+import math
 from typing import Literal, Self
 
 import torch
@@ -56,8 +57,10 @@ class Guidance(Options):
         return (t >= self.t_start) & (t <= self.t_end)
 
     def truth(self, oracle: Oracle) -> Oracle:
-        """Return the velocities to which training with this guidance converges, given those of the data."""
-        return GuidedOracle(oracle, self.w / (1 - self.k), self.t_start, self.t_end) if self.active else oracle
+        """Return the velocities to which training with this guidance converges, given those of the data: the same where
+        the effective scale is 1, although targets then hold the network's own v."""
+        scale = self.w / (1 - self.k)
+        return oracle if math.isclose(scale, 1) else GuidedOracle(oracle, scale, self.t_start, self.t_end)
 
     def forwards_per_row(self, gap_share: float) -> float:
         """Return the forward passes that a row's guidance costs: v_unc of every row, v_con of r < t rows."""

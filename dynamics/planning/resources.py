@@ -35,6 +35,8 @@ RESOURCES: dict[str, Resources] = {
     "digits": Resources(cpus=1, timeout_min=60, gflops=10),
     "digits-dit": Resources(cpus=1, timeout_min=60, gflops=10),
     "mnist5k": Resources(cpus=1, timeout_min=60, gflops=10),
+    "testbed": Resources(cpus=1, timeout_min=60, gflops=10),
+    "testbed-mlp": Resources(cpus=1, timeout_min=60, gflops=10),
     "b4": Resources(tasks=8, gpus=8, cpus=8, timeout_min=24 * 60, gflops=100_000),
     "xl2": Resources(nodes=4, tasks=8, gpus=8, cpus=8, timeout_min=24 * 60, gflops=100_000),
 }

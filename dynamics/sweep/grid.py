@@ -104,7 +104,10 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
     Raises:
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
     """
-    base, axes = experiment.base(scale), experiment.axes(scale)
+    try:
+        base, axes = experiment.base(scale), experiment.axes(scale)
+    except KeyError as error:  # its numbers by scale
+        raise invalid("scale", scale, f"a scale of {experiment.name}", "name it in the experiment's file") from error
     on_latents = isinstance(base.data, Latents)
     if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})

@@ -98,7 +98,7 @@ def test_members_are_of_the_class_that_is_asked() -> None:
 def test_families_of_the_package() -> None:
     expected = {
         Curriculum: {"beta", "constant", "dtd", "gap_law", "min_snr"},
-        DataOptions: {"digits", "digits-mixture", "mnist5k", "folder", "npz", "idx", "latents"},
+        DataOptions: {"digits", "digits-mixture", "mnist-mixture", "mnist5k", "folder", "npz", "idx", "latents"},
         InstrumentOptions: {"cells", "decomposition", "gaps", "gram", "gram_rows", "lookahead"},
         ModelOptions: {"dit", "mlp"},
         Objective: {"corrupted_meanflow", "flow_matching", "meanflow"},

@@ -42,7 +42,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     for words, message in (
         (("huge", "plan"), "experiment: received 'huge'; allowed: slow, tiny"),
         (("tiny", "start"), "verb: received 'start'; allowed: plan, submit"),
-        (("tiny", "plan", "--scale", "s"), "scale: received 's'; allowed: digits, digits-dit, mnist5k, b4, xl2"),
+        (
+            ("tiny", "plan", "--scale", "s"),
+            "scale: received 's'; allowed: digits, digits-dit, mnist5k, testbed, testbed-mlp, b4, xl2",
+        ),
         (("tiny", "submit", "--only", "zz", *results), "run id: received 'zz (0 runs)'"),
         (("tiny", "submit", "--nodes", "2", *results), "nodes: received 2; allowed: 1 with --cluster local"),
         (("tiny", "submit", "--gpus", "-1", *results), "gpus"),

@@ -22,6 +22,7 @@ from dynamics.data import (
     ImageSet,
     Latents,
     Mnist5k,
+    MnistMixture,
     Npz,
     batch_indices,
 )
@@ -258,6 +259,7 @@ def test_bad_options_are_refused(fields: dict[str, Any], message: str) -> None:
     [
         (Digits(), '{"name":"digits","path":null,"image_size":null}'),
         (DigitsMixture(), '{"name":"digits-mixture","path":null,"image_size":null}'),
+        (MnistMixture(), '{"name":"mnist-mixture","path":null,"image_size":null}'),
         (Mnist5k(), '{"name":"mnist5k","path":null,"image_size":null}'),
         (Folder(path=Path("a/b"), image_size=8), '{"name":"folder","path":"a/b","image_size":8}'),
         (Npz(path=Path("a.npz")), '{"name":"npz","path":"a.npz","image_size":null}'),

@@ -126,3 +126,9 @@ def test_claims_speak_of_runs_that_are_planned(name: str) -> None:
         named = [*claim.arm.items(), *claim.against.items()]
         assert all(label_text(label) in axes[axis] for axis, label in named), claim
         assert claim.against or claim.relative_to or claim.than is not None, "compared with something"
+
+
+def test_a_scale_that_an_experiment_has_no_numbers_for_is_refused() -> None:
+    which = replace(experiment("experiments", "testbed"), axes=lambda scale: {"digits": {}}[scale])
+    with pytest.raises(ValueError, match=r"scale: received 'b4'; allowed: a scale of testbed; remedy: name it"):
+        plan(which, "b4")
