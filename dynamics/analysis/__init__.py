@@ -22,10 +22,11 @@ from dynamics.analysis.report.summary_table import protocol, relative_error, sum
 from dynamics.analysis.report.written_report import write_report
 from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_labels
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
-from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
+from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, SpeedUp
 from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
 from dynamics.analysis.studies.study_report import write_study_report
 from dynamics.analysis.studies.study_table import study
+from dynamics.analysis.studies.verdicts import Finding, judge
 
 __all__ = [
     "CLAIMS",

@@ -8,9 +8,10 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.report.metrics import SEED_SPREAD_FRECHET
-from dynamics.analysis.studies.claims import Claim, Finding, chosen_runs, is_ratio, judge
+from dynamics.analysis.studies.claims import Claim, chosen_runs, is_ratio
 from dynamics.analysis.studies.evidence import axes_of, findings
 from dynamics.analysis.studies.study_table import study
+from dynamics.analysis.studies.verdicts import Finding, judge
 from dynamics.options import invalid
 
 Ours = tuple[str, str, str, str]

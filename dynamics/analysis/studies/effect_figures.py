@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from dynamics.analysis.figure_style import PAGE_WIDTH, Colour, new_figure, styled
-from dynamics.analysis.studies.claims import LEVEL, Finding
+from dynamics.analysis.studies.verdicts import LEVEL, Finding
 from dynamics.options import invalid
 
 VERDICTS = {"reproduced": ("#029e73", "o"), "opposite": ("#d55e00", "X"), "undecided": ("0.45", "D")}

@@ -6,8 +6,9 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.report.report_tables import markdown
-from dynamics.analysis.studies.claims import CLAIMS, Finding, judge
+from dynamics.analysis.studies.claims import CLAIMS
 from dynamics.analysis.studies.study_table import study
+from dynamics.analysis.studies.verdicts import Finding, judge
 from dynamics.options import invalid
 
 EMPHASIS = {"reproduced": "**{}**", "opposite": "**{}**", "undecided": "not reproduced: {}"}
