@@ -97,7 +97,7 @@ class Finding:
     def verdict_text(self) -> str:
         """Return the verdict in words, and of what is undecided what would decide it."""
         if self.verdict == "undecided":
-            return f"undecided: {self.budget_text()}"
+            return f"undecided ({self.budget_text()})"
         if self.claim.source and self.verdict in WORDS:
             return f"{'' if self.verdict == 'supported' else 'not reproduced: '}{WORDS[self.verdict]}"
         return "the opposite" if self.verdict == "opposite" else self.verdict
@@ -108,7 +108,8 @@ class Finding:
             return "its primary claim has no direction"
         if not self.budget:
             return "longer runs would decide"
-        return "more than 1000 seeds" if self.budget > 1000 else f"{max(self.budget, self.num_seeds + 1)} seeds"
+        seeds = "more than 1000" if self.budget > 1000 else max(self.budget, self.num_seeds + 1)
+        return f"{seeds} seeds would decide"
 
     def seeds_text(self) -> str:
         """Return the number of seeds, and how many of them never met what they were to reach."""
@@ -189,7 +190,8 @@ def _together(family: Sequence[Finding]) -> list[Finding]:
     if not rest:
         return list(family)
     adjusted, equal = (
-        multipletests([getattr(f, name) for f in rest], method="holm")[1].tolist() for name in ("p_value", "p_no_effect")
+        multipletests([getattr(f, name) for f in rest], method="holm")[1].tolist()
+        for name in ("p_value", "p_no_effect")
     )
     undecided = sum(p > 1 - LEVEL and q > 1 - LEVEL for p, q in zip(adjusted, equal, strict=True))
     held = primary.claim.text if primary is not None and primary.adjusted > 1 - LEVEL else ""
