@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, stdtr, stdtrit
 
 from dynamics.estimators.intervals import Floats
 
@@ -51,14 +50,14 @@ class CensoredEffect:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of the two-sided interval; an end that the data do not bound is infinite."""
-        limit = float(stats.t.ppf((1 + level) / 2, len(self.values) - 1))
+        limit = float(stdtrit(len(self.values) - 1, (1 + level) / 2))
         return self._end(-1, limit), self._end(1, limit)
 
     def p_beyond(self, value: float) -> tuple[float, float]:
         """Return the one-sided p-values of "the mean is above the value" and "below it"."""
         t = self._t(value)
         dof = len(self.values) - 1
-        return float(stats.t.sf(t, dof)), float(stats.t.cdf(t, dof))
+        return float(stdtr(dof, -t)), float(stdtr(dof, t))
 
     def _t(self, mean: float) -> float:
         """Return the signed root of the likelihood ratio of a mean, as Student's t."""

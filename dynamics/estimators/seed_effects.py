@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
-from scipy.special import digamma, polygamma
+from scipy.special import digamma, fdtrc, polygamma, stdtr, stdtrit
 
 from dynamics.estimators.intervals import Floats
 
@@ -32,7 +31,7 @@ class SeedEffect:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of the two-sided interval."""
-        half = float(stats.t.ppf((1 + level) / 2, self.dof)) * self.sem
+        half = float(stdtrit(self.dof, (1 + level) / 2)) * self.sem
         return self.effect - half, self.effect + half
 
     def p_beyond(self, value: float) -> tuple[float, float]:
@@ -40,7 +39,7 @@ class SeedEffect:
         if not self.sem > 0:
             return float(self.effect <= value), float(self.effect >= value)
         t = (self.effect - value) / self.sem
-        return float(stats.t.sf(t, self.dof)), float(stats.t.cdf(t, self.dof))
+        return float(stdtr(self.dof, -t)), float(stdtr(self.dof, t))
 
 
 def mean_effect(values: Floats) -> SeedEffect:
@@ -82,18 +81,17 @@ class TwoWay:
             return paired
         scale = float(weights @ weights)
         own = paired.spread**2 / scale
-        if stats.f.sf(own / prior, paired.dof, prior_dof) < AGREE:
+        if fdtrc(paired.dof, prior_dof, own / prior) < AGREE:
             return paired
         noise = (prior_dof * prior + paired.dof * own) / (prior_dof + paired.dof)
         dof = min(prior_dof + paired.dof, self._residual[1])
+        spread = float(np.sqrt(noise * scale))
         if np.isfinite(self.values).all():
-            return SeedEffect(
-                paired.effect, np.sqrt(noise * scale / paired.num_seeds), dof, paired.num_seeds, np.sqrt(noise * scale)
-            )
-        inverse, solution, _, _ = self._least_squares
+            return SeedEffect(paired.effect, spread / np.sqrt(paired.num_seeds), dof, paired.num_seeds, spread)
+        _, inverse, solution = self._least_squares
         padded = np.r_[weights, np.zeros(len(solution) - len(weights))]
         sem = float(np.sqrt(noise * (padded @ inverse @ padded)))
-        return SeedEffect(float(padded @ solution), sem, dof, paired.num_seeds, float(np.sqrt(noise * scale)))
+        return SeedEffect(float(padded @ solution), sem, dof, paired.num_seeds, spread)
 
     @cached_property
     def noise(self) -> tuple[float, float]:
@@ -121,19 +119,23 @@ class TwoWay:
     @cached_property
     def _residual(self) -> tuple[float, float]:
         """Mean square of the two-way model's residuals, and their degrees of freedom."""
-        _, _, square, dof = self._least_squares
-        return square / max(dof, 1), dof
+        if np.isfinite(self.values).all():
+            rest = self.values - self.values.mean(0) - self.values.mean(1, keepdims=True) + self.values.mean()
+            dof = (self.values.shape[0] - 1) * (self.values.shape[1] - 1)
+        else:
+            design, inverse, solution = self._least_squares
+            rest = self.values[np.isfinite(self.values)] - design @ solution
+            dof = len(rest) - round(float(np.trace(inverse @ design.T @ design)))
+        return float(np.sum(rest**2)) / max(dof, 1), dof
 
     @cached_property
-    def _least_squares(self) -> tuple[Floats, Floats, float, int]:
-        """Return (X'X)^+, the coefficients (arms first), the residual sum of squares and its degrees of freedom."""
+    def _least_squares(self) -> tuple[Floats, Floats, Floats]:
+        """Return the design X of the values that are there, (X'X)^+ and the coefficients, the arms first."""
         there = np.isfinite(self.values)
         seed, arm = np.nonzero(there)
         design = np.hstack([np.eye(self.values.shape[1])[arm], np.eye(len(self.values))[seed]])
         inverse = np.linalg.pinv(design.T @ design, hermitian=True)
-        solution = inverse @ design.T @ self.values[there]
-        square = float(np.sum((self.values[there] - design @ solution) ** 2))
-        return inverse, solution, square, len(seed) - int(np.linalg.matrix_rank(design))
+        return design, inverse, inverse @ design.T @ self.values[there]
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -148,7 +148,20 @@ def judge(
         check_looks(looks)
     parts = [table[table["seed"].isin(seeds[:look])] for look in looks if look <= len(seeds)] or [table]
     studies = [StudyEffects(part, axes) for part in parts]
-    found = [_alone(claim, [study.of(claim) for study in studies], looks) for claim in claims]
+    return verdicts(claims, [[study.of(claim) for study in studies] for claim in claims], looks)
+
+
+def verdicts(
+    claims: Sequence[Claim], effects: Sequence[Sequence[SeedEffect | CensoredEffect]], looks: Sequence[int] = ()
+) -> list[Finding]:
+    """Return what follows from the effects of claims.
+
+    Args:
+        claims: All that are made of an experiment.
+        effects: Of each claim, at each look so far; one if there are no looks.
+        looks: Numbers of seeds of all looks that may come.
+    """
+    found = [_alone(claim, own, looks) for claim, own in zip(claims, effects, strict=True)]
     for family in {claim.family for claim in claims}:
         members = [i for i, f in enumerate(found) if f.claim.family == family and not f.claim.post_hoc]
         members = [i for i in members if found[i].verdict != "not measured"]
