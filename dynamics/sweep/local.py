@@ -1,15 +1,16 @@
-"""Runs on this machine: as many processes at a time as its cores allow, through submitit's local executor."""
+"""Runs on this machine: as many processes at a time as its cores allow, forked from one that is warm."""
 
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from functools import partial
 
+import submitit
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -20,8 +21,9 @@ from dynamics.planning.resources import Resources
 from dynamics.sweep.events import events, record
 from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.status import ACTIVE, Status, advance, statuses
-from dynamics.sweep.submit import ClusterOptions, executor_for, startable, submit_one
+from dynamics.sweep.submit import ClusterOptions, startable, submit_one
 from dynamics.sweep.sweep_folder import SweepFolder
+from dynamics.sweep.warm import Forked, WarmProcess
 from dynamics.training import threads_for
 
 POLL_SECONDS = 0.5
@@ -41,25 +43,32 @@ def run_here(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOption
     runs = with_firsts(runs)
     found = statuses(sweep, runs)
     if options.cluster == "debug":
-        executor = executor_for(sweep, "debug", options, scale)
+        executor = submitit.DebugExecutor(folder=str(sweep.jobs.absolute() / "%j"))
         for run in startable(found):
-            job = submit_one(sweep, "debug", executor, run)
+            job = submit_one(sweep, "debug", executor.submit, run)
             if job is not None:
                 job.result()
         return
-    pool = _Pool(sweep, startable(found), options, scale)
+    going = startable(found)
     with _Display(sweep, len(runs), sum(status.state == "done" for status in found)) as display:
-        try:
-            while pool.waiting or pool.running:
-                pool.fill()
-                for run in pool.reap():
-                    display.ended(statuses(sweep, [run])[0])
-                display.refresh([run for run, _ in pool.running.values()])
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            display.say("stopping: each run writes its checkpoint")
-            pool.stop()
-            raise
+        if going:
+            _run_all(_Pool(sweep, going, options, scale), display)
+
+
+def _run_all(pool: "_Pool", display: "_Display") -> None:
+    try:
+        while pool.waiting or pool.running:
+            pool.fill()
+            for run in pool.reap():
+                display.ended(statuses(pool.sweep, [run])[0])
+            display.refresh([run for run, _ in pool.running.values()])
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        display.say("stopping: each run writes its checkpoint")
+        pool.stop()
+        raise
+    finally:
+        pool.warm.close()
 
 
 def places(options: ClusterOptions, resources: Resources, runs: Sequence[Planned]) -> list[tuple[int, ...]]:
@@ -84,9 +93,10 @@ class _Pool:
 
     def __init__(self, sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> None:
         self.sweep, self.waiting = sweep, list(runs)
-        self.running: dict[str, tuple[Planned, Any]] = {}
-        self.executor = executor_for(sweep, "local", options, scale)
-        self.free = places(options, options.resources(scale), runs)
+        self.running: dict[str, tuple[Planned, Forked]] = {}
+        resources = options.resources(scale)
+        self.warm, self.ranks = WarmProcess(sweep.jobs), resources.tasks
+        self.free = places(options, resources, runs)
         self.taken: dict[str, tuple[int, ...]] = {}
         self.heard = {run.run_id: len(events(sweep.run(run.run_id).path)) for run in runs}
 
@@ -108,9 +118,8 @@ class _Pool:
                     self.waiting.remove(run)
                     continue
             self.waiting.remove(run)
-            self.executor.update_parameters(visible_gpus=self.free[0])
-            with _ctrl_c_held():  # the child inherits this: only we answer the keyboard, and ask the child politely
-                job = submit_one(self.sweep, "local", self.executor, run)
+            start = partial(self.warm.start, ranks=self.ranks, gpus=self.free[0])
+            job = submit_one(self.sweep, "local", start, run)
             if job is not None:
                 self.running[run.run_id] = (run, job)
                 self.taken[run.run_id] = self.free.pop(0)
@@ -123,19 +132,20 @@ class _Pool:
             self.free.append(self.taken.pop(run.run_id))
             folder = self.sweep.run(run.run_id).path
             if [event["kind"] for event in events(folder)][-1:] == ["submitted"]:
-                record(folder, "failed", error=f"the process ended before the run began; see {job.paths.stderr}")
+                record(folder, "failed", error=f"the process ended before the run began; see {job.log}")
         return [run for run, _ in ended]
 
     def stop(self) -> None:
         """Ask every run for a checkpoint, and wait for it."""
-        for _, job in self.running.values():
-            _signal(int(job.job_id), signal.SIGTERM)
         until = time.monotonic() + PATIENCE_SECONDS
         while self.running and time.monotonic() < until:
+            for _, job in self.running.values():  # again and again: who does not train yet does not hear
+                _signal(job.pid, signal.SIGTERM)
+            time.sleep(0.2)
             self.reap()
-            time.sleep(0.1)
         for _, job in self.running.values():
-            _signal(int(job.job_id), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)  # all its ranks
 
     def _cancelled(self, run: Planned) -> bool:
         diary = events(self.sweep.run(run.run_id).path)
@@ -213,12 +223,3 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:  # it has just ended
         return
-
-
-@contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,9 +1,9 @@
 """Hand runs to a cluster: Slurm through submitit, this machine, or this process."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 from uuid import uuid4
 
 import submitit
@@ -17,6 +17,8 @@ from dynamics.sweep.grid import Planned, with_firsts
 from dynamics.sweep.job import Job
 from dynamics.sweep.status import ACTIVE, Status, evaluations_json, statuses
 from dynamics.sweep.sweep_folder import SweepFolder, recall, remember
+
+Process = TypeVar("Process")
 
 Cluster = Literal["local", "slurm", "debug"]
 Word = Annotated[str, Field(pattern=r"\A[ -~]+\z")]
@@ -161,27 +163,14 @@ def submit_slurm(sweep: SweepFolder, runs: Sequence[Planned], options: ClusterOp
     return list(numbers)
 
 
-def executor_for(sweep: SweepFolder, cluster: Cluster, options: ClusterOptions, scale: Resources) -> submitit.Executor:
-    """Return the executor of this machine or of this process."""
-    resources = options.resources(scale)
-    kind = submitit.LocalExecutor if cluster == "local" else submitit.DebugExecutor
-    executor = kind(folder=str(sweep.jobs.absolute() / "%j"))
-    executor.update_parameters(
-        timeout_min=365 * 24 * 60,  # a machine of one's own has no time limit
-        tasks_per_node=resources.tasks,
-        gpus_per_node=resources.gpus,
-    )
-    return executor
-
-
-def submit_one(sweep: SweepFolder, cluster: Cluster, executor: submitit.Executor, run: Planned) -> Any:
-    """Start one run on this machine; None if another process took it first. Returns submitit's job."""
+def submit_one(sweep: SweepFolder, cluster: Cluster, start: Callable[[Job], Process], run: Planned) -> Process | None:
+    """Start one run on this machine, and return what `start` says of it; None if another process took it first."""
     with sweep.submitting():
         status = statuses(sweep, [run])[0]
         if not startable([status]):
             return None
         record(sweep.run(run.run_id).path, "submitted", cluster=cluster)
-        return executor.submit(job_of(sweep, run))
+        return start(job_of(sweep, run))
 
 
 def job_of(sweep: SweepFolder, run: Planned) -> Job:

@@ -131,17 +131,17 @@ def test_a_requeue_that_ends_its_own_scontrol_is_no_failure(
     class Ended(BaseException):
         """Stands for the end that Slurm brings to every process of the job."""
 
-    def handler(*args: object) -> None:
-        job.checkpoint()
-        raise subprocess.CalledProcessError(code, ["scontrol", "requeue", "11"])
-
     def end(seconds: float) -> None:
         raise Ended
+
+    def handler(*args: object) -> None:
+        job.checkpoint()
+        monkeypatch.setattr("time.sleep", end)
+        raise subprocess.CalledProcessError(code, ["scontrol", "requeue", "11"])
 
     before = signal.signal(signal.SIGUSR2, handler)
     try:
         send_after(4, signal.SIGUSR2, monkeypatch)
-        monkeypatch.setattr("time.sleep", end)
         with pytest.raises((Ended, subprocess.CalledProcessError)):
             job()
     finally:
