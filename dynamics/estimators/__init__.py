@@ -5,7 +5,7 @@ Everything takes any leading dimensions. `dynamics.analysis` puts labels on what
 
 from dynamics.estimators.censored_effects import CensoredEffect
 from dynamics.estimators.gradient_noise import batch_cosines, split_noise
-from dynamics.estimators.intervals import Floats, jackknife_sem, mean_sem, t_quantile
+from dynamics.estimators.intervals import Floats, holm, jackknife_sem, mean_sem, t_quantile
 from dynamics.estimators.over_rows import row_affinity, row_products
 from dynamics.estimators.over_splits import IntervalKind, combine_tasks, split_affinity, split_products
 from dynamics.estimators.repeated_looks import check_looks, look_limits, repeated_p
@@ -22,6 +22,7 @@ __all__ = [
     "check_looks",
     "combine_tasks",
     "decision_power",
+    "holm",
     "jackknife_sem",
     "look_limits",
     "mean_effect",

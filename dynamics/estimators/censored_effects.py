@@ -65,7 +65,7 @@ class CensoredEffect:
             return float(np.sign(self.effect - mean) * np.inf) if self.effect != mean else 0.0
         n = len(self.values)
         ratio = 2 * max(self._best[2] - self._profile(mean)[0], 0.0)
-        return float(np.sign(self.effect - mean) * np.sqrt((n - 1) * np.expm1(ratio / n)))
+        return float(np.sign(self.effect - mean) * np.sqrt((n - 1) * np.expm1(min(ratio / n, 700.0))))
 
     def _end(self, side: int, limit: float) -> float:
         if side * self.effect == np.inf:
@@ -95,7 +95,7 @@ class CensoredEffect:
 
     def _profile(self, mean: float) -> tuple[float, float]:
         """Return the largest log likelihood of a mean, and the standard deviation there."""
-        logs = np.log(self._width) + np.linspace(np.log(0.02), np.log(200), SPREADS)
+        logs = np.log(self._width) + np.linspace(np.log(0.02), np.log(2e4), SPREADS)
         scaled = (np.clip(self.values, self.first, self.last)[:, None] - mean) * np.exp(-logs)
         below, above = self.values <= self.first, self.values >= self.last
         inner = ~(below | above)

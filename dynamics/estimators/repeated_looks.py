@@ -9,6 +9,7 @@ approximation, whose error `benchmarks/coverage.py` shows.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -85,7 +86,7 @@ def check_looks(looks: Sequence[int]) -> None:
     Raises:
         ValueError: They do not.
     """
-    if not looks or looks[0] < 2 or any(a >= b for a, b in zip(looks, looks[1:], strict=False)):
+    if not looks or looks[0] < 2 or any(a >= b for a, b in pairwise(looks)):
         raise invalid("looks", list(looks), "rising numbers of seeds, two or more", "for example 5 10 15 20 25 32")
 
 
@@ -100,4 +101,4 @@ def _weights(x: Floats) -> Floats:
     out = np.full(len(x), 2.0)
     out[1::2] = 4
     out[[0, -1]] = 1
-    return out * (x[1] - x[0]) / 3
+    return np.asarray(out * (x[1] - x[0]) / 3)

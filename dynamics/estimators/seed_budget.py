@@ -53,6 +53,8 @@ def seeds_needed(
         >>> seeds_needed(0.5, 1.0, 0.0)
         34
     """
+    if not spread > 0:
+        return 2
     low, high = 1, 2
     while high < most and decision_power(effect, spread, high, margin, alpha) < power:
         low, high = high, min(2 * high, most)

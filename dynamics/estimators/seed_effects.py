@@ -134,7 +134,7 @@ class TwoWay:
         there = np.isfinite(self.values)
         seed, arm = np.nonzero(there)
         design = np.hstack([np.eye(self.values.shape[1])[arm], np.eye(len(self.values))[seed]])
-        inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+        inverse = np.asarray(np.linalg.pinv(design.T @ design, hermitian=True), dtype=np.float64)
         return design, inverse, inverse @ design.T @ self.values[there]
 
 

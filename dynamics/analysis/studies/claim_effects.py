@@ -52,23 +52,23 @@ class StudyEffects:
         cells = list(dict.fromkeys(keys))
         seeds = sorted(self._table["seed"].unique())
         frame = pd.DataFrame({"value": _compared(self._table, metric), "seed": self._table["seed"].map(seeds.index)})
-        means = frame.assign(cell=[cells.index(key) for key in keys]).groupby(["seed", "cell"])["value"].mean()
-        values = means.unstack("cell").reindex(index=range(len(seeds)), columns=range(len(cells)))
+        frame["cell"] = [cells.index(key) for key in keys]
+        values = frame.pivot_table("value", "seed", "cell").reindex(index=range(len(seeds)), columns=range(len(cells)))
         return TwoWay(values.to_numpy(float)), [dict(zip(rest, cell, strict=True)) for cell in cells]
 
     def _against_itself(self, claim: Claim) -> Floats:
         mine = self._table[chosen_runs(self._table, claim.arm)]
-        if claim.than is not None:
-            other: object = np.log(claim.than) if is_ratio(claim.metric) else claim.than
-        else:
-            other = _compared(mine, str(claim.relative_to))
-        values = (_compared(mine, claim.metric) - other).dropna()
-        return values.groupby(mine["seed"]).mean().to_numpy(float)
+        values = _compared(mine, claim.metric)
+        if claim.relative_to is not None:
+            values = values - _compared(mine, claim.relative_to)
+        elif claim.than is not None:
+            values = values - (np.log(claim.than) if is_ratio(claim.metric) else claim.than)
+        return np.asarray(values.dropna().groupby(mine["seed"]).mean(), dtype=np.float64)
 
 
-def _compared(table: pd.DataFrame, metric: str) -> pd.Series:
+def _compared(table: pd.DataFrame, metric: str) -> "pd.Series[float]":
     values = table[metric].astype(float)
-    return np.log(values.where(values > 0)) if is_ratio(metric) else values
+    return pd.Series(np.log(values.where(values > 0)), table.index) if is_ratio(metric) else values
 
 
 def _contrast(values: Floats, cells: Sequence[Cell], claim: Claim) -> Floats:

@@ -131,7 +131,7 @@ def _row(found: Finding) -> list[str]:
     kind = "second look: " if claim.post_hoc else "primary: " if claim.primary else ""
     p_value = found.p_no_effect if found.verdict == "no effect" else found.adjusted
     shown = found.effect_text() if measured else "-"
-    p_text = f"{p_value:.2g}" if measured else "-"
+    p_text = "-" if not measured else f"{p_value:.2g}" if p_value > 1e-6 else "0"
     verdict = found.verdict_text()
     verdict = verdict if found.verdict in ("undecided", "not measured") else f"**{verdict}**"
     return [kind + claim.text, claim.metric, shown, p_text, found.seeds_text(), verdict]

@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from dynamics.analysis.studies.claim_effects import StudyEffects
 from dynamics.analysis.studies.claims import Claim, check_claims, is_ratio
-from dynamics.estimators import CensoredEffect, SeedEffect, check_looks, look_limits, repeated_p, seeds_needed
+from dynamics.estimators import CensoredEffect, SeedEffect, check_looks, holm, look_limits, repeated_p, seeds_needed
 
 LEVEL = 0.95
 """Of each interval, and of each family's claims of either kind together."""
@@ -202,10 +201,7 @@ def _together(family: Sequence[Finding]) -> list[Finding]:
     rest = [f for f in family if f is not primary]
     if not rest:
         return list(family)
-    adjusted, equal = (
-        multipletests([getattr(f, name) for f in rest], method="holm")[1].tolist()
-        for name in ("p_value", "p_no_effect")
-    )
+    adjusted, equal = (holm([getattr(f, name) for f in rest]).tolist() for name in ("p_value", "p_no_effect"))
     undecided = sum(p > 1 - LEVEL and q > 1 - LEVEL for p, q in zip(adjusted, equal, strict=True))
     held = primary.claim.text if primary is not None and primary.adjusted > 1 - LEVEL else ""
     behind = primary.adjusted if primary is not None else 0.0
