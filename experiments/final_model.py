@@ -24,11 +24,11 @@ PRIMARY = "fd_u_nfe1"
 PRESETS = {"digits": "b4", "digits-dit": "digits", "mnist5k": "mnist"}
 SEEDS = {"digits": 1, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
 
+_ARMS = ({"schedule": "improved"}, "lower", {"schedule": "meanflow"})
+PAPER = "2511.19065"
 CLAIMS = (
-    Claim("MinSNR + beta improve 1-NFE samples", PRIMARY, {"schedule": "improved"}, "lower", {"schedule": "meanflow"}),
-    Claim(
-        "MinSNR + beta improve 2-NFE samples", "fd_u_nfe2", {"schedule": "improved"}, "lower", {"schedule": "meanflow"}
-    ),
+    Claim("MinSNR + beta improve 1-NFE samples", PRIMARY, *_ARMS, source=PAPER, primary=True),
+    Claim("MinSNR + beta improve 2-NFE samples", "fd_u_nfe2", *_ARMS, source=PAPER),
 )
 
 SMALL = {

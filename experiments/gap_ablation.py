@@ -26,7 +26,8 @@ _START, _LARGE = "v_error_start", "0.7-0.9 matched"
 
 def _claim(text: str, init: str, gap: str, expected: Direction, against: str = "") -> Claim:
     other = {"against": {"gap": against}} if against else {"relative_to": _START}
-    return Claim(text, PRIMARY, {"init": init, "gap": gap}, expected, **other)
+    arm, primary = {"init": init, "gap": gap}, text == "O2: small gaps build v from nothing"
+    return Claim(text, PRIMARY, arm, expected, **other, source="2511.19065", primary=primary)
 
 
 def _seen(text: str, init: str, gap: str, expected: Direction, against: str = "") -> Claim:

@@ -18,14 +18,17 @@ GRID = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (0.5, 0.5), (0.5, 0.75), (0.25, 0.8
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
 _ARMS = ({"schedule": "minsnr + beta"}, "lower", {"schedule": "vanilla"})
 CLAIMS = (
-    Claim("MinSNR + beta improve on vanilla whatever the guidance", PRIMARY, *_ARMS),
-    Claim("the same in 1-NFE samples", "fd_u_nfe1", *_ARMS),
+    Claim("MinSNR + beta improve on vanilla whatever the guidance", PRIMARY, *_ARMS, source="2511.19065", primary=True),
+    Claim("the same in 1-NFE samples", "fd_u_nfe1", *_ARMS, source="2511.19065"),
     Claim(
         "guidance (w' = 2) makes 1-NFE samples better than none",
         "fd_u_nfe1",
         {"guidance": "w=1 k=0.5", "schedule": "vanilla"},
         "lower",
         {"guidance": "w=1 k=0", "schedule": "vanilla"},
+        source="2505.13447",
+        family="guidance",
+        primary=True,
     ),
     Claim(
         "MinSNR + beta harm where the network guides itself most (k = 0.875)",

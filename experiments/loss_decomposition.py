@@ -22,6 +22,7 @@ CLAIMS = tuple(
         {"schedule": "vanilla"},
         "lower",
         than=-0.4,
+        source="2510.20771",
     )
     for gap in BINS
     for when in ("end",)

@@ -22,6 +22,8 @@ CLAIMS = tuple(
         {"arm": f"{name}, k=1"},
         "lower",
         {"arm": f"{name}, k={other:g}"},
+        source="2511.19065" if name == "dtd" else "",
+        family=name,
     )
     for name in ("dtd", "minsnr")
     for other in (0.5, 2.0)

@@ -22,7 +22,9 @@ SEEDS = {"digits": 6, "digits-dit": 4, "mnist5k": 3, "b4": 3, "xl2": 1}
 
 
 def _claim(text: str, metric: str, start: str, against: str) -> Claim:
-    return Claim(text, metric, {"start": start}, "higher", {"start": against})
+    published = "2511.19065" if against != "warm" else ""
+    primary = (metric, start, against) == (PRIMARY, "v", "random")
+    return Claim(text, metric, {"start": start}, "higher", {"start": against}, source=published, primary=primary)
 
 
 CLAIMS = (

@@ -24,7 +24,7 @@ FINITE = {"data.name": "digits"}
 
 def _claim(arm: str, against: str = "clean", text: str = "") -> Claim:
     said = text or f"O1c: noise on the target of v degrades u ({arm})"
-    return Claim(said, PRIMARY, {"target": arm}, "higher", {"target": against})
+    return Claim(said, PRIMARY, {"target": arm}, "higher", {"target": against}, source="2511.19065")
 
 
 CLAIMS = (

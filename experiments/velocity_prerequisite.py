@@ -29,7 +29,7 @@ PROTOCOLS = {
 }
 SEEDS = {"digits": 6, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
 CLAIMS = tuple(
-    Claim(text, PRIMARY, {"v_then_u": arm}, "lower", {"v_then_u": "0+1"})
+    Claim(text, PRIMARY, {"v_then_u": arm}, "lower", {"v_then_u": "0+1"}, source="2511.19065", family=text[:3])
     for text, arm in {
         "O1a: v for as long as u, then u: better u than u alone": "1+1",
         "O1a: already v for a quarter of that": "0.25+1",

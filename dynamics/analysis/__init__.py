@@ -23,11 +23,12 @@ from dynamics.analysis.report.written_report import write_report
 from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_labels
 from dynamics.analysis.studies.average_lengths import at_best_length, at_equal_length, by_ema_length
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
-from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, Finding, SpeedUp, judge
+from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, SpeedUp
 from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
 from dynamics.analysis.studies.regime_gates import GATES, regime_gates
 from dynamics.analysis.studies.study_report import write_study_report
 from dynamics.analysis.studies.study_table import study
+from dynamics.analysis.studies.verdicts import Finding, judge
 
 __all__ = [
     "CLAIMS",

@@ -26,6 +26,20 @@ def t_quantile(level: float, dof: ArrayLike) -> Any:
     return stats.t.ppf((1 + level) / 2, dof)
 
 
+def holm(p_values: ArrayLike) -> Floats:
+    """Return p-values that hold for all of a family (Holm 1979): the i-th smallest of m times m - i + 1, kept rising.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    out = np.empty_like(p)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return out
+
+
 def mean_sem(values: Floats, axis: int = -1) -> Floats:
     """Return the standard error of the mean of independent values along an axis; NaN if there are fewer than two."""
     n = values.shape[axis]

@@ -8,7 +8,8 @@ import pandas as pd
 from dynamics.analysis.report.metrics import metric, metric_columns, metric_title
 from dynamics.analysis.report.report_tables import markdown, number, plain, value_text
 from dynamics.analysis.seed_arms import LEVEL, mean_over_seeds, spread_arms
-from dynamics.analysis.studies.claims import Claim, is_ratio, judge
+from dynamics.analysis.studies.claims import Claim, is_ratio
+from dynamics.analysis.studies.verdicts import judge
 
 Arms = Mapping[str, Sequence[str]]
 COLUMNS = 6
@@ -95,12 +96,13 @@ def arms_compared(table: pd.DataFrame, arms: Arms, seeds: Mapping[str, float], b
 
 def _effect(frame: pd.DataFrame, arm: str, baseline: str, name: str) -> str:
     claim = Claim("", name, {"arm": arm}, "lower", {"arm": baseline})
-    (found,) = judge(frame[["arm", "seed", name]].astype({name: float}), [claim], ["arm", "seed"])
+    two = frame.loc[frame["arm"].isin([arm, baseline]), ["arm", "seed", name]]
+    (found,) = judge(two.astype({name: float}), [claim], ["arm", "seed"])
     if not np.isfinite(found.effect):
         return "-"
     if found.verdict == "not measured":
         return f"{np.expm1(found.effect):+.0%}" if found.is_ratio else f"{found.effect:+.2f}"
-    return f"**{found.effect_text()}**" if found.verdict != "undecided" else found.effect_text()
+    return f"**{found.effect_text()}**" if found.low > 0 or found.high < 0 else found.effect_text()
 
 
 def shown_arms(table: pd.DataFrame, baseline: str, limit: int) -> list[str]:

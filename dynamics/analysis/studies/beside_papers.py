@@ -8,9 +8,10 @@ import pandas as pd
 import xarray as xr
 
 from dynamics.analysis.report.metrics import SEED_SPREAD_FRECHET
-from dynamics.analysis.studies.claims import Claim, Finding, chosen_runs, is_ratio, judge
+from dynamics.analysis.studies.claims import Claim, chosen_runs, is_ratio
 from dynamics.analysis.studies.evidence import axes_of, findings
 from dynamics.analysis.studies.study_table import study
+from dynamics.analysis.studies.verdicts import Finding, judge
 from dynamics.options import invalid
 
 Ours = tuple[str, str, str, str]
@@ -52,7 +53,7 @@ def sentence(finding: Finding) -> str:
     Example:
         >>> claim = Claim("b is better", "v_error", {"arm": "b"}, "lower", {"arm": "a"})
         >>> sentence(Finding(claim, 5, np.log(0.9), np.log(0.85), np.log(0.95), True, 0.01, 0.02))
-        '**b is better**: reproduced; v_error of b against a: -10% [-15%, -5%], 5 seeds.'
+        '**b is better**: supported; v_error of b against a: -10% [-15%, -5%], 5 seeds.'
     """
     claim = finding.claim
     text = f"**{claim.text}**" + (" (a second look)" if claim.post_hoc else "")
@@ -62,7 +63,7 @@ def sentence(finding: Finding) -> str:
     what = f"{claim.metric} of {', '.join(map(str, claim.arm.values()))} against {other}"
     if claim.kind != "comparison":
         what = f"length of {', '.join(map(str, claim.arm.values()))} until {claim.metric} is that of {other}"
-    return f"{text}: {finding.verdict_text()}; {what}: {finding.effect_text()}, {finding.num_seeds} seeds."
+    return f"{text}: {finding.verdict_text()}; {what}: {finding.effect_text()}, {finding.seeds_text()} seeds."
 
 
 def sentences(found: Sequence[Finding], starts: str = "") -> str:
@@ -81,8 +82,8 @@ def beside(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
     """Return every published number with ours next to it, and whether it is reproduced.
 
     Absolute FIDs on ImageNet and our Frechet distances are different numbers; their relative changes and directions
-    stand side by side. A comparison that the experiment claims has its verdict; the others are second looks, whose
-    intervals are corrected for all comparisons of the experiment together.
+    stand side by side. A comparison that the experiment claims has its verdict; the others are second looks, each
+    judged by itself.
 
     Args:
         trees: Collected files by the experiment's name.
@@ -153,11 +154,12 @@ def _second_looks(row: pd.Series, axis: str, claimed: Sequence[Finding]) -> list
 
 def _beside(found: Finding, table: pd.DataFrame) -> Ours:
     claim = found.claim
-    verdict = {"reproduced": REPRODUCED, "not measured": NOT_COMPARABLE}.get(found.verdict, NOT_REPRODUCED)
+    verdict = {"supported": REPRODUCED, "not measured": NOT_COMPARABLE}.get(found.verdict, NOT_REPRODUCED)
     reason = {
-        "reproduced": "the interval lies on the published side",
-        "opposite": "the interval lies on the other side",
-        "undecided": f"the interval includes no effect; 80% power from {found.detectable_text()}",
+        "supported": "the effect lies on the published side",
+        "opposite": "the effect lies on the other side",
+        "no effect": "the interval lies inside the region of no effect",
+        "undecided": f"undecided: {found.budget_text()}",
         "not measured": "the runs are not there",
     }[found.verdict]
     if claim.post_hoc:

@@ -13,16 +13,21 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from dynamics.analysis.figure_style import PAGE_WIDTH, Colour, new_figure, styled
-from dynamics.analysis.studies.claims import LEVEL, Finding
+from dynamics.analysis.studies.verdicts import LEVEL, Finding
 from dynamics.options import invalid
 
-VERDICTS = {"reproduced": ("#029e73", "o"), "opposite": ("#d55e00", "X"), "undecided": ("0.45", "D")}
-EXPECTED = "#0173b2"
+MARKS = {
+    "supported": ("#029e73", "o"),
+    "opposite": ("#d55e00", "X"),
+    "no effect": ("#0173b2", "s"),
+    "undecided": ("0.45", "D"),
+}
+EXPECTED = "#56b4e9"
 
 
 @styled
 def effects(findings: Sequence[Finding]) -> Figure:
-    """Draw the effect of every claim with its simultaneous interval, shaded on the side where the paper expects it.
+    """Draw the effect of every claim with its interval, shaded on the expected side, darker where there is no effect.
 
     Args:
         findings: From `findings` or `judge`. Ratios have a logarithmic axis; differences of cosines, and cosines that
@@ -41,11 +46,12 @@ def effects(findings: Sequence[Finding]) -> Figure:
         _forest(ax, part)
     handles: list[Any] = [
         Line2D([], [], color=colour, marker=marker, label=verdict)
-        for verdict, (colour, marker) in VERDICTS.items()
+        for verdict, (colour, marker) in MARKS.items()
         if any(finding.verdict == verdict for finding in findings)
     ]
     handles.append(Patch(color=EXPECTED, alpha=0.15, label="the expected side"))
-    note = f"bar: {LEVEL:.0%} interval for all claims at the same time"
+    handles.append(Patch(color="0.5", alpha=0.25, label="no effect"))
+    note = f"bar: {LEVEL:.0%} interval of each claim; colour: verdict among all claims of the question"
     figure.legend(handles=handles, loc="outside lower center", ncols=4, title=note)
     return figure
 
@@ -54,18 +60,20 @@ def _forest(ax: Axes, part: Sequence[Finding]) -> None:
     """Draw findings of one kind; the line is no difference, or for a cosine the number that it is compared with."""
     is_ratio, shifts = part[0].is_ratio, [0.0 if f.is_ratio else f.claim.than or 0.0 for f in part]
     rows = [np.add(shift, (0.0, f.effect, f.low, f.high)) for f, shift in zip(part, shifts, strict=True)]
-    low, high = np.nanmin([*rows, [-0.05] * 4]), np.nanmax([*rows, [0.05] * 4])
+    ends = np.array([*rows, [-0.05] * 4, [0.05] * 4])
+    low, high = np.nanmin(ends[np.isfinite(ends)]), np.nanmax(ends[np.isfinite(ends)])
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
     for place, (finding, (reference, mean, first, last)) in enumerate(zip(part, rows, strict=True)):
         start, end = (low, reference) if finding.claim.expected == "lower" else (reference, high)
         ax.add_patch(Rectangle((start, place - 0.4), end - start, 0.8, color=EXPECTED, alpha=0.08, linewidth=0))
+        width = finding.claim.equivalence
+        ax.add_patch(Rectangle((reference - width, place - 0.4), 2 * width, 0.8, color="0.5", alpha=0.2, linewidth=0))
         ax.plot([reference] * 2, [place - 0.5, place + 0.5], color="0.35", linewidth=1)
-        text = finding.effect_text() if finding.verdict in VERDICTS else "not measured"
+        text = finding.effect_text() if finding.verdict in MARKS else "not measured"
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
-        if finding.verdict in VERDICTS:
-            interval_bar(
-                ax, pd.Series({"mean": mean, "low": first, "high": last}), place, *VERDICTS[finding.verdict], flat=True
-            )
+        if finding.verdict in MARKS:
+            bar = pd.Series({"mean": mean, "low": first, "high": last}).clip(low, high)  # censored: beyond the frame
+            interval_bar(ax, bar, place, *MARKS[finding.verdict], flat=True)
     texts = [("second look: " if f.claim.post_hoc else "") + f.claim.text for f in part]
     ax.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6), yticks=range(len(part)))
     ax.set_yticklabels([fill(text, 48) for text in texts], fontsize=8.5)

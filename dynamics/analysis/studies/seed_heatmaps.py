@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from dynamics.analysis.figure_style import new_figure, styled
 from dynamics.analysis.run_groups import group
-from dynamics.analysis.studies.claims import LEVEL, is_ratio
+from dynamics.analysis.studies.claims import is_ratio
 from dynamics.analysis.studies.seed_means import Names, column_words, long_table, measured_at, over_seeds, seed_values
 from dynamics.analysis.studies.study_table import gap_cosines
+from dynamics.analysis.studies.verdicts import LEVEL
 
 
 @styled

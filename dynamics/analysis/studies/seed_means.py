@@ -20,6 +20,8 @@ COLUMN_WORDS = {
     r"^v_error_from_([\d.]+)": r"error of v, t from \1",
     r"^v_error": "error of v",
     r"^u_error_([\d.]+-[\d.]+)": r"error of u, gaps \1",
+    r"^u_error_from_([\d.]+)": r"error of u, gaps from \1",
+    r"^u_error": "error of u",
     r"^one_step_error": "error of u from (t, r) = (1, 0)",
     r"^fd_(?:\w+_)?([uv])_nfe(\d+)": r"Frechet distance, \1, NFE \2",
     r"^fid_inception_([uv])_nfe(\d+)": r"FID, \1, NFE \2",
@@ -30,6 +32,7 @@ COLUMN_WORDS = {
     r"^cosine_forces_([\d.]+-[\d.]+)": r"cosine of matching and consistency, gaps \1",
     r"_start$": ", first measured",
     r"_end$": ", last measured",
+    r"_late$": ", mean of the last quarter",
 }
 """What columns of `study` say."""
 

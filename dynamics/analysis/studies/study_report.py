@@ -51,5 +51,5 @@ def _claims(tree: xr.DataTree, out: Path) -> str:
         return "This experiment claims nothing."
     figure = effects(found)
     save(figure, out / "figures" / "claims.png")
-    text = "An interval holds for all claims at the same time; the verdict follows from it alone."
+    text = "Each interval is that of its claim by itself; p and the verdict hold among all claims of a question."
     return f"{claims_table(found)}\n\n{text}\n\n![{figure.get_suptitle()}](figures/claims.png)"

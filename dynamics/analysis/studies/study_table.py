@@ -11,12 +11,17 @@ from dynamics.analysis.figure_style import check_known
 from dynamics.analysis.gradients.task_affinity import affinity
 from dynamics.analysis.report.summary_table import relative_error, summary
 from dynamics.analysis.run_groups import bin_edges, group, run_labels
+from dynamics.analysis.studies.claims import is_ratio
 from dynamics.options import invalid
 
 GAP_PAIRS = {"gram": ("v", "u "), "decomposition": ("matching {}", "consistency ")}
 """Of each group the two tasks of a bin of gaps."""
 ESTIMATED = {"naive_cosine": "naive", "naive_independent": "independent", "cosine": "unbiased"}
 """Estimates of a cosine by the variable of `affinity` that holds them."""
+LATE = 0.75
+"""Share of a run from which on its measurements are late: the mean of several is less noisy than the last one."""
+LARGE_GAP = 0.7
+"""Gaps from here on are those of samples in one step."""
 
 
 def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.DataFrame:
@@ -29,10 +34,11 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
 
     Returns:
         Index `run`. Columns: the axes; those of `summary`, Frechet distances (FID too) also as `fd_u_nfe1`; first and
-        last value of the series of the group gaps, `v_error_start`, `v_error_end`, and likewise of
-        v_error_<low>-<high> (bins of t), u_error_<low>-<high> (bins of the gap) and one_step_error; from the group
+        last value of the series of the group gaps, `v_error_start`, `v_error_end`, and the mean over the last quarter
+        of training (of logs, `LATE`), `v_error_late`; likewise of v_error_<low>-<high> (bins of t), u_error and
+        u_error_from_0.7 (means over bins of the gap), u_error_<low>-<high>, and one_step_error; from the group
         gram the unbiased cosines `cosine_v_<low>-<high>_start` and `_end`, and the naive ones (`naive_v_...`); from the
-        group decomposition `cosine_forces_<low>-<high>_start`, `_end`.
+        group decomposition `cosine_forces_<low>-<high>_start`, `_end`, `_late`.
 
     Raises:
         ValueError: An axis is not in the file.
@@ -43,7 +49,11 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     distances = [str(name) for name in numbers if str(name).startswith(("fd_", "fid_"))]
     plain = {name: re.sub(r"^(fd|fid)_.+_(?=[uv]_nfe)", "fd_", name) for name in distances}
     parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain)]
-    ends = {f"{name}_{end}": s for name, series in _series(tree).items() for end, s in _ends(series).items()}
+    ends = {
+        f"{name}_{end}": s
+        for name, series in _series(tree).items()
+        for end, s in (_ends(series) | {"late": _late(series, is_ratio(name))}).items()
+    }
     parts.append(pd.DataFrame(ends))
     table = pd.concat(parts, axis=1).reindex(labels.index)
     table.index.name = "run"
@@ -132,9 +142,22 @@ def _ends(values: xr.DataArray) -> dict[str, pd.Series]:
     return {"start": pd.Series(table[rows, first], runs), "end": pd.Series(table[rows, last], runs)}
 
 
+def _late(values: xr.DataArray, logs: bool) -> pd.Series:
+    """Return the mean over what was measured in the last quarter of every run of [run, step], of logs or as it is."""
+    table = values.transpose("run", "step").values.astype(float)
+    last = np.where(np.isfinite(table), values.step.values, -np.inf).max(1)
+    late = np.where(values.step.values >= LATE * last[:, None], table, np.nan)
+    frame = pd.DataFrame(late, [str(run) for run in values.run.values])
+    return np.exp(np.log(frame).mean(axis=1)) if logs else frame.mean(axis=1)
+
+
 def _errors(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     of_v, of_u = (relative_error(ds, what).relative_error for what in ("v", "u"))
     out = {"v_error": of_v.mean("t_bin"), "one_step_error": relative_error(ds, "one_step").relative_error}
+    large = [low >= LARGE_GAP for low, _ in bin_edges(ds, "gap_bin")]
+    out["u_error"] = of_u.mean("gap_bin")
+    if any(large):
+        out[f"u_error_from_{LARGE_GAP:g}"] = of_u.isel(gap_bin=large).mean("gap_bin")
     for name, values, dim in (("v_error", of_v, "t_bin"), ("u_error", of_u, "gap_bin")):
         for index, (low, high) in enumerate(bin_edges(ds, dim)):
             out[f"{name}_{low:g}-{high:g}"] = values.isel({dim: index}, drop=True)

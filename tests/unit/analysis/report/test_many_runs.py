@@ -116,7 +116,7 @@ def test_claims_come_first(make: Make, figures: Drawn, tmp_path: Path) -> None:
     tree.attrs["claims"] = CLAIMS.dump_json((claim,)).decode()
     text = write_study_report(tree, tmp_path / "out", "again").read_text()
     assert text.index("## Claims") < text.index("## What was run") < text.index("## Figures")
-    assert "| b is worse &lt;b> | one_step_error | x3 [x3, x3] | 3 | **reproduced** |" in text
+    assert "| b is worse &lt;b> | one_step_error | x3 [x3, x3] | 0 | 3 | **supported** |" in text
     assert {"claims", "arms", "error_by_gap"} <= set(figures)
     assert "## Differences against a" in text
 

@@ -319,9 +319,9 @@ def test_columns_in_words() -> None:
 def test_sentences_hold_the_interval_and_the_verdict(found: list[Finding]) -> None:
     text = sentence(found[0])
     assert found[0].effect_text() in text
-    assert "reproduced" in text
+    assert "supported" in text
     other = Claim("worse is better", "v_error", {"arm": "worse"}, "lower", {"arm": "vanilla"})
-    assert "the opposite" in sentence(Finding(other, 3, 0.4, 0.3, 0.5, True, 0.01, 0.1))
+    assert "the opposite" in sentence(Finding(other, 3, 0.4, 0.3, 0.5, True, 0.01, 0.01))
     assert sentences(found, "better").count("\n") == 0
     assert sentences(found) == f"* {sentence(found[0])}\n* {sentence(found[1])}"
     with pytest.raises(ValueError, match="starts: received 'O9'; allowed: better is better; a cosine is high"):

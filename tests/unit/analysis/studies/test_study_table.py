@@ -55,7 +55,7 @@ def test_on_latents_claims_of_exact_errors_are_not_measured() -> None:
     since_start = Claim("better than at first", "v_error_end", {"arm": "better"}, "lower", relative_to="v_error_start")
     claims = CLAIMS.dump_json((CLAIM, of_samples, since_start)).decode()
     tree.attrs = {"experiment": "small", "scale": "b4", "axes": ["arm", "seed"], "claims": claims}
-    assert [found.verdict for found in findings(tree)] == ["not measured", "reproduced", "not measured"]
+    assert [found.verdict for found in findings(tree)] == ["not measured", "supported", "not measured"]
     assert "exact" not in findings_table([tree])
 
 
@@ -67,8 +67,17 @@ def test_a_row_holds_labels_final_values_and_both_ends_of_the_series() -> None:
     assert row.one_step_error_start == pytest.approx(4.4)
     assert row["u_error_0.1-0.3_end"] == pytest.approx(0.44)
     assert row.v_error_start == pytest.approx(10 * row.v_error_end)
+    assert row.u_error_late == row.u_error_end == pytest.approx(0.44), "one measurement in the last quarter"
     assert row.fd_u_nfe1 == row.fd_digits_u_nfe1
     assert list(study(collected(), ["arm", "seed"], role="before").index) == ["r6"]
+
+
+def test_late_is_the_mean_of_logs_over_the_last_quarter() -> None:
+    tree = collected()
+    tree["gaps"] = tree["gaps"].to_dataset().assign_coords(step=[0, 80, 100])
+    row = study(tree, ["arm", "seed"]).iloc[0]
+    assert row.one_step_error_late == pytest.approx(0.4 * np.sqrt(3))
+    assert row.one_step_error_end == pytest.approx(0.4)
 
 
 def test_numeric_labels_read_as_the_experiment_wrote_them() -> None:
@@ -87,9 +96,11 @@ def test_findings_come_from_the_file_alone() -> None:
     tree = collected()
     assert axes_of(tree) == ["arm", "seed"]
     (found,) = findings(tree)
-    assert (found.claim, found.verdict, found.num_seeds) == (CLAIM, "reproduced", 3)
+    assert (found.claim, found.verdict, found.num_seeds) == (CLAIM, "supported", 3)
     line = findings_table([tree]).splitlines()[-1]
-    assert line == "| small | digits | better is better | one_step_error_end | -50% [-50%, -50%] | 3 | **reproduced** |"
+    assert (
+        line == "| small | digits | better is better | one_step_error_end | -50% [-50%, -50%] | 0 | 3 | **supported** |"
+    )
 
 
 def test_a_file_of_no_experiment_is_refused() -> None:
@@ -105,7 +116,7 @@ def test_slim_keeps_every_number_that_a_finding_needs() -> None:
     a, b = (study(tree, ["arm", "seed"]).select_dtypes(float) for tree in (whole, kept))
     shared = [c for c in a.columns if c in b.columns and "seconds" not in c]
     np.testing.assert_allclose(a[shared], b[shared], rtol=1e-5)
-    assert findings(kept)[0].verdict == "reproduced"
+    assert findings(kept)[0].verdict == "supported"
     assert kept.attrs["claims"] == whole.attrs["claims"]
 
 
@@ -115,12 +126,12 @@ def test_the_page_counts_verdicts_and_has_a_table_an_experiment() -> None:
     claims = (CLAIM, Claim("worse is better", "one_step_error_end", {"arm": "vanilla"}, "lower", {"arm": "better"}))
     other.attrs |= {"experiment": "other", "claims": CLAIMS.dump_json(claims).decode()}
     text = findings_page([small, other])
-    assert "| [small](#small) | 1 | 0 | 0 |" in text
-    assert "| [other](#other) | 1 | 1 | 0 |" in text
-    assert "| all | 2 | 1 | 0 |" in text
+    assert "| [small](#small) | 1 | 0 | 0 | 0 |" in text
+    assert "| [other](#other) | 1 | 1 | 0 | 0 |" in text
+    assert "| all | 2 | 1 | 0 | 0 |" in text
     head, sections = text.split("## small\n\nIs better better?\n\n")
     assert head.startswith("# Findings\n\n")
     first, second = sections.split("## other\n\n")
-    line = "| digits | better is better | one_step_error_end | -50% [-50%, -50%] | 3 | **reproduced** |"
+    line = "| digits | better is better | one_step_error_end | -50% [-50%, -50%] | 0 | 3 | **supported** |"
     assert first.splitlines()[2] == second.splitlines()[4] == line
-    assert second.splitlines()[5].endswith("| +100% [+100%, +100%] | 3 | **the opposite** |")
+    assert second.splitlines()[5].endswith("| +100% [+100%, +100%] | 0 | 3 | **the opposite** |")
