@@ -65,7 +65,7 @@ class Finding:
             return "no effect"
         if self.adjusted > 1 - LEVEL:
             return "undecided"
-        return "supported" if (self.effect < 0) == (self.claim.expected == "lower") else "opposite"
+        return "supported" if (self.effect < self.claim.threshold) == (self.claim.expected == "lower") else "opposite"
 
     @property
     def budget(self) -> int:
@@ -73,7 +73,8 @@ class Finding:
         if not np.isfinite([self.effect, self.spread]).all():
             return 0
         alpha = (1 - LEVEL) / self.num_rivals
-        return seeds_needed(self.effect, self.spread, self.claim.equivalence, alpha, POWER)
+        beyond = self.effect - self.claim.threshold
+        return seeds_needed(beyond, self.spread, self.claim.equivalence, alpha, POWER)
 
     def effect_text(self) -> str:
         """Return the effect in words.
@@ -99,7 +100,8 @@ class Finding:
             return f"undecided ({self.budget_text()})"
         if self.claim.source and self.verdict in WORDS:
             return f"{'' if self.verdict == 'supported' else 'not reproduced: '}{WORDS[self.verdict]}"
-        return "the opposite" if self.verdict == "opposite" else self.verdict
+        opposite = "the opposite" if self.claim.by is None else "not by so much"
+        return opposite if self.verdict == "opposite" else self.verdict
 
     def budget_text(self) -> str:
         """Return what would decide the claim."""
@@ -186,7 +188,7 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
     level = LEVEL
     if looks:
         level = 1 - 2 * float(look_limits(looks, (1 - LEVEL) / 2)[len(used) - 1])
-    p_value = min(2 * min(p_beyond(0.0, 0), p_beyond(0.0, 1)), 1.0)
+    p_value = min(2 * min(p_beyond(claim.threshold, 0), p_beyond(claim.threshold, 1)), 1.0)
     p_no_effect = min(2 * max(p_beyond(-margin, 0), p_beyond(margin, 1)), 1.0)
     censored = last.num_censored if isinstance(last, CensoredEffect) else 0
     return Finding(
