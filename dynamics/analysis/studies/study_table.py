@@ -70,11 +70,10 @@ def _excess(numbers: pd.DataFrame, distances: Mapping[str, str]) -> pd.DataFrame
     """
     out = {}
     for name, plain in distances.items():
-        extractor, at = re.match(r"fi?d_(.+)_[uv]_nfe\d+(.*)", name).groups()  # type: ignore[union-attr]
-        floor = f"{FLOOR}fd_{extractor}"
-        if floor + at in numbers:
-            least = numbers[f"{floor}_std{at}"]
-            out[f"excess_{plain}"] = (numbers[name] - numbers[floor + at]).clip(lower=least)
+        extractor, at = re.fullmatch(r"fi?d_(.+)_[uv]_nfe\d+(.*)", name).groups()  # type: ignore[union-attr]
+        nothing = pd.Series(np.nan, numbers.index)
+        floor, least = (numbers.get(f"{FLOOR}fd_{extractor}{end}{at}", nothing) for end in ("", "_std"))
+        out[f"excess_{plain}"] = (numbers[name] - floor).clip(lower=least)
     return pd.DataFrame(out, numbers.index)
 
 
