@@ -1,6 +1,7 @@
 """Where a schedule helps and where it harms: the ratio to a baseline by schedule and regime, one panel a metric."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from dynamics.analysis.figure_style import check_known, new_figure, plain_grid, styled
+from dynamics.analysis.figure_style import WIDEST, check_known, new_figure, plain_grid, styled
 from dynamics.analysis.studies.claims import Claim, is_ratio
 from dynamics.analysis.studies.seed_means import column_words
 from dynamics.analysis.studies.verdicts import LEVEL, Finding, judge
@@ -29,6 +30,8 @@ RATIOS = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0)
 HATCHED: dict[str, Any] = {"fill": False, "hatch": "////", "linewidth": 0.0}
 CELL = (0.5, 0.31)
 """Inches of a cell."""
+MARGIN = 2.9
+"""Inches beside the panels: names of the rows and the scale of colours."""
 
 
 @styled
@@ -71,13 +74,12 @@ def schedule_map(
     own = {column: _own(table[table[rows] == baseline], columns, column) for column in shown}
     regimes = list(own[shown[0]].sort_values(ascending=False, na_position="last").index)
     arms = [arm for arm in arms if arm != baseline]
-    across = min(3, len(shown))
+    of_panel = 0.25 + CELL[0] * len(regimes)
+    across = min(len(shown), max(1, int((WIDEST - MARGIN) / of_panel)))
     down = -(-len(shown) // across)
-    figure = new_figure(
-        f"Where does each schedule help or harm, beside {baseline}?",
-        2.4 + across * (0.25 + CELL[0] * len(regimes)),
-        1.3 + down * (0.4 + CELL[1] * (len(arms) + 1)) + 0.075 * max(map(len, regimes)),
-    )
+    height = 1.3 + down * (0.4 + CELL[1] * (len(arms) + 1)) + 0.075 * max(map(len, regimes))
+    title = f"Where does each schedule help or harm, beside {baseline}?"
+    figure = new_figure(title, MARGIN + across * of_panel, max(height, 3.4))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     flat = grid.ravel().tolist()
     for ax, column in zip(flat, shown, strict=False):
@@ -86,10 +88,8 @@ def schedule_map(
         cells = [found[i * len(regimes) : (i + 1) * len(regimes)] for i in range(len(arms))]
         _panel(ax, own[column].reindex(regimes), cells)
         ax.set_title(column_words(column.partition("@")[0]))
-    for spare in flat[len(shown) :]:
-        spare.remove()
-    _label(grid, len(shown), [f"{baseline}: own value", *arms], regimes)
-    _explain(figure, flat[: len(shown)])
+    _label(grid, len(shown), [f"{baseline}: own value", *(fill(arm, 27) for arm in arms)], regimes)
+    _explain(figure, flat[: len(shown)], baseline)
     return figure
 
 
@@ -119,7 +119,7 @@ def _claim(column: str, arm: dict[str, str], against: dict[str, str]) -> Claim:
 def _panel(ax: Axes, own: pd.Series, cells: Sequence[Sequence[Finding]]) -> None:
     """Draw the baseline's values and, below them, a row a schedule."""
     for x, value in enumerate(own):
-        ax.text(x, 0, "" if np.isnan(value) else f"{value:.2g}", ha="center", va="center", color="0.3", style="italic")
+        ax.text(x, 0, _short(value), ha="center", va="center", color="0.3", style="italic")
     for y, row in enumerate(cells, start=1):
         for x, finding in enumerate(row):
             if np.isnan(finding.effect):
@@ -132,28 +132,37 @@ def _panel(ax: Axes, own: pd.Series, cells: Sequence[Sequence[Finding]]) -> None
                 hatching = "0.75" if dark else "0.55"
                 ax.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, **HATCHED, edgecolor=hatching))
             box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "round,pad=0.12"} if undecided else None
-            text = f"{np.exp(finding.effect):.2g}" if finding.effect > np.log(9.95) else f"{np.exp(finding.effect):.2f}"
+            ratio = np.exp(finding.effect)
+            text = f"{ratio:.2f}" if ratio < 9.95 else _short(ratio)
             ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color="white" if dark else "0.1", bbox=box)
     ax.axhline(0.5, color="0.35", linewidth=0.8)
     ax.set(xlim=(-0.5, len(own) - 0.5), ylim=(len(cells) + 0.5, -0.5))
     plain_grid(ax)
 
 
+def _short(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
+
+
 def _label(grid: np.ndarray, count: int, names: Sequence[str], regimes: Sequence[str]) -> None:
-    """Name the rows at the left, and the columns below the lowest panel of each column of panels."""
-    for index, ax in enumerate(grid.ravel()[:count]):
-        lowest = index + grid.shape[1] >= count
+    """Name the rows at the left, and the columns below all; where no panel is left for a place, in that place."""
+    for index, ax in enumerate(grid.ravel()):
         ax.set_xticks(range(len(regimes)), regimes, rotation=90)
         ax.set_yticks(range(len(names)), names)
-        ax.tick_params(labelleft=index % grid.shape[1] == 0, labelbottom=lowest)
-    grid.ravel()[(grid.shape[0] - 1) * grid.shape[1]].set_xlabel("far from convergence \N{RIGHTWARDS ARROW} near it")
+        ax.tick_params(labelbottom=index < count and index + grid.shape[1] >= grid.size)
+        if index >= count:
+            for place, regime in enumerate(regimes):
+                ax.text(place, -0.4, regime, rotation=90, ha="center", va="top")
+            ax.tick_params(labelleft=False)
+            plain_grid(ax)
+    grid[-1, 0].set_xlabel("far from convergence \N{RIGHTWARDS ARROW} near it")
 
 
-def _explain(figure: Figure, panels: Sequence[Axes]) -> None:
+def _explain(figure: Figure, panels: Sequence[Axes], baseline: str) -> None:
     scale = figure.colorbar(ScalarMappable(SCALE, COLOURS), ax=list(panels), fraction=0.025, pad=0.01, extend="both")
-    scale.set_label("ratio to the baseline (below 1 is better)")
+    scale.set_label(f"ratio to {baseline}, below 1 is better")
     scale.ax.yaxis.set_major_locator(FixedLocator(np.log(RATIOS).tolist()))
     scale.ax.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{np.exp(x):.2g}"))
     scale.ax.grid(visible=False)
-    undecided = Patch(**HATCHED, edgecolor="0.4", label=f"undecided: the {LEVEL:.0%} interval of this cell over seeds")
+    undecided = Patch(**HATCHED, edgecolor="0.4", label=f"undecided by this cell's own {LEVEL:.0%} interval over seeds")
     figure.legend(handles=[undecided], loc="outside lower center")
