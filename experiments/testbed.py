@@ -44,4 +44,4 @@ def _observers(steps: int) -> tuple[InstrumentOptions, ...]:
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2), num_samples=10_000, pairwise=False)]
+    return [EvaluationOptions(nfe=(1, 2), num_samples=10_000)]

@@ -30,8 +30,6 @@ class EvaluateArgs:
     """Integrator of v."""
     label_mode: Literal["uniform", "balanced"] = "uniform"
     """Labels uniformly at random, or equally many of each class."""
-    pairwise: bool = True
-    """Also kernel distance, precision and recall, which of many samples take longer than sampling does."""
     seed: int = 0
     """Seed of labels and noise."""
     weights: str = "ema"
@@ -70,7 +68,7 @@ def evaluate(args: EvaluateArgs) -> None:
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
 
-    for options in [EvaluationOptions(**sampling, pairwise=args.pairwise) for sampling in _samplings(args)]:
+    for options in [EvaluationOptions(**sampling) for sampling in _samplings(args)]:
         _show(
             evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace),
             args.dir,

@@ -53,9 +53,6 @@ class EvaluationOptions(Options):
     """Seed of labels and noise; the same for every setting."""
     batch_size: int = Field(default=500, gt=0)
     """Samples per network pass."""
-    pairwise: bool = later(True)
-    """Also what compares every sample with every row: kernel distance, precision, recall. Of 10,000 samples they take
-    longer than sampling does."""
     ema_length: float | None = later(None)
     """Sample the average of this length, a share of training, rebuilt from a run's snapshots."""
 
@@ -121,7 +118,7 @@ def evaluate(
         row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)} if data.pictures else {}
         if reference.extractor is not None or reference.points is not None:
             samples = _samples(u, c, nfe, options, data, device, "evaluation noise")
-            row |= _in_features(samples, c, reference, options.pairwise) | _as_points(samples, reference)
+            row |= _in_features(samples, c, reference) | _as_points(samples, reference)
         rows.append(row)
     measured = _labelled(rows, options, reference)
     if data.pictures and isinstance(data.condition, ClassLabels):
@@ -145,20 +142,20 @@ def _as_points(samples: Tensor, reference: Reference) -> dict[str, object]:
     }
 
 
-def _in_features(samples: Tensor, c: Any, reference: Reference, pairwise: bool) -> dict[str, object]:
+def _in_features(samples: Tensor, c: Any, reference: Reference) -> dict[str, object]:
     extractor, real = reference.extractor, reference.features
     if extractor is None:
         return {}
     features = extractor.features(samples)
+    kernel = kernel_distance(real, features)
+    inside = precision_recall(real, features)
     labelled = reference.data.num_classes > 0 and isinstance(c, Tensor)
     accuracy = {"accuracy": float((extractor.classify(samples) == c).double().mean())} if labelled else {}
-    own = {f"fd_{extractor.name}": frechet_distance(real, features), **accuracy}
-    if not pairwise:
-        return own
-    kernel, inside = kernel_distance(real, features), precision_recall(real, features)
-    return own | {
+    return {
+        f"fd_{extractor.name}": frechet_distance(real, features),
         f"kd_{extractor.name}": kernel.value,
         f"kd_{extractor.name}_sem": kernel.standard_error,
+        **accuracy,
         "precision": inside.precision,
         "recall": inside.recall,
     }
