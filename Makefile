@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# to compile the tests takes every worker six seconds: once is enough
+unexport PYTHONDONTWRITEBYTECODE
 
 SCALE ?= digits
 SUBMIT ?=

@@ -3,24 +3,30 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import h5py
 import pytest
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw, MinSNR
+from dynamics.evaluation import vector_field
 from dynamics.flow.times import TimesOptions
-from dynamics.instruments import CellsOptions, GapsOptions
+from dynamics.instruments import CellsOptions, GapsOptions, gaps
 from dynamics.models import DiTOptions
 from dynamics.objectives import Guidance, MeanFlow
+from dynamics.oracles.posterior import PosteriorOracle
+from dynamics.store import run_file
 from dynamics.training import TrainingOptions
 
 if TYPE_CHECKING:
@@ -56,6 +62,35 @@ def _one_thread() -> None:
     tqdm.set_lock(threading.RLock())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _files_written_fast() -> None:
+    """Spare h5netcdf half of the time that a run's file takes: it looks every object up by its path, forty times each.
+
+    What is in the file is the same, see test_run_file.
+    """
+    plain, find, delete = run_file._write, h5py.Group.__getitem__, h5py.Group.__delitem__
+
+    def write(path: Path, tree: xr.DataTree) -> None:
+        found: dict[str, Any] = {}
+
+        def remembered(group: h5py.Group, name: Any) -> Any:
+            if not (isinstance(name, str) and name.startswith("/")):
+                return find(group, name)
+            if name not in found:
+                found[name] = find(group, name)
+            return found[name]
+
+        def forgotten(group: h5py.Group, name: str) -> None:
+            found.clear()  # what was there is made anew
+            delete(group, name)
+
+        with mock.patch.multiple(h5py.Group, __getitem__=remembered, __delitem__=forgotten):
+            plain(path, tree)
+
+    write.plain = plain  # type: ignore[attr-defined]
+    run_file._write = write
+
+
 @pytest.fixture(autouse=True)
 def _figures_in_brief(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw figures coarsely where a test needs a report but does not look at it; tests of `analysis` do."""
@@ -71,6 +106,18 @@ def _figures_in_brief(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
             savefig(figure, file, *args, **{**options, "dpi": 20})
 
     monkeypatch.setattr(Figure, "savefig", brief)
+
+
+@pytest.fixture
+def coarse_truth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Solve for exact velocities in a quarter of the steps, where a test needs some; nobody finds them afterwards."""
+    kept = (vector_field._exact, gaps._truth)
+    monkeypatch.setattr(PosteriorOracle, "num_steps", property(lambda oracle: 8, lambda oracle, number: None))
+    for cache in kept:
+        cache.cache_clear()
+    yield
+    for cache in kept:
+        cache.cache_clear()
 
 
 @pytest.fixture

@@ -86,11 +86,15 @@ def alive(event: Event, patience: float = 600.0) -> bool:
     """
     if event["host"] != socket.gethostname():
         return abs(time.time() - float(event["time"])) < patience
+    return lives(event["pid"], event["born"])
+
+
+def lives(pid: int, born: float) -> bool:
+    """Whether a process of this machine still runs: its number is given again one day, its time of birth is not."""
     try:
-        process = psutil.Process(event["pid"])
-        # a process number is given again one day, its time of birth is not; a zombie has ended
-        same: bool = abs(process.create_time() - event["born"]) < 1
-        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
+        process = psutil.Process(pid)
+        same: bool = abs(process.create_time() - born) < 1
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)  # a zombie has ended
     except (psutil.Error, ValueError, OverflowError):
         return False
 

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import psutil
 from submitit.core.utils import JobPaths
 
+from dynamics.sweep.events import lives
 from dynamics.sweep.job import Job
 from dynamics.training import STOPPED
 
 
 class Forked(NamedTuple):
-    """A run's process. Its number may be given again one day, its time of birth is not."""
+    """A run's process, its time of birth and its log."""
 
     pid: int
     born: float
@@ -26,10 +27,7 @@ class Forked(NamedTuple):
 
     def done(self) -> bool:
         """Whether it has ended."""
-        try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.born) >= 1)
-        except psutil.Error:
-            return True
+        return not lives(self.pid, self.born)
 
 
 class WarmProcess:
@@ -57,20 +55,23 @@ class WarmProcess:
         Returns:
             Its process; where it could not start, one that has ended, with the log that says why.
         """
-        for _ in range(2):
-            try:
+        for again in (False, True):
+            if again:
+                self.close()
+                self._process = self._begin()
+            # no answer: it was killed, or cannot import what it needs
+            with suppress(OSError, IndexError):
                 answer = self._ask(pickle.dumps((job, ranks, gpus)))
                 pid, born = int(answer[0]), float(answer[1])
                 return Forked(pid, born, _paths(self._logs, pid).stderr)
-            except (OSError, IndexError):  # it was killed, or cannot import what it needs
-                self.close()
-                self._process = self._begin()
         return Forked(self._process.pid, 0.0, self._log)
 
     def close(self) -> None:
         """End the process, not its runs."""
         self._process.kill()
         self._process.communicate()
+        if not self._log.stat().st_size:
+            self._log.unlink()
 
     def _begin(self) -> "subprocess.Popen[bytes]":
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -88,8 +89,7 @@ class WarmProcess:
 
 def serve(logs: Path) -> None:
     """Fork a process for every job that comes in, say its number and time of birth, and go on until nothing comes."""
-    for module in ("torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets"):
-        importlib.import_module(module)  # what a run imports later, and takes long
+    importlib.import_module("torch._dynamo")  # which every optimiser imports, a second or more
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: their diaries say how they ended
     while True:
         try:
@@ -119,13 +119,26 @@ def _become(job: Job, ranks: int, gpus: tuple[int, ...], logs: Path) -> None:
         "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
         "SUBMITIT_LOCAL_NODEID": "0",
     }
-    children: list[int] = []
+    if ranks == 1:
+        return _be_rank(job, 0, logs)
+    running: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        for pid in running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    signal.signal(signal.SIGTERM, hand_on)
     for rank in range(ranks):
-        pid = os.fork() if ranks > 1 else 0
+        pid = os.fork()
         if not pid:
             return _be_rank(job, rank, logs)
-        children.append(pid)
-    _wait_for(children)
+        running.append(pid)
+    while running:
+        pid, status = os.wait()
+        running.remove(pid)
+        if os.waitstatus_to_exitcode(status) not in (0, STOPPED):
+            hand_on(signal.SIGKILL, None)  # the others would wait for it
 
 
 def _be_rank(job: Job, rank: int, logs: Path) -> None:
@@ -138,23 +151,6 @@ def _be_rank(job: Job, rank: int, logs: Path) -> None:
         os.dup2(opened, stream)
         os.close(opened)
     job()
-
-
-def _wait_for(ranks: list[int]) -> None:
-    """Wait until all have ended; what ends this process is handed to them, and where one fails the others are ended."""
-
-    def hand_on(number: int, frame: object) -> None:
-        for rank in ranks:
-            with suppress(ProcessLookupError):
-                os.kill(rank, number)
-
-    signal.signal(signal.SIGTERM, hand_on)
-    failed = False
-    for _ in range(len(ranks)):
-        _, status = os.wait()
-        if not failed and os.waitstatus_to_exitcode(status) not in (0, STOPPED):
-            failed = True
-            hand_on(signal.SIGKILL, None)
 
 
 def _paths(logs: Path, pid: int, rank: int = 0) -> JobPaths:

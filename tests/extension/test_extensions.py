@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from affinity_curriculum import AffinityGate
 from ranks import Result, launch
 from ring_data import NUM_ANGLES, Ring, RingOptions, RingOracle, directions

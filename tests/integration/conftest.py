@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from slurm_cluster import PREFIXES, Slurm, cluster, missing
+from warm_python import warm_python
 
 REQUIRED = "DYNAMICS_REQUIRE_SLURM"
 """Where this variable is set, tests without a Slurm fail; elsewhere they are skipped."""
@@ -13,14 +14,14 @@ FIXTURES = ("slurm_with_accounting", "slurm")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Send the tests of a cluster to one worker, so that a session starts one of each kind (--dist loadgroup).
+    """Send the tests of clusters to one worker, so that a session starts one of each kind (--dist loadgroup).
 
     They come first: they wait more than they work, and the other workers do the rest meanwhile.
     """
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
-            if wanted := of_cluster(item):
-                item.add_marker(pytest.mark.xdist_group(wanted))
+            if of_cluster(item):
+                item.add_marker(pytest.mark.xdist_group("slurm"))
         items.sort(key=lambda item: not of_cluster(item))
 
 
@@ -75,3 +76,20 @@ def slurm(slurm_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
 def slurm_with_accounting(slurm_accounting_session: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """Yield a Slurm whose sacct answers; otherwise like slurm."""
     yield from use(slurm_accounting_session, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def warm_command() -> Iterator[str]:
+    """Yield the command of the session's warm Python."""
+    with warm_python() as command:
+        yield command
+
+
+@pytest.fixture
+def forked_jobs(warm_command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have submitit's jobs forked from a process that has imported what they need: a start costs a tenth."""
+    from submitit import SlurmExecutor
+
+    line = SlurmExecutor._submitit_command_str.fget
+    forked = property(lambda executor: line(executor).replace(executor.python, warm_command))
+    monkeypatch.setattr(SlurmExecutor, "_submitit_command_str", forked)

@@ -5,6 +5,7 @@ import signal
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from dynamics.store import RunLog
 from dynamics.training import Interrupted
 
 TESTS = Path(__file__).parents[1]
+for _name in ("torch._dynamo", "torch.distributed.fsdp", "torch._decomp.decompositions_for_jvp", "h5netcdf.legacyapi"):
+    import_module(_name)  # who trains and writes imports them, seconds of work: here, and not in every fork
 
 
 def forked(work: Callable[[], Any]) -> int:

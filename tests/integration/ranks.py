@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks  # noqa: F401 - which imports what every rank would
 import numpy as np
 import torch
 from safetensors.torch import load_file

@@ -164,6 +164,7 @@ def test_doctor_notices_a_wrong_derivative(capsys: pytest.CaptureFixture[str], m
     assert "FAILED" in out
 
 
+@pytest.mark.usefixtures("coarse_truth")
 def test_the_whole_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """train, evaluate (u, then v beside it), report, and the same again from the JSON config."""
     folder = str(tmp_path / "one")
@@ -196,6 +197,7 @@ def test_the_whole_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert u(e, t, 0 * t, torch.arange(3)).shape == e.shape
 
 
+@pytest.mark.usefixtures("coarse_truth")
 def test_images_without_labels_train_evaluate_and_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """No labels, no classifier: pictures and exact errors, and a report that says so."""
     np.savez(tmp_path / "mine.npz", x=np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8))
@@ -234,6 +236,7 @@ def test_a_non_finite_loss_stops_with_3_and_names_the_rows(
     assert {"row", "t", "r", "raw", "du_dt_norm"} == set(content["rows"][0])
 
 
+@pytest.mark.usefixtures("coarse_truth")
 def test_demo_makes_a_report_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {name: quick(config) for name, config in PRESETS.items()}
     monkeypatch.setattr("dynamics.config.PRESETS", small)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from forks import ended, forked, killed_run
 from invented import Counting, Listening, Remembering
 from ranks import launch, on_ranks, trained, twenty_steps

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from invented import Picky
 from ranks import Result, launch
 from torch import Tensor

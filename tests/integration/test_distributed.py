@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from latent_set import OPTIONS, write_latents
 from ranks import Result, assert_close, files, launch, on_ranks, trained, twenty_steps
 

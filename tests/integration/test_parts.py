@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.fsdp  # here, and not in every forked rank: it takes a second
 from ranks import Result, assert_close, launch, on_ranks, trained, twenty_steps
 from torch.distributed.tensor import DTensor
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from dynamics.analysis import write_report
 from dynamics.config import preset, with_values
 from dynamics.evaluation import EvaluationOptions
@@ -10,6 +12,7 @@ from dynamics.models import MLPOptions
 from dynamics.runner import evaluate_run, run
 
 
+@pytest.mark.usefixtures("coarse_truth")
 def test_points_are_reported_by_their_energy_distance(tmp_path: Path) -> None:
     """Also beside runs with another number of samples: points have numbers, by which they are merged."""
     changes = {

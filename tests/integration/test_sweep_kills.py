@@ -18,15 +18,20 @@ from sweeps._sweep import same_results, small
 from dynamics.store import open_results
 from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events
-from dynamics.sweep.grid import Planned, plan
+from dynamics.sweep.grid import plan
 from dynamics.sweep.status import statuses
 from dynamics.sweep.submit import job_of
 
 
-@pytest.fixture
-def whole(undisturbed: Callable[[str, Planned], Path], tmp_path: Path) -> Path:
-    """The folder of the third tiny run, undisturbed; so forked processes find everything imported and in memory."""
-    return undisturbed("tiny", small("tiny", tmp_path).runs[2])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the third tiny run, undisturbed.
+
+    It is done in this process, so that forked ones find everything imported and in memory.
+    """
+    sweep = small("tiny", tmp_path_factory.mktemp("whole"))
+    sweep.do(sweep.runs[2])
+    return sweep.folder.run(sweep.runs[2].run_id).path
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from sweeps._held import held
 from sweeps._sweep import Small, same_results, small
 
 from dynamics.cli.experiments import main
+from dynamics.evaluation.fid import FidOptions
 from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep import slurm as queries
@@ -79,6 +80,7 @@ def interrupt(slurm: Slurm, sweep: Watched, run: Planned) -> None:
     slurm.signal(job_id, "USR2")
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,22 +143,28 @@ def test_every_fault_at_once_and_all_runs_come_out_undisturbed(
 def test_a_genuine_preemption_by_a_job_of_higher_priority(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again."""
+    """SIGTERM, the time of grace, SIGKILL, and Slurm itself queues the job again; at last the job does.
+
+    Here each start is a Python of its own, a child of Slurm, as users have it.
+    """
     sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
     run = sweep.runs[6]
     sweep.submit(run, hold=hold, partition="low")
     at_work(slurm, sweep, run)
     slurm.ask("sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     until(slurm, lambda: sweep.status(run).state == "queued", "the preemption")
+    at_work(slurm, sweep, run)
+    interrupt(slurm, sweep, run)
     hold.unlink()
     before = sweep.records(run)
     until(slurm, lambda: sweep.status(run).state == "done", "the end")
-    assert sweep.status(run).preempted == 1
-    assert sweep.kinds(run) == ["submitted", "started", "started", "finished"]
+    assert sweep.status(run).preempted == 2
+    assert sweep.kinds(run) == ["submitted", "started", "started", "stopped", "started", "finished"]
     assert events(sweep.path(run))[2]["step"] > 0, f"resumed from a checkpoint, not from the start, of {before} steps"
     same_results(sweep.path(run), undisturbed("slow", run))
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_run_waits_for_the_one_it_starts_from(
     slurm_with_accounting: Slurm, undisturbed: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +203,7 @@ def test_a_run_waits_for_the_one_it_starts_from(
         same_results(sweep.path(run), undisturbed("tiny", run))
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_two_processes_train_one_run_and_are_preempted_together(
     slurm: Slurm, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
@@ -217,11 +226,14 @@ def test_two_processes_train_one_run_and_are_preempted_together(
     assert torch.from_numpy(both[:20]).allclose(torch.from_numpy(one[:20]), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("forked_jobs")
 @pytest.mark.filterwarnings("ignore:.*not 6726825d")
 def test_the_final_model_from_images_to_the_report(
-    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Encode, train both schedules on two ranks each, preempt one, FID on both ranks, collect, report."""
+    few = FidOptions(nfe=(1, 2), num_samples=10, batch_size=5)  # a batch a rank: Inception is most of the work
+    monkeypatch.setattr("experiments.final_model.evaluation", lambda scale: [few])
     where, hold = ["--results", str(tmp_path)], tmp_path / "hold"
     with held(hold):
         main("experiments", ["final_model", "submit", "--cluster", "slurm", "--tasks", "2", "--timeout", "10", *where])
@@ -255,6 +267,7 @@ def test_the_final_model_from_images_to_the_report(
         assert text in report
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, hold = watched("slow", tmp_path / "results"), tmp_path / "hold"
     run = sweep.runs[7]
@@ -269,6 +282,7 @@ def test_a_silent_controller_changes_nothing(slurm: Slurm, tmp_path: Path, monke
     until(slurm, lambda: sweep.states(run) == ["done"], "the end of the run, which noticed nothing")
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_submitter_that_dies_right_after_sbatch_leaves_jobs_that_are_known(slurm: Slurm, tmp_path: Path) -> None:
     from submitit import SlurmExecutor
 

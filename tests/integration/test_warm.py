@@ -15,8 +15,10 @@ from dynamics.sweep.warm import Forked, WarmProcess
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    lacking = tmp_path_factory.mktemp("lacking")
+    (lacking / "tensorboard.py").write_text("raise ImportError('an extra that is not installed')")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), str(lacking))))
         process = WarmProcess(tmp_path_factory.mktemp("logs"))
         yield process
         process.close()

@@ -105,8 +105,9 @@ def test_many_points_of_a_box_are_nearly_the_box() -> None:
     rows = torch.randint(len(points), (12,), generator=stream)
     t = 0.2 + 0.8 * torch.rand(12, generator=stream, dtype=torch.float64)
     z = (1 - t)[:, None] * points[rows] + t[:, None] * torch.randn(12, 2, generator=stream, dtype=torch.float64)
-    boxes = UniformBoxesOracle(LOW, HIGH, torch.full((3,), 1 / 3))
-    finite = EmpiricalOracle(points)
+    # the same few steps for both: what is compared is what they follow
+    boxes = UniformBoxesOracle(LOW, HIGH, torch.full((3,), 1 / 3), num_steps=4)
+    finite = EmpiricalOracle(points, num_steps=4)
     torch.testing.assert_close(boxes.v(z, t), finite.v(z, t), rtol=0, atol=2e-4)
     torch.testing.assert_close(boxes.u(z, t, 0.5 * t), finite.u(z, t, 0.5 * t), rtol=0, atol=2e-4)
 

@@ -66,6 +66,7 @@ class Ended:
 def settle() -> None:
     """Make this process fit to be forked: one thread, no lock of tqdm that a killed child could take along."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # what a forked child may ask for: OpenMP's threads do not survive a fork
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0
     import_module("torch._dynamo")  # a second or more, which every optimiser costs that is the first of its process

@@ -14,10 +14,18 @@ from dynamics.store import open_results, write_run
 
 
 def write(
-    folder: Path, name: str, numbers: Numbers, without: tuple[str, ...] = (), steps: int = 100, **attrs: object
+    folder: Path,
+    name: str,
+    numbers: Numbers,
+    without: tuple[str, ...] = (),
+    steps: int = 100,
+    arm: tuple[str, int] | None = None,
+    **attrs: object,
 ) -> Path:
     about = {"num_steps": 20 * steps, "batch_size": 64, "ema_decays": [0.995]}
     config = {"training": about, "data": {"name": "digits"}, "name": name}
+    if arm is not None:
+        config |= dict(zip(("name", "seed"), arm, strict=True))
     lead = {"lead": ("step",), "fall": [1.0, 0.5, 0.25]}
     gaps = xr.Dataset(
         exact(numbers["v"], numbers["u"], numbers["one_step"], **lead),
@@ -31,10 +39,11 @@ def write(
         "cells": cells(steps),
         "evaluation": evaluation(numbers, **{"checkpoint": 20 * steps, **attrs}),
     }
-    return store(folder / name, config, {k: g for k, g in groups.items() if k not in without})
+    seed = 0 if arm is None else arm[1]
+    return store(folder / name, config, {k: g for k, g in groups.items() if k not in without}, seed=seed)
 
 
-def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset], **attrs: str) -> Path:
+def store(folder: Path, config: dict[str, object], groups: dict[str, xr.Dataset], **attrs: str | int) -> Path:
     name = folder.name
     file = {
         "run_id": f"id-{name}",
@@ -72,7 +81,9 @@ def imported(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder; `without` names groups to leave out, the rest are attributes of the evaluation."""
+    """Write a run folder; `without` names groups to leave out, `arm` its arm and seed, the rest are attributes of the
+    evaluation.
+    """
     return partial(write, tmp_path)
 
 

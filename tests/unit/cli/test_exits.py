@@ -18,7 +18,6 @@ from dynamics.training import STOPPED
     ("words", "buffered"),
     [
         (["dynamics", "train", "--help"], False),
-        (["dynamics", "train", "--help"], True),
         (["dynamics", "--help"], True),
         (["experiments", "list"], False),
     ],

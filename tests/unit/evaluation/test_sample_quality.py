@@ -1,6 +1,5 @@
 """What is asked of samples, and what is measured where there are features, pictures, or points of the plane."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,26 +9,18 @@ from torch import Tensor
 
 from dynamics.data import Checkerboard, Digits, DigitsMixture, TwoMoons
 from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
-from dynamics.evaluation import vector_field as fields
 from dynamics.evaluation.distances import energy_distance
 from dynamics.evaluation.sample_quality import draw_conditions
 from dynamics.evaluation.vector_field import EXTENT, NUM_SIDE, TIMES, vector_field
 from dynamics.flow.condition import ClassLabels, Joint
 from dynamics.oracles import GaussianOracle
-from dynamics.oracles.posterior import PosteriorOracle
 from dynamics.rng import generator
 
 CPU = torch.device("cpu")
 OPTIONS = EvaluationOptions(nfe=(1, 2), num_samples=300, batch_size=70)
 
 
-@pytest.fixture(autouse=True)
-def _few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Solve for the exact velocities in a quarter of the steps, and let nobody find them afterwards."""
-    monkeypatch.setattr(PosteriorOracle, "num_steps", 8)
-    fields._exact.cache_clear()
-    yield
-    fields._exact.cache_clear()
+pytestmark = pytest.mark.usefixtures("coarse_truth")
 
 
 def test_labels_are_those_of_earlier_runs() -> None:

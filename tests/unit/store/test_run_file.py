@@ -184,6 +184,18 @@ def test_update_replaces_one_group_and_keeps_the_others(path: Path) -> None:
     assert list(tree.attrs["list"]) == [1, 2]
 
 
+def test_files_of_the_tests_are_those_of_users(path: Path) -> None:
+    """The tests' conftest has them written faster; where chunks lie in the file may differ, and nothing else."""
+    found, sizes = [], []
+    for write in (run_file._write, run_file._write.plain):  # type: ignore[attr-defined]
+        write(path, run_file._run_tree(groups(), {"run_id": "a"}))
+        found.append(xr.open_datatree(path, engine="h5netcdf", decode_times=False).load())
+        found[-1].close()
+        sizes.append(path.stat().st_size)
+    xr.testing.assert_identical(*found)
+    assert sizes[0] == sizes[1]
+
+
 def test_update_of_a_missing_file_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="write the run first"):
         update_run(tmp_path / "no" / "run.nc", "a", xr.Dataset())

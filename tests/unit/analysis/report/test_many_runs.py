@@ -1,6 +1,5 @@
 """Reports of many runs: seeds are one arm with an interval, claims come first, and no figure outgrows a page."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from dynamics.analysis.report.arm_tables import arm_means
 from dynamics.analysis.seed_arms import arms_by_config, arms_of, first_seeds, spread_arms, with_arms
 from dynamics.analysis.studies import study_report
 from dynamics.analysis.studies.claims import CLAIMS
-from dynamics.store import collect, open_results, write_run
+from dynamics.store import collect
 
 Drawn = dict[str, Figure]
 Make = Callable[..., Path]
@@ -45,12 +44,7 @@ def sweep(make: Make, arms: int, seeds: int) -> list[Path]:
     for arm in range(arms):
         for seed in range(seeds):
             numbers = {**BASE, "one_step": 0.1 * (1 + 2 * arm) * (1 + seed / 10), "v": 0.1 * (1 + seed / 10)}
-            folder = make(f"arm{arm:02}-s{seed}", numbers)
-            tree = open_results(folder)
-            config = json.loads(tree.attrs["config_json"]) | {"name": f"arm{arm}", "seed": seed}
-            groups = {name: child.to_dataset() for name, child in tree.children.items()}
-            write_run(folder / "run.nc", groups, {**tree.attrs, "config_json": json.dumps(config), "seed": seed})
-            folders.append(folder)
+            folders.append(make(f"arm{arm:02}-s{seed}", numbers, arm=(f"arm{arm}", seed)))
     return folders
 
 
