@@ -193,9 +193,9 @@ def check_plan(runs: Sequence[Planned]) -> None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
             machine_files.check_files(evaluation, on_latents=isinstance(config.data, Latents))
-            options = evaluation.fid if isinstance(evaluation, FidRequest) else evaluation
-            if options.ema_length is not None:
-                config.training.check_ema_length(options.ema_length)
+            sampling = evaluation.fid if isinstance(evaluation, FidRequest) else evaluation
+            if sampling.ema_length is not None:
+                config.training.check_ema_length(sampling.ema_length)
         key = (config.data, config.objective, config.times, config.observers)
         of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:
