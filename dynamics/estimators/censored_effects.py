@@ -20,8 +20,8 @@ class CensoredEffect:
     """Mean of normal values of which those at or beyond `first` and `last` are censored (Tobin 1958).
 
     The profile likelihood ratio of a mean, L(mean) = 2 (max log likelihood - max log likelihood at that mean), becomes
-    a t-statistic, sqrt((n - 1) (exp(L / n) - 1)): with no value censored that is Student's t exactly. With all of them
-    beyond one end it is at most that of the sign test, p = 2^-n. Chi-squared limits of L cover too rarely at five seeds.
+    a t-statistic, sqrt((n - 1) (exp(L / n) - 1)): with no value censored that is Student's t exactly, and with all
+    beyond one end no p is below that of the sign test, 2^-n. Chi-squared limits of L cover too rarely at five seeds.
     """
 
     values: Floats
