@@ -67,12 +67,13 @@ def evaluate(args: EvaluateArgs) -> None:
         raise invalid(f"--{named[0]}", str(getattr(args, named[0])), "only with --fid", "add --fid, or leave it out")
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
+    from dynamics.runner.measure.finished_run import check_ema_lengths
 
-    for options in [EvaluationOptions(**sampling) for sampling in _samplings(args)]:
-        _show(
-            evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace),
-            args.dir,
-        )
+    wanted = [EvaluationOptions(**sampling) for sampling in _samplings(args)]
+    check_ema_lengths(args.dir, args.ema_length, args.checkpoint)
+    for options in wanted:
+        measured = evaluate_run(args.dir, options, args.exact_rows, args.checkpoint, args.weights, replace=args.replace)
+        _show(measured, args.dir)
 
 
 def _show(measured: "xr.Dataset", folder: Path) -> None:
@@ -99,11 +100,14 @@ def _evaluate_fid(args: EvaluateArgs) -> None:
     from dynamics.evaluation.fid import FidOptions
     from dynamics.options import invalid
     from dynamics.runner.measure.fid_of_run import evaluate_fid_run
+    from dynamics.runner.measure.finished_run import check_ema_lengths
 
     if args.inception is None or args.reference is None:
         raise invalid("fid", "no --inception or no --reference", "both files", "see dynamics evaluate --help")
     files = args.inception, args.reference, args.vae
-    for options in [FidOptions(**sampling) for sampling in _samplings(args)]:
+    wanted = [FidOptions(**sampling) for sampling in _samplings(args)]
+    check_ema_lengths(args.dir, args.ema_length, args.checkpoint)
+    for options in wanted:
         measured = evaluate_fid_run(args.dir, options, *files, args.checkpoint, args.weights, replace=args.replace)
         numbers = measured.drop_vars("samples").to_dataframe()
         print(numbers.dropna(how="all").to_string(float_format=lambda x: f"{x:.4g}"))

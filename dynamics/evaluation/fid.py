@@ -29,6 +29,7 @@ from dynamics.evaluation.sample_quality import (
     draw_conditions,
     draw_samples,
     on_device,
+    sampled_as,
 )
 from dynamics.flow.condition import Condition
 from dynamics.flow.path import Shape, Velocity
@@ -314,16 +315,13 @@ def _labelled(
     return xr.Dataset(variables, coords=coords, attrs=protocol(options, inception, reference))
 
 
-def protocol(options: FidOptions, inception: Inception, reference: Statistics) -> dict[str, str | int]:
+def protocol(options: FidOptions, inception: Inception, reference: Statistics) -> dict[str, str | int | float]:
     """Return how the numbers are made, apart from field and nfe: only results that agree in all of it compare."""
     left_out = (
         "" if reference.features is not None else "kernel distance, precision and recall need a reference with features"
     )
     return {
-        "num_samples": options.num_samples,
-        "label_mode": options.label_mode,
-        "method": options.method,
-        "evaluation_seed": options.seed,
+        **sampled_as(options),
         "rounding": "to the nearest of 256 levels",
         "resize": "bilinear as in TensorFlow 1, to 299 x 299, by the network",
         "inception": inception.name,

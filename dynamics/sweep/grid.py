@@ -14,7 +14,7 @@ from dynamics.data import Latents
 from dynamics.evaluation import EvaluationOptions
 from dynamics.options import invalid
 from dynamics.sweep import machine_files
-from dynamics.sweep.machine_files import Evaluation, Files, Prepare
+from dynamics.sweep.machine_files import Evaluation, FidRequest, Files, Prepare
 
 NOWHERE = Files()
 Knob = str | int | float
@@ -196,6 +196,9 @@ def check_plan(runs: Sequence[Planned]) -> None:
             raise invalid("latents", None, "the folder that `dynamics encode` made", "--latents FOLDER")
         for evaluation in run.evaluations:
             machine_files.check_files(evaluation, on_latents=isinstance(config.data, Latents))
+            sampling = evaluation.fid if isinstance(evaluation, FidRequest) else evaluation
+            if sampling.ema_length is not None:
+                config.training.check_ema_length(sampling.ema_length)
         key = (config.data, config.objective, config.times, config.observers)
         of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:

@@ -11,7 +11,7 @@ KEYS = {"step", "emas", "sha256"}
 """What any state.json must hold."""
 WHOLE_KEYS = KEYS | {"curricula", "cells"}
 """What that of a checkpoint must hold."""
-LATER_KEYS = {"parts", "log", "run_id", "optimizer"}
+LATER_KEYS = {"parts", "log", "run_id", "optimizer", "precision"}
 """What it may hold: "optimizer" are settings that earlier versions wrote, and nobody reads."""
 OPTIMIZER = "optimizer"
 """Kind of the files of moments."""

@@ -1,6 +1,7 @@
 """How a run is optimised."""
 
 import os
+from itertools import product
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 
 from dynamics.models.attention import DualAttention
 from dynamics.options import Options, invalid, later
-from dynamics.training.power_averages import average_name, check_length
+from dynamics.training.power_averages import average_name, check_carried, check_length
 
 SNAPSHOTS = 16
 """How many a run keeps, if nothing else is said."""
@@ -85,6 +86,17 @@ class TrainingOptions(Options):
             return ()
         every = self.snapshot_every or -(-self.num_steps // SNAPSHOTS)
         return *range(every, self.num_steps, every), self.num_steps
+
+    def check_ema_length(self, length: float) -> None:
+        """Refuse the length of an average that the snapshots of a finished run will not carry.
+
+        Raises:
+            ValueError: It is none, or there will be no snapshots that carry it.
+        """
+        check_length(length)
+        kept = list(product(self.ema_lengths, self.snapshot_steps))
+        lengths, steps = [a for a, _ in kept], [step for _, step in kept]
+        check_carried(length, self.num_steps, lengths, steps, self.snapshot_precision)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -17,10 +17,14 @@ from numpy.typing import ArrayLike
 
 from dynamics.options import invalid
 
-LONGEST = 12**-0.5
-"""Length of the plain mean, gamma = 0: no average that forgets the first weights is longer."""
+LONGEST = 0.2887
+"""Length of the plain mean, gamma = 0, rounded up: no average that forgets the first weights is longer."""
 TOLERANCE = 0.05
 """Largest distance of a rebuilt profile from the one asked for, as a share of that one's norm."""
+ROUNDING = {"float32": 1e-7, "float16": 2e-4}
+"""Error of a kept weight by its precision, as a share of it, about; averages shorter than those kept amplify it."""
+LARGEST_ROUNDING = 2e-3
+"""Largest such error of a rebuilt weight."""
 _PREFIX = "length"
 
 
@@ -63,7 +67,7 @@ def weights_name(weights: str, length: float | None) -> str:
 def check_length(length: float, received: object = None, name: str = "ema_length") -> None:
     """Refuse what is no length of a power-function average."""
     if not 0 < length <= LONGEST:
-        allowed = f"0 < length <= {LONGEST:.4f} of training, the plain mean"
+        allowed = f"0 < length <= {LONGEST} of training, the plain mean"
         raise invalid(name, length if received is None else received, allowed, "such as 0.05")
 
 
@@ -106,12 +110,17 @@ class Rebuilt(NamedTuple):
     distance: float
     """Norm of the difference of the two profiles, over that of the profile asked for."""
 
+    def carries(self, precision: str) -> bool:
+        """Whether profile and rounding are near enough, of averages that are kept in a precision."""
+        rounding = float(np.linalg.norm(self.factors)) * ROUNDING[precision]
+        return self.distance <= TOLERANCE and rounding <= LARGEST_ROUNDING
+
 
 def rebuilt(length: float, end: float, lengths: Sequence[float], ends: Sequence[float]) -> Rebuilt:
     """Return the sum of kept averages whose profile comes nearest to that of a length.
 
-    Least squares over all sums of factors 1. # DIFFERS: the paper leaves their sum free; with it at 1 the part of the
-    weights that does not move is exact.
+    Least squares over all sums of factors 1. # DIFFERS: the paper leaves their sum free, and its code divides by it
+    afterwards; with it at 1 the part of the weights that does not move is exact.
 
     Args:
         length: That is asked for.
@@ -123,6 +132,9 @@ def rebuilt(length: float, end: float, lengths: Sequence[float], ends: Sequence[
         >>> rebuilt(0.05, 100, [0.05, 0.1, 0.05], [100, 100, 50]).factors.round(9).tolist()
         [1.0, 0.0, 0.0]
     """
+    kept = [i for i, place in enumerate(zip(lengths, ends, strict=True)) if place == (length, end)]
+    if kept:
+        return Rebuilt(np.eye(len(lengths))[kept[0]], 0.0)
     gammas, times, wanted = np.array([gamma_of(a) for a in lengths]), np.array(ends) / end, gamma_of(length)
     gram = profile_products(gammas[:, None], times[:, None], gammas, times)
     cross, norm = profile_products(gammas, times, wanted, 1.0), float(profile_products(wanted, 1.0, wanted, 1.0))
@@ -134,19 +146,25 @@ def rebuilt(length: float, end: float, lengths: Sequence[float], ends: Sequence[
     return Rebuilt(factors, math.sqrt(max(squared, 0.0) / norm))
 
 
-def check_carried(length: float, end: int, lengths: Sequence[float], ends: Sequence[int]) -> Rebuilt:
+def check_carried(
+    length: float, end: int, lengths: Sequence[float], ends: Sequence[int], precision: str = "float32"
+) -> Rebuilt:
     """Return how an average is rebuilt, if the kept ones carry it.
 
     Raises:
-        ValueError: They do not; the text says which lengths they carry.
+        ValueError: They do not; the text says which length they carry, or that there are none.
     """
+    if not lengths:
+        remedy = "train with training.ema_lengths, such as 0.05 0.1"
+        raise invalid("ema_length", length, "a run with snapshots of its averages", remedy)
     found = rebuilt(length, end, lengths, ends)
-    if found.distance <= TOLERANCE:
+    if found.carries(precision):
         return found
-    tried = np.geomspace(LONGEST / 60, LONGEST, 100)
-    carried = [float(a) for a in tried if rebuilt(float(a), end, lengths, ends).distance <= TOLERANCE]
+    tried = [float(f"{a:.3g}") for a in np.geomspace(LONGEST / 60, 0.99 * LONGEST, 100)]  # as the text spells them
+    carried = [a for a in tried if rebuilt(a, end, lengths, ends).carries(precision)]
     kept = f"{len(set(ends))} snapshots up to step {end}, of averages {', '.join(map(str, sorted(set(lengths))))}"
+    kept += f" in {precision}"
     nearest = min([*carried, *lengths], key=lambda a: abs(math.log(a / length)))
-    allowed = f"lengths that {kept}, carry; the nearest is {nearest:.3g}"
+    allowed = f"lengths that {kept}, carry; the nearest is {nearest:g}"
     remedy = "choose another length, or train with a smaller training.snapshot_every or more training.ema_lengths"
     raise invalid("ema_length", length, allowed, remedy)

@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dynamics.options import invalid
 from dynamics.training.checkpoint_content import weights_files
 from dynamics.training.optimisation import TrainingOptions
 from dynamics.training.power_averages import check_carried, length_in
 from dynamics.training.shards import Shards
 from dynamics.training.state import TrainState, Weights
 from dynamics.training.step_folders import StepFolders
-
-DIGITS = 9
-"""Of a factor: what is behind them is the solver's rounding, without which a kept average comes back bitwise."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,30 @@ class Snapshots(StepFolders):
         dtype = torch.float16 if options.snapshot_precision == "float16" else None
         averages = {average: ema for average, ema in state.emas.items() if length_in(average) is not None}
         kinds = {f"ema_{a}": {name: weight.to(dtype) for name, weight in ema.items()} for a, ema in averages.items()}
-        return self.put(state.step, kinds, {"emas": list(averages)})
+        return self.put(state.step, kinds, {"emas": list(averages), "precision": options.snapshot_precision})
+
+    def summands(self, length: float, step: int | None = None) -> tuple[int, list[tuple[dict[str, Any], str, float]]]:
+        """Return at which step an average of a length ends, and of what it is the sum.
+
+        Args:
+            length: Standard deviation of its profile as a share of the steps so far.
+            step: Of a snapshot; None takes the newest.
+
+        Returns:
+            The step; by kept average the content of its snapshot's state.json, its name and its factor.
+
+        Raises:
+            ValueError: There is no such snapshot, or those there are do not carry that length.
+        """
+        end = max(self.steps(), default=0) if step is None else step
+        if self.steps():
+            self._check_step(end)
+        contents = [self.content(s) for s in self.steps() if s <= end]
+        kept = [(content, average) for content in contents for average in content["emas"]]
+        lengths, ends = [length_in(average) or 0.0 for _, average in kept], [content["step"] for content, _ in kept]
+        precision = "float16" if any(content.get("precision") == "float16" for content in contents) else "float32"
+        factors = check_carried(length, end, lengths, ends, precision).factors
+        return end, [(*place, float(factor)) for place, factor in zip(kept, factors, strict=True) if factor]
 
     def rebuilt_weights(self, length: float, step: int | None = None) -> tuple[int, Weights]:
         """Return (step, weights) of the average of any length up to a step; a kept length comes back as it is.
@@ -47,16 +67,7 @@ class Snapshots(StepFolders):
             ValueError: There is no such snapshot, or those there are do not carry that length.
             DamagedCheckpointError: One fails its checksums. To do without it, remove its folder.
         """
-        if not self.steps():
-            remedy = "train with training.ema_lengths, such as 0.05 0.1"
-            raise invalid("ema_length", length, "a run with snapshots of its averages", remedy)
-        end = self.last() if step is None else step
-        self._check_step(end)
-        contents = [self.content(s) for s in self.steps() if s <= end]
-        kept = [(content, average) for content in contents for average in content["emas"]]
-        lengths, ends = [length_in(average) or 0.0 for _, average in kept], [content["step"] for content, _ in kept]
-        factors = check_carried(length, end, lengths, ends).factors.round(DIGITS)
-        used = [(*place, factor) for place, factor in zip(kept, factors, strict=True) if factor]
+        end, used = self.summands(length, step)
         for s in {content["step"] for content, _, _ in used}:
             self.verify(s)
         shards = [

@@ -1,5 +1,6 @@
 """The one mutable object of training."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -78,10 +79,10 @@ def weights_of(model: nn.Module) -> Weights:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def update_emas(state: TrainState) -> None:
-    """ema <- decay * ema + (1 - decay) * weights, for every average; the step's number counts from 0."""
+def update_emas(state: TrainState, averages: Iterable[str] | None = None) -> None:
+    """ema <- decay * ema + (1 - decay) * weights, for every average or those named; the step's number counts from 0."""
     with torch.no_grad():
         parameters = [local(p.detach()) for p in state.model.parameters()]
-        for average, ema in state.emas.items():
+        for average in state.emas if averages is None else averages:
             decay = decay_in_step(average, state.step + 1)
-            torch._foreach_lerp_([local(weight) for weight in ema.values()], parameters, 1 - decay)
+            torch._foreach_lerp_([local(weight) for weight in state.emas[average].values()], parameters, 1 - decay)

@@ -17,6 +17,7 @@ from dynamics.record import RowTable, StepRecord, summarise
 from dynamics.rng import normal_rows
 from dynamics.training.distributed import interleaved, largest, whole, world
 from dynamics.training.optimisation import TrainingOptions
+from dynamics.training.power_averages import length_in
 from dynamics.training.recipe import Recipe
 from dynamics.training.state import TrainState, update_emas
 from dynamics.training.training_network import TrainingNetwork
@@ -141,7 +142,11 @@ def _check_series(objective: Objective, terms: LossTerms) -> None:
 
 
 def skip(state: TrainState) -> None:
-    """Go past a step that was not done, so that the next one draws other rows."""
+    """Go past a step that was not done, so that the next one draws other rows.
+
+    Averages along power functions of time take the weights in once more, for time goes on.
+    """
+    update_emas(state, [average for average in state.emas if length_in(average) is not None])
     state.step += 1
 
 

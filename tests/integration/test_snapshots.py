@@ -92,6 +92,14 @@ def test_evaluations_of_lengths_lie_side_by_side(mine: Path, capsys: Said) -> No
     assert len(open_results(mine).children) == len(children), "it was measured before"
 
 
+def test_no_length_is_measured_where_one_cannot_be(mine: Path, capsys: Said) -> None:
+    before = (mine / "run.nc").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(mine), "--nfe", "1", "--num-samples", "12", "--ema-length", "0.05", "0.004"])
+    assert "the nearest is" in capsys.readouterr().err
+    assert (mine / "run.nc").read_bytes() == before
+
+
 def test_a_network_of_any_length(mine: Path) -> None:
     z, t, c = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 3])
     checkpoints = RunFolder(mine).checkpoints()

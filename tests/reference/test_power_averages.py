@@ -11,8 +11,9 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from dynamics.training import Snapshots, TrainState
-from dynamics.training.power_averages import LONGEST, gamma_of, profile_products, rebuilt
+from dynamics.training.power_averages import LONGEST, check_carried, gamma_of, profile_products, rebuilt
 from dynamics.training.state import update_emas
+from dynamics.training.step import skip
 
 STEPS, EVERY = 160, 10
 STORED = (0.05, 0.1)
@@ -25,7 +26,7 @@ def profile(length: float, end: float) -> Callable[[float], float]:
     return lambda tau: (gamma + 1) / end * (tau / end) ** gamma if 0 <= tau <= end else 0.0
 
 
-@pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.2, LONGEST])
+@pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.2, 12**-0.5])
 def test_a_length_is_the_standard_deviation_of_its_profile(length: float) -> None:
     p = profile(length, 3.0)
     mass, mean, square = (quad(lambda tau, n=n: tau**n * p(tau), 0, 3.0, epsabs=1e-13)[0] for n in range(3))
@@ -57,6 +58,13 @@ def test_the_distance_is_that_of_the_profiles() -> None:
     assert found.factors.sum() == pytest.approx(1, abs=1e-12)
 
 
+def summed(length: float, weights: list[Tensor]) -> Tensor:
+    """The integral of the profile over each step times the weights after it, summed."""
+    power, steps = gamma_of(length) + 1, np.arange(1, len(weights) + 1)
+    shares = (steps / len(weights)) ** power - ((steps - 1) / len(weights)) ** power
+    return torch.from_numpy(shares) @ torch.stack(weights)
+
+
 class Course:
     """A run of float64 weights that drift and tremble, with all of them, and its snapshots."""
 
@@ -81,10 +89,7 @@ class Course:
         return torch.cat([weights[name].detach().flatten() for name in sorted(weights)])
 
     def average(self, length: float, end: int = STEPS) -> Tensor:
-        """The integral of the profile over each step times the weights after it, summed."""
-        power, steps = gamma_of(length) + 1, np.arange(1, end + 1)
-        shares = (steps / end) ** power - ((steps - 1) / end) ** power
-        return torch.from_numpy(shares) @ torch.stack(self.weights[:end])
+        return summed(length, self.weights[:end])
 
     def rebuilt(self, length: float, end: int | None = None) -> Tensor:
         return self.flat(self.snapshots.rebuilt_weights(length, end)[1])
@@ -99,6 +104,26 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
 @pytest.mark.parametrize("end", [10, 80, STEPS])
 def test_a_kept_average_is_the_sum_over_all_weights(course: Course, length: float, end: int) -> None:
     assert float((course.rebuilt(length, end) - course.average(length, end)).abs().max()) < 1e-13
+
+
+def test_a_step_that_is_left_out_is_time_all_the_same() -> None:
+    state, weights = state_of(recipe(num_steps=8, ema_lengths=STORED)), list[Tensor]()
+    state.step = 0
+    for step in range(8):
+        if step in (0, 5):
+            plain = {name: weight.clone() for name, weight in state.average("0.5").items()}
+            skip(state)
+            assert all(torch.equal(weight, plain[name]) for name, weight in state.average("0.5").items())
+        else:
+            with torch.no_grad():
+                for p in state.model.parameters():
+                    p.add_(0.1 * step)
+            update_emas(state)
+            state.step += 1
+        weights.append(Course.flat(dict(state.model.named_parameters())))
+    for length in STORED:
+        found = Course.flat(state.average(f"length{length}"))
+        assert float((found - summed(length, weights)).abs().max()) < 1e-13
 
 
 def test_a_kept_average_comes_back_bitwise(course: Course) -> None:
@@ -130,6 +155,30 @@ def test_weights_that_do_not_move_come_back(length: float) -> None:
 def test_what_the_snapshots_do_not_carry_is_refused(course: Course, length: float, end: int | None) -> None:
     with pytest.raises(ValueError, match=r"ema_length: received .*; allowed: lengths that \d+ snapshots .* nearest is"):
         course.snapshots.rebuilt_weights(length, end)
+
+
+@pytest.mark.parametrize("count", [64, 256])
+def test_many_snapshots_still_keep_each_average(count: int) -> None:
+    kept = [(length, step) for step in range(1, count + 1) for length in (0.03, 0.05, 0.1)]
+    lengths, ends = zip(*kept, strict=True)
+    for length in (0.03, 0.05, 0.1):
+        factors = rebuilt(length, count, lengths, ends).factors
+        assert np.flatnonzero(factors).tolist() == [kept.index((length, count))]
+
+
+def test_half_precision_carries_no_length_that_amplifies_its_rounding() -> None:
+    lengths, ends = [0.05] * 64 + [0.1] * 64, [*range(1, 65)] * 2
+    check_carried(0.02, 64, lengths, ends)
+    with pytest.raises(ValueError, match="in float16, carry; the nearest is") as error:
+        check_carried(0.02, 64, lengths, ends, "float16")
+    nearest = float(str(error.value).split("the nearest is ")[1].split(";")[0])
+    check_carried(nearest, 64, lengths, ends, "float16")
+
+
+def test_the_plain_mean_may_be_asked_for_as_it_is_spelled() -> None:
+    assert gamma_of(0.2887) == 0
+    with pytest.raises(ValueError, match=r"length <= 0\.2887"):
+        gamma_of(0.2888)
 
 
 def test_half_precision_keeps_weights_to_its_rounding(course: Course, tmp_path: Path) -> None:

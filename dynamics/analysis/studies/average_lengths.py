@@ -51,7 +51,7 @@ def by_ema_length(tree: xr.DataTree, axes: Sequence[str], metrics: Sequence[str]
     Raises:
         ValueError: Nothing was evaluated at a length, or there is no such axis or metric.
     """
-    parts = []
+    parts, known = [], set[str]()
     for name in sampled_groups(tree):
         ds = group(tree, name)
         about = pd.DataFrame(
@@ -66,21 +66,22 @@ def by_ema_length(tree: xr.DataTree, axes: Sequence[str], metrics: Sequence[str]
             str(text).replace(f"_length{length}", "") for text, length in zip(table.said, table.ema_length, strict=True)
         ]
         keys, there = [*axes, "protocol", "ema_length"], [metric for metric in metrics if metric in table]
+        known |= {column for column in map(str, table) if column not in (*keys, "said")}
         parts.append(table.reset_index().melt(["run", *keys], there, "metric", "value"))
     if not parts:
         remedy = "dynamics evaluate DIR --ema-length 0.03 0.05 0.1, of runs with --training.ema-lengths"
         raise invalid("groups", sorted(tree.children), "evaluations with an ema_length", remedy)
     out = pd.concat(parts, ignore_index=True).dropna(subset=["ema_length", "value"])
     for metric in metrics:
-        check_known("metric", metric, sorted(set(out["metric"])))
+        check_known("metric", metric, sorted(known))
     return out
 
 
 def at_best_length(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """Return each metric of every run at its arm's best length, as `study` has them.
 
-    The length is chosen on the arm's other seeds, so that what is compared did not choose it; a single seed chooses its
-    own.
+    The length is chosen on the arm's other seeds, so that a run's own luck does not choose it; a single seed chooses
+    its own. All are measured on the same rows: what is peculiar to these can still favour a length, for every arm.
 
     Args:
         frame: From `by_ema_length`.
@@ -155,7 +156,8 @@ def errors_by_ema_length(frame: pd.DataFrame, metrics: Sequence[str], by: Names)
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         own = rows[rows.metric == metric]
         means = over_seeds(own, ["arm", "ema_length"], is_ratio(metric))
-        for arm, colour in colours.items():
+        for arm in dict.fromkeys(own.arm):
+            colour = colours[arm]
             line, best = means.loc[arm].sort_index(), best_length(own[own.arm == arm])
             band(ax, line.index, line["mean"], line["low"], line["high"], colour)
             at_end = best in (line.index[0], line.index[-1])  # a better one may lie beyond

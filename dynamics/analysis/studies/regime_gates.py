@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dynamics.analysis.gradients.task_affinity import affinity
 from dynamics.analysis.run_groups import bin_edges, group
-from dynamics.analysis.studies.study_table import gap_cosines, study
+from dynamics.analysis.studies.study_table import study
 from dynamics.estimators import Floats
 from dynamics.estimators.intervals import mean_sem, t_quantile
 
@@ -18,7 +19,7 @@ LONGER = 4
 GATES = {
     "under_trained": f"distance / distance at {LONGER} times the steps, above 2",
     "inherited": f"share of u's squared error that its own v has already, gaps from {LARGE}, above 0.5",
-    "conflict": f"unbiased cosine of the gradients of v and u, middle half of training, gaps from {LARGE}, below 0",
+    "conflict": f"cosine of v and u, products summed over the middle half of training, gaps from {LARGE}, below 0",
 }
 """What each gate asks of the mean over seeds, and of the end of its interval on the near side where there is one."""
 _THRESHOLDS = {"under_trained": 2.0, "inherited": 0.5, "conflict": 0.0}
@@ -77,25 +78,28 @@ def _inherited(tree: xr.DataTree) -> pd.Series:
     ds = group(tree, "decomposition")
     large = [low >= LARGE for low, _ in bin_edges(ds, "gap_bin")]
     own, error = (ds[name].isel(gap_bin=large).sum("gap_bin", skipna=False) for name in ("u_inherited", "u_error"))
-    return _mean_between(own / error, 1.0, 1.0)
+    return _mean_between(own / error, 1.0, 1.0).to_series()
 
 
 def _conflict(tree: xr.DataTree) -> pd.Series:
-    """Return the mean cosine over the bins of large gaps and the middle half of training.
+    """Return the cosine of v and u by inner products that are summed over the middle half of training, mean over bins.
 
-    It changes its sign within hundreds of steps, with the noise of the weights: one measurement says little.
+    The sign of one measurement changes within a hundred steps, with the noise of the weights: what counts over training
+    is the sum of the products, to which a step with small gradients adds little.
     """
-    found = gap_cosines(tree, "gram").unbiased
-    large = [float(name.split("-")[0]) >= LARGE for name in map(str, found.bin.values)]
-    return _mean_between(found.isel(bin=large).mean("bin", skipna=False), 0.25, 0.75)
+    products = affinity(tree, "gram")["product"].sel(group="model", drop=True)
+    names = [name for name in map(str, products.task.values) if name.startswith("u ")]
+    large = [name for name in names if float(name.removeprefix("u ").split("-")[0]) >= LARGE]
+    with_v = products.sel(task="v", task2=large, drop=True)
+    of_v = products.sel(task="v", task2="v", drop=True)
+    of_u = xr.concat([products.sel(task=name, task2=name, drop=True) for name in large], with_v.task2)
+    across, v, u = (_mean_between(part, 0.25, 0.75) for part in (with_v, of_v, of_u))
+    return (across / np.sqrt(v * u)).mean("task2", skipna=False).to_series()
 
 
-def _mean_between(values: xr.DataArray, low: float, high: float) -> pd.Series:
-    """Return the mean of each run of [run, step] over its measurements between two shares of the last one's step."""
-    out = {}
-    for run, row in zip(values.run.values, values.transpose("run", "step").values, strict=True):
-        there = np.isfinite(row)
-        share = values.step.values / values.step.values[there].max(initial=1)
-        chosen = row[there & (share >= low) & (share <= high)]
-        out[str(run)] = chosen.mean() if len(chosen) else np.nan
-    return pd.Series(out, dtype=float)
+def _mean_between(values: xr.DataArray, low: float, high: float) -> xr.DataArray:
+    """Return the mean of [run, step, ...] over a run's measurements between two shares of the last one's step."""
+    there = np.isfinite(values)
+    last = values.step.where(there).max("step")
+    share = values.step / last
+    return values.where((share >= low) & (share <= high)).mean("step")

@@ -20,7 +20,7 @@ from dynamics.runner.agreement import agree
 from dynamics.runner.measure.finished_run import beside, earlier, load_network, still_missing
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import protocol_name, update_run
-from dynamics.training import device_for, joined, on_all, on_first, threads_for, weights_name
+from dynamics.training import device_for, joined, length_in, on_all, on_first, threads_for, weights_name
 
 GROUP = "fid"
 
@@ -60,6 +60,7 @@ def evaluate_fid_run(
             without a decoder or one for pixels, or ranks that were asked for different things.
     """
     folder, weights = RunFolder(Path(run_dir)), weights_name(weights, options.ema_length)
+    options = options.model_copy(update={"ema_length": length_in(weights)})
     config = folder.finished_config()
     torch.set_num_threads(threads_for(config.training))
     device = device_for(config.training)
@@ -90,11 +91,11 @@ def _source(
     checkpoint: int | None,
     weights: str,
     device: torch.device,
-) -> tuple[ImageSource, dict[str, str | int]]:
+) -> tuple[ImageSource, dict[str, str | int | float]]:
     """Return what makes the images, and what to say about it."""
     decode, decoder = _decoder(data, vae, device)
     u, step = load_network(folder.path, weights, checkpoint)
-    about: dict[str, str | int] = {
+    about: dict[str, str | int | float] = {
         "checkpoint": step,
         "weights": weights,
         "decoder": decoder,
@@ -120,7 +121,7 @@ def _decoder(
     return partial(found.decode, scale=data.record.scale), f"{data.record.vae} {found.sha256}"
 
 
-def _digest(about: dict[str, str | int], options: FidOptions) -> str:
+def _digest(about: dict[str, str | int | float], options: FidOptions) -> str:
     """Return what names the folder of the kept features: they serve any numbers of evaluations of one field."""
     content = {**about, "field": options.field, "batch_size": options.batch_size}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -50,6 +50,18 @@ def network_at(
     return Network(chosen, {str(config.training.ema_decays[0]): average}), step
 
 
+def check_ema_lengths(run_dir: Path, lengths: Sequence[float], checkpoint: int | None = None) -> None:
+    """Refuse lengths of averages that a finished run's snapshots do not carry, before any of them is measured.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    folder = RunFolder(Path(run_dir))
+    for length in lengths:
+        config = folder.finished_config()
+        folder.snapshots(config).summands(length, folder.step_to_measure(config, checkpoint))
+
+
 def asked_by_data(net: Network, objective: Objective) -> Velocity:
     """Return the velocity for conditions of the data, where the network is conditioned on more."""
 

@@ -339,3 +339,9 @@ def test_a_part_that_another_rank_kept_elsewhere_is_missed(
     monkeypatch.setattr(Parts, "write", lambda self, i, features: kept(self, i, features) if i != 2 else None)
     with pytest.raises(ValueError, match="3 of 4 files"):
         evaluate_fid(source(), options(), inception, reference, parts)
+
+
+def test_it_says_how_long_the_average_was(inception: Inception, reference: Statistics) -> None:
+    about = fid.protocol(options(ema_length=0.05), inception, reference)
+    assert (about["ema_length"], about["weights"], about["num_samples"]) == (0.05, "length0.05", 30)
+    assert "ema_length" not in fid.protocol(options(), inception, reference)

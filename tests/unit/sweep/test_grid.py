@@ -5,6 +5,7 @@ import pytest
 
 from dynamics.analysis.studies.study_table import label_text
 from dynamics.config import RunConfig
+from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GramOptions
 from dynamics.sweep.grid import (
@@ -97,6 +98,16 @@ def test_observers_that_the_law_of_times_cannot_feed_are_refused_before_submissi
     with pytest.raises(ValueError, match=r"gram.*gap bin"):
         check_plan([Planned(config, {}, "grid")])
     check_plan(plan(TINY, "digits"))
+
+
+def test_averages_that_no_snapshot_will_carry_are_refused_before_submission() -> None:
+    config, wanted = RunConfig(), (EvaluationOptions(ema_length=0.08),)
+    with pytest.raises(ValueError, match=r"ema_length.*training\.ema_lengths"):
+        check_plan([Planned(config, {}, "grid", wanted)])
+    kept = with_values(config, {"training.ema_lengths": (0.05, 0.1)})
+    check_plan([Planned(kept, {}, "grid", wanted)])
+    with pytest.raises(ValueError, match=r"received 0\.004.*the nearest is"):
+        check_plan([Planned(kept, {}, "grid", (EvaluationOptions(ema_length=0.004),))])
 
 
 def test_experiments_are_the_files_of_the_package() -> None:

@@ -85,6 +85,11 @@ def test_the_figure_marks_each_best(frame: pd.DataFrame) -> None:
     assert all(star.get_markerfacecolor() == "white" for star in stars), "both at the end of what was measured"
 
 
+def test_an_arm_without_a_metric_is_not_drawn(frame: pd.DataFrame) -> None:
+    ax = plots.errors_by_ema_length(frame[(frame.arm == "long") | (frame.metric != "fd_u_nfe1")], METRICS, "arm").axes
+    assert [sum(line.get_marker() == "*" for line in panel.lines) for panel in ax] == [2, 1, 2]
+
+
 def test_lengths_that_only_some_runs_have_do_not_count(frame: pd.DataFrame) -> None:
     own = frame[(frame.arm == "short") & (frame.metric == "fd_u_nfe1")]
     assert best_length(own[(own.run != "short0") | (own.ema_length != 0.03)]) == 0.06
@@ -98,5 +103,5 @@ def test_what_does_not_belong_together_is_refused(tree: xr.DataTree, frame: pd.D
     bare = xr.DataTree.from_dict({"/evaluation": measured(None)})
     with pytest.raises(ValueError, match=r"evaluations with an ema_length; remedy: dynamics evaluate DIR --ema-l"):
         by_ema_length(bare, AXES, METRICS)
-    with pytest.raises(ValueError, match="metric: received 'nothing'"):
+    with pytest.raises(ValueError, match=r"metric: received 'nothing'; allowed: .*one_step_error"):
         by_ema_length(tree, AXES, ["nothing"])

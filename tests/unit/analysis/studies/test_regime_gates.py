@@ -72,3 +72,15 @@ def test_an_interval_that_reaches_the_threshold_does_not_pass(tree: xr.DataTree)
     one = regime_gates(tree.map_over_datasets(lambda ds: ds.isel(run=[0, 3]) if "run" in ds.dims else ds), AXES)
     assert one.high.isna().all()
     assert one.passed.sum() == 3, "one seed has no interval: its own number decides"
+
+
+def test_a_measurement_of_small_gradients_adds_little_to_the_conflict(tree: xr.DataTree) -> None:
+    """Two measurements in the middle half, one of them with a hundredth of the products and the opposite sign."""
+    one = tree["gram"].to_dataset().isel(run=[0])
+    middle, end = one.sel(step=[50]), one.sel(step=[100])
+    opposite = 0.01 * middle.gram * xr.where(middle.task == middle.task2, 1, -1)
+    small = middle.assign(gram=opposite).assign_coords(step=[60])
+    other = {name: tree[name].to_dataset().isel(run=[0]) for name in ("evaluation", "decomposition")}
+    whole = xr.DataTree.from_dict({"/": xr.Dataset(), "gram": xr.concat([middle, small, end], "step"), **other})
+    found = regime_gates(whole, AXES).set_index("gate").value["conflict"]
+    assert found == pytest.approx(-0.5 * 0.99 / 1.01)
