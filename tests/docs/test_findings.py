@@ -22,6 +22,8 @@ REPEATED = {
 }
 """Studies that were repeated with a DiT."""
 WHERE = [(name, "digits") for name in STUDIES]
+if not (ROOT / "results" / "schedule_map").is_dir():  # its runs are not collected yet
+    WHERE.remove(("schedule_map", "digits"))
 WHERE += [(name, scale) for name, scales in REPEATED.items() for scale in scales]
 # as the command orders them
 PATHS = [ROOT / "results" / name / f"{scale}.nc" for name in STUDIES for scale in RESOURCES if (name, scale) in WHERE]
