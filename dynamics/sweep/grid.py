@@ -94,9 +94,7 @@ def experiment(package: str, name: str) -> Experiment:
     )
 
 
-def plan(
-    experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBegun | None = None
-) -> list[Planned]:
+def plan(experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBegun | None = None) -> list[Planned]:
     """Return every run of an experiment; a run comes after the one that it starts from.
 
     Args:

@@ -55,6 +55,8 @@ class Finding:
     """Text of the primary claim without whose direction this claim can have none."""
     num_censored: int = 0
     """Seeds whose length lies beyond those that were trained."""
+    last_level: float = LEVEL
+    """Of the interval at the last of several looks."""
 
     @property
     def verdict(self) -> str:
@@ -69,10 +71,13 @@ class Finding:
 
     @property
     def budget(self) -> int:
-        """Seeds that would decide the claim with probability POWER, its effect and spread being those measured."""
+        """Seeds that would decide the claim with probability POWER, its effect and spread being those measured.
+
+        Where one looks several times: at the last look of a study with as many looks.
+        """
         if not np.isfinite([self.effect, self.spread]).all():
             return 0
-        alpha = (1 - LEVEL) / self.num_rivals
+        alpha = (1 - self.last_level) / self.num_rivals
         return seeds_needed(self.effect, self.spread, self.claim.equivalence, alpha, POWER)
 
     def effect_text(self) -> str:
@@ -183,15 +188,15 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
         values = [estimate.p_beyond(value)[side] for estimate in used]
         return repeated_p(values, looks) if looks else values[-1]
 
-    level = LEVEL
-    if looks:
-        level = 1 - 2 * float(look_limits(looks, (1 - LEVEL) / 2)[len(used) - 1])
+    levels = 1 - 2 * look_limits(looks, (1 - LEVEL) / 2) if looks else np.full(len(used), LEVEL)
+    level, last_level = float(levels[len(used) - 1]), float(levels[-1])
     p_value = min(2 * min(p_beyond(0.0, 0), p_beyond(0.0, 1)), 1.0)
     p_no_effect = min(2 * max(p_beyond(-margin, 0), p_beyond(margin, 1)), 1.0)
     censored = last.num_censored if isinstance(last, CensoredEffect) else 0
     return Finding(
         *(claim, last.num_seeds, last.effect, *last.interval(level), ratio, p_value, p_value, p_no_effect, last.spread),
         num_censored=censored,
+        last_level=last_level,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweeps._sweep import Small
 
-from dynamics.cli import sweep_commands
+from dynamics.cli import start_runs
 from dynamics.cli.experiments import main
 from dynamics.cli.sweep_commands import VERBS
 from dynamics.planning.resources import Resources
@@ -142,8 +142,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     def here(folder: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> None:
         out.append(("here", options, len(runs)))
 
-    monkeypatch.setattr(sweep_commands, "submit_slurm", to_slurm)
-    monkeypatch.setattr(sweep_commands, "run_here", here)
+    monkeypatch.setattr(start_runs, "submit_slurm", to_slurm)
+    monkeypatch.setattr(start_runs, "run_here", here)
     return out
 
 
