@@ -40,7 +40,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ("--results", str(tmp_path))
     for words, message in (
-        (("huge", "plan"), "experiment: received 'huge'; allowed: slow, tiny"),
+        (("huge", "plan"), "experiment: received 'huge'; allowed: looked, slow, tiny"),
         (("tiny", "start"), "verb: received 'start'; allowed: plan, submit"),
         (
             ("tiny", "plan", "--scale", "s"),
