@@ -245,7 +245,7 @@ def arms_stop(count: int, rng: np.random.Generator) -> dict[str, dict[str, float
     """Return what stopping arm by arm does to each family, of arms that are alike and of a committed study's."""
     spread = {"arms alike": 0.03, "arms as of components": seven_arms("components, error")}
     return {
-        f"{name}, {arms}": family(count // 4, effects, LOOKS[-1], rng, LOOKS, of_arms)
+        f"{name}, {arms}": family(count // 2, effects, LOOKS[-1], rng, LOOKS, of_arms)
         for arms, of_arms in spread.items()
         for name, effects in FAMILIES.items()
     }

@@ -39,11 +39,6 @@ def look_limits(looks: tuple[int, ...], alpha: float, power: float = POWER) -> F
         [0.0125, 0.0164]
     """
     check_looks(looks)
-    return _limits(tuple(looks), alpha, power).copy()
-
-
-@lru_cache
-def _limits(looks: tuple[int, ...], alpha: float, power: float) -> Floats:
     fractions = np.asarray(looks, dtype=float) / looks[-1]
     spent = np.diff(alpha * np.r_[0.0, fractions] ** power)
     limits = [spent[0]]

@@ -12,7 +12,7 @@ QUESTION = "Do looks at the claims stop the arms that are decided, and no others
 METRIC = "fd_u_nfe1"
 CLAIMS = (
     Claim("a high rate is better", METRIC, {"arm": "fast"}, "lower", {"arm": "slow"}, primary=True),
-    Claim("a start from v is better", METRIC, {"arm": "from v"}, "lower", {"arm": "slow"}),
+    Claim("a start from v is better", METRIC, {"arm": "from v"}, "lower", {"arm": "slow"}, margin=0.3),
 )
 
 
@@ -21,7 +21,7 @@ def base(scale: str) -> RunConfig:
 
 
 def axes(scale: str) -> Axes:
-    arms = {"slow": 1e-4, "fast": 1e-1, "from v": 2e-4, "named by nobody": 3e-4}
+    arms = {"slow": 1e-4, "fast": 1e-1, "from v": 2e-4}
     return {
         "arm": {arm: {"training.learning_rate": rate} for arm, rate in arms.items()},
         "seed": {seed: {"seed": seed} for seed in range(2)},
