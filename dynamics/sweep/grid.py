@@ -15,6 +15,7 @@ from dynamics.evaluation import EvaluationOptions
 from dynamics.options import invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, FidRequest, Files, Prepare
+from dynamics.sweep.seeds_begun import SeedsBegun, more_seeds, seeds_of_axes
 
 NOWHERE = Files()
 Knob = str | int | float
@@ -93,13 +94,14 @@ def experiment(package: str, name: str) -> Experiment:
     )
 
 
-def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planned]:
+def plan(experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBegun | None = None) -> list[Planned]:
     """Return every run of an experiment; a run comes after the one that it starts from.
 
     Args:
         experiment: What to plan.
         scale: One of `RESOURCES`.
         at: Files that the scale needs.
+        begun: Seeds of each arm beyond those that the experiment names; None: there are none.
 
     Raises:
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
@@ -112,10 +114,15 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
     if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
     evaluations = tuple(machine_files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
+    own = seeds_of_axes(experiment.name, axes) if begun else []
+    seeds = more_seeds(own, max(begun.looks[-1], len(own))) if begun else []
+    axes = {**axes, "seed": {seed: {"seed": seed} for seed in seeds}} if begun else axes
     grid: dict[str, Planned] = {}
     firsts: dict[str, Planned] = {}
     for labels in product(*axes.values()):
         knobs = dict(zip(axes, labels, strict=True))
+        if begun and seeds.index(int(knobs["seed"])) >= max(begun.of(knobs), len(own)):
+            continue
         config = base
         for axis, label in knobs.items():
             config = with_values(config, axes[axis][label], f"{axis}={label}")

@@ -84,7 +84,13 @@ def findings(tree: xr.DataTree) -> list[Finding]:
     if "one_step_error" not in table:  # latents have no exact errors: claims of them are not measured
         asked = filter(None, (column for claim in claims for column in (claim.metric, claim.relative_to)))
         table = table.reindex(columns=list(dict.fromkeys([*table, *asked])))
-    return judge(table, claims, axes, json.loads(tree.attrs.get("looks", "[]")))
+    return judge(table, claims, axes, looks_of(tree))
+
+
+def looks_of(tree: xr.DataTree) -> list[int]:
+    """Return the numbers of seeds at which one looks at an experiment; none where their number was fixed."""
+    looks: list[int] = json.loads(tree.attrs.get("looks", "[]"))
+    return looks
 
 
 def findings_table(trees: Iterable[xr.DataTree]) -> str:
