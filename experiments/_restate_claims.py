@@ -18,7 +18,20 @@ from dynamics.atomic import replacing
 from dynamics.options import invalid
 from dynamics.sweep.grid import experiment
 
-COMPARED = ("text", "metric", "arm", "expected", "against", "relative_to", "than", "post_hoc", "kind", "along", "at")
+COMPARED = (
+    "text",
+    "metric",
+    "arm",
+    "expected",
+    "against",
+    "relative_to",
+    "than",
+    "post_hoc",
+    "kind",
+    "along",
+    "at",
+    "by",
+)
 
 
 def compared(claims: str) -> list[dict[str, object]]:

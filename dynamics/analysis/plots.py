@@ -18,6 +18,7 @@ from dynamics.analysis.studies.arm_figures import arms, decomposition_by_arm, er
 from dynamics.analysis.studies.average_lengths import errors_by_ema_length
 from dynamics.analysis.studies.course_figures import cosines_over_training, naive_against_unbiased, over_training
 from dynamics.analysis.studies.effect_figures import effects
+from dynamics.analysis.studies.ratio_maps import schedule_map
 from dynamics.analysis.studies.seed_heatmaps import affinity_by_start, grid_heatmap
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "sample_grids",
     "save",
     "schedule",
+    "schedule_map",
     "vector_fields",
     "velocity_errors",
 ]

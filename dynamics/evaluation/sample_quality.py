@@ -14,6 +14,8 @@ from torch import Tensor
 
 from dynamics.data import DataSource
 from dynamics.data.imageset import to_pixels
+from dynamics.data.population import Population
+from dynamics.evaluation.distance_floor import distance_floor
 from dynamics.evaluation.distances import energy_distance, frechet_distance, kernel_distance, precision_recall
 from dynamics.evaluation.vector_field import vector_field
 from dynamics.features import Extractor
@@ -55,6 +57,8 @@ class EvaluationOptions(Options):
     """Samples per network pass."""
     ema_length: float | None = later(None)
     """Sample the average of this length, a share of training, rebuilt from a run's snapshots."""
+    only_frechet: bool = later(False)
+    """Leave out kernel distance, precision and recall, which take longest where there are many samples."""
 
     @field_validator("ema_length")
     @classmethod
@@ -105,7 +109,8 @@ def evaluate(
     Returns:
         Dimensions field (one value) and nfe. Of data with features, fd_<extractor> and kd_<extractor> are the Frechet
         and kernel distance and `accuracy` the share of samples that the classifier puts into the class they were asked
-        for. Of pictures, `samples` is a grid of uint8 [field, nfe, class, row, C, H, W]. Of points of few dimensions,
+        for; of a population floor_fd_<extractor> is the distance that its own samples have (see `distance_floor`). Of
+        pictures, `samples` is a grid of uint8 [field, nfe, class, row, C, H, W]. Of points of few dimensions,
         `energy_distance` compares them as they are, `points` [field, nfe, point, axis] and `reference_points`
         [reference_point, axis] keep some of them, and of the plane there is a `vector_field`. Of latents there is none
         of these: their samples have to be decoded first, see `fid`.
@@ -118,11 +123,12 @@ def evaluate(
         row: dict[str, object] = {"samples": _grid(u, nfe, options, data, device)} if data.pictures else {}
         if reference.extractor is not None or reference.points is not None:
             samples = _samples(u, c, nfe, options, data, device, "evaluation noise")
-            row |= _in_features(samples, c, reference) | _as_points(samples, reference)
+            row |= _in_features(samples, c, reference, options.only_frechet) | _as_points(samples, reference)
         rows.append(row)
     measured = _labelled(rows, options, reference)
     if data.pictures and isinstance(data.condition, ClassLabels):
         measured["reference_samples"] = _of_the_data(data)
+    measured = measured.assign(_floor(reference, options))
     if reference.points is not None:
         measured = measured.merge(_kept(reference, c))
         if data.shape == (2, 1, 1):
@@ -142,22 +148,39 @@ def _as_points(samples: Tensor, reference: Reference) -> dict[str, object]:
     }
 
 
-def _in_features(samples: Tensor, c: Any, reference: Reference) -> dict[str, object]:
+def _in_features(samples: Tensor, c: Any, reference: Reference, only_frechet: bool) -> dict[str, object]:
     extractor, real = reference.extractor, reference.features
     if extractor is None:
         return {}
     features = extractor.features(samples)
-    kernel = kernel_distance(real, features)
-    inside = precision_recall(real, features)
     labelled = reference.data.num_classes > 0 and isinstance(c, Tensor)
     accuracy = {"accuracy": float((extractor.classify(samples) == c).double().mean())} if labelled else {}
+    frechet = {f"fd_{extractor.name}": frechet_distance(real, features)}
+    if only_frechet:
+        return {**frechet, **accuracy}
+    kernel = kernel_distance(real, features)
+    inside = precision_recall(real, features)
     return {
-        f"fd_{extractor.name}": frechet_distance(real, features),
+        **frechet,
         f"kd_{extractor.name}": kernel.value,
         f"kd_{extractor.name}_sem": kernel.standard_error,
         **accuracy,
         "precision": inside.precision,
         "recall": inside.recall,
+    }
+
+
+def _floor(reference: Reference, options: EvaluationOptions) -> dict[str, xr.Variable]:
+    """Return the Frechet distance of as many samples of the population itself; nothing where there is none."""
+    data, extractor = reference.data, reference.extractor
+    if extractor is None or not isinstance(data, Population) or len(data.parameters[-1].unique()) < data.num_classes:
+        return {}
+    floor = distance_floor(data, extractor, reference.features, options.num_samples, options.label_mode)
+    text = f"Frechet distance of {extractor.name} features of as many samples of the population itself"
+    units = _NAMES["fd"][0]
+    return {
+        f"floor_fd_{extractor.name}{suffix}": xr.Variable((), value, {"units": units, "long_name": text + more})
+        for suffix, value, more in (("", floor.mean, ""), ("_std", floor.std, ", standard deviation over draws"))
     }
 
 

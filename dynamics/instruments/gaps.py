@@ -201,7 +201,7 @@ def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) ->
     equal = truth.v(z[:n], rows.t[:n], c[:n])
     asked = (z[n:], rows.t[n:], rows.r[n:], *tensors(c[n:]))
     average = kept(
-        lambda: f"{data.sha256} {objective.model_dump_json()}",
+        lambda: data.sha256 if truth is oracle else f"{data.sha256} {objective.model_dump_json()}",
         asked,
         lambda: truth.u(z[n:], rows.t[n:], rows.r[n:], c[n:]),
     )

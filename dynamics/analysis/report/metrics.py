@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dynamics.analysis.report.summary_table import FLOOR
 from dynamics.options import invalid
 
 # (largest - smallest) / mean over four seeds of digits-meanflow, the largest of the metrics of a kind:
@@ -92,11 +93,9 @@ def metric(name: str) -> Metric:
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of a summary that are numbers of their own: no protocol, no standard error, no end."""
-    return [
-        str(c)
-        for c in table.columns
-        if c not in ("protocol", "budget") and not str(c).endswith(("_sem", "_low", "_high"))
-    ]
+    texts = ("protocol", "budget")
+    names = [str(c) for c in table.columns if c not in texts and not str(c).startswith(FLOOR)]
+    return [name for name in names if not name.endswith(("_sem", "_low", "_high"))]
 
 
 def metric_title(name: str) -> str:

@@ -31,6 +31,8 @@ PROTOCOL: dict[SampleGroup, tuple[str, ...]] = {
 
 SAMPLED = ("fid_", "is_", "fd_", "kd_", "energy_distance", "accuracy", "precision", "recall")
 """How the names begin of what is measured of samples."""
+FLOOR = "floor_"
+"""How the names begin of what the population's own samples have."""
 
 
 def relative_error(ds: xr.Dataset, what: Literal["v", "u", "one_step"]) -> xr.Dataset:
@@ -213,7 +215,7 @@ def _mean(part: xr.Dataset) -> xr.Dataset:
 
 def _sampled(ds: xr.Dataset, source: str, at: str) -> dict[str, "pd.Series[Any]"]:
     """Return what samples are worth, by field and number of evaluations, with what is known of its error."""
-    columns = {}
+    columns = {f"{name}{at}": _series(ds[name]) for name in map(str, ds.data_vars) if name.startswith(FLOOR)}
     counts = attribute(ds, source, "num_samples")
     names = sorted(n for n in map(str, ds.data_vars) if n.startswith(SAMPLED) and not n.endswith(("_sem", "_std")))
     for name in names:

@@ -15,7 +15,7 @@ Label = str | int | float
 Direction = Literal["lower", "higher"]
 BOUNDED = ("cosine", "naive", "accuracy", "precision", "recall", "kd_")
 """Metrics that begin so are compared and averaged as they are: they have an upper bound, or may be negative."""
-MARGINS = {"accuracy": 0.01, "precision": 0.01, "recall": 0.01, "fd_": 0.1, "fid_": 0.1, "kd_": 0.0}
+MARGINS = {"accuracy": 0.01, "precision": 0.01, "recall": 0.01, "fd_": 0.1, "fid_": 0.1, "excess_fd_": 0.1, "kd_": 0.0}
 """What counts as no effect, by how a metric begins: shares within 0.01, Frechet distances within 10% (the published
 changes are 7 to 16%, and one seed's noise is 12 to 40%); nothing of kernel distances, whose unit is that of their
 features; everything else within `MARGIN`."""
@@ -52,11 +52,22 @@ class Claim:
     margin: float | None = None
     """What counts as no effect: a share of the other side (0.05 is 5%), or a difference where differences are taken.
     None takes that of the metric (`MARGINS`)."""
+    by: float | None = None
+    """At least by this share (or difference): 0.08 with "lower" is 8% lower, -0.05 at most 5% higher. Such a claim
+    is supported or opposite; it has no region of no effect."""
     kind: Literal["comparison"] = "comparison"
 
     @property
+    def threshold(self) -> float:
+        """The effect beyond which the claim holds, in the unit of effects (logs of ratios, or differences)."""
+        by = (self.by or 0.0) * (-1 if self.expected == "lower" else 1)
+        return float(np.log1p(by)) if is_ratio(self.metric) else by
+
+    @property
     def equivalence(self) -> float:
-        """Half the width of the region of no effect, in the unit of effects (logs of ratios, or differences)."""
+        """Half the width of the region of no effect, in the unit of effects."""
+        if self.by is not None:
+            return 0.0
         of_metric = next((m for start, m in MARGINS.items() if self.metric.startswith(start)), MARGIN)
         share = of_metric if self.margin is None else self.margin
         return float(np.log1p(share)) if is_ratio(self.metric) else share

@@ -64,7 +64,8 @@ def _forest(ax: Axes, part: Sequence[Finding]) -> None:
     low, high = np.nanmin(ends[np.isfinite(ends)]), np.nanmax(ends[np.isfinite(ends)])
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
     for place, (finding, (reference, mean, first, last)) in enumerate(zip(part, rows, strict=True)):
-        start, end = (low, reference) if finding.claim.expected == "lower" else (reference, high)
+        limit = reference + finding.claim.threshold
+        start, end = (low, limit) if finding.claim.expected == "lower" else (limit, high)
         ax.add_patch(Rectangle((start, place - 0.4), end - start, 0.8, color=EXPECTED, alpha=0.08, linewidth=0))
         width = finding.claim.equivalence
         ax.add_patch(Rectangle((reference - width, place - 0.4), 2 * width, 0.8, color="0.5", alpha=0.2, linewidth=0))

@@ -24,6 +24,7 @@ COLUMN_WORDS = {
     r"^u_error": "error of u",
     r"^one_step_error": "error of u from (t, r) = (1, 0)",
     r"^fd_(?:\w+_)?([uv])_nfe(\d+)": r"Frechet distance, \1, NFE \2",
+    r"^excess_fd_([uv])_nfe(\d+)": r"Frechet distance above the floor, \1, NFE \2",
     r"^fid_inception_([uv])_nfe(\d+)": r"FID, \1, NFE \2",
     r"^energy_distance_([uv])_nfe(\d+)": r"energy distance, \1, NFE \2",
     r"^accuracy_([uv])_nfe(\d+)": r"class accuracy, \1, NFE \2",

@@ -1,7 +1,7 @@
 """The runs of an experiment as one table: labels on its axes, and what came out."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import xarray as xr
 
 from dynamics.analysis.figure_style import check_known
 from dynamics.analysis.gradients.task_affinity import affinity
-from dynamics.analysis.report.summary_table import relative_error, summary
+from dynamics.analysis.report.summary_table import FLOOR, relative_error, summary
 from dynamics.analysis.run_groups import bin_edges, group, run_labels
 from dynamics.analysis.studies.claims import is_ratio
 from dynamics.options import invalid
@@ -33,7 +33,8 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
         role: grid, or before for the runs that others start from.
 
     Returns:
-        Index `run`. Columns: the axes; those of `summary`, Frechet distances (FID too) also as `fd_u_nfe1`; first and
+        Index `run`. Columns: the axes; those of `summary`, Frechet distances (FID too) also as `fd_u_nfe1`, and less
+        the distance of the population's own samples `excess_fd_u_nfe1` (see `_excess`); first and
         last value of the series of the group gaps, `v_error_start`, `v_error_end`, and the mean over the last quarter
         of training (of logs, `LATE`), `v_error_late`; likewise of v_error_<low>-<high> (bins of t), u_error and
         u_error_from_0.7 (means over bins of the gap), u_error_<low>-<high>, and one_step_error; from the group
@@ -48,7 +49,7 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     # under one name whatever the features: what a claim says holds for every scale
     distances = [str(name) for name in numbers if str(name).startswith(("fd_", "fid_"))]
     plain = {name: re.sub(r"^(fd|fid)_.+_(?=[uv]_nfe)", "fd_", name) for name in distances}
-    parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain)]
+    parts = [labels[list(axes)], numbers, numbers[list(plain)].rename(columns=plain), _excess(numbers, plain)]
     ends = {
         f"{name}_{end}": s
         for name, series in _series(tree).items()
@@ -58,6 +59,22 @@ def study(tree: xr.DataTree, axes: Sequence[str], role: str = "grid") -> pd.Data
     table = pd.concat(parts, axis=1).reindex(labels.index)
     table.index.name = "run"
     return table
+
+
+def _excess(numbers: pd.DataFrame, distances: Mapping[str, str]) -> pd.DataFrame:
+    """Return Frechet distances less that of the population's own samples; NaN where there is no such floor.
+
+    Logs are taken of it, and a run whose samples are as good as the population's may lie below: no run is dropped, for
+    those are not just any. A difference smaller than what one draw of the population's samples varies by (its standard
+    deviation) counts as that much, which makes a ratio nearer to one than it is.
+    """
+    out = {}
+    for name, plain in distances.items():
+        extractor, at = re.fullmatch(r"fi?d_(.+)_[uv]_nfe\d+(.*)", name).groups()  # type: ignore[union-attr]
+        nothing = pd.Series(np.nan, numbers.index)
+        floor, least = (numbers.get(f"{FLOOR}fd_{extractor}{end}{at}", nothing) for end in ("", "_std"))
+        out[f"excess_{plain}"] = (numbers[name] - floor).clip(lower=least)
+    return pd.DataFrame(out, numbers.index)
 
 
 def _series(tree: xr.DataTree) -> dict[str, xr.DataArray]:

@@ -67,7 +67,8 @@ class Finding:
             return "no effect"
         if self.adjusted > 1 - LEVEL:
             return "undecided"
-        return "supported" if (self.low + self.high < 0) == (self.claim.expected == "lower") else "opposite"
+        below = (self.low + self.high) / 2 < self.claim.threshold
+        return "supported" if below == (self.claim.expected == "lower") else "opposite"
 
     @property
     def budget(self) -> int:
@@ -78,7 +79,7 @@ class Finding:
         if not np.isfinite([self.effect, self.spread]).all():
             return 0
         alpha = (1 - self.last_level) / self.num_rivals
-        return seeds_needed(self.effect, self.spread, self.claim.equivalence, alpha, POWER)
+        return seeds_needed(self.effect - self.claim.threshold, self.spread, self.claim.equivalence, alpha, POWER)
 
     def effect_text(self) -> str:
         """Return the effect in words.
@@ -104,7 +105,8 @@ class Finding:
             return f"undecided ({self.budget_text()})"
         if self.claim.source and self.verdict in WORDS:
             return f"{'' if self.verdict == 'supported' else 'not reproduced: '}{WORDS[self.verdict]}"
-        return "the opposite" if self.verdict == "opposite" else self.verdict
+        opposite = "the opposite" if self.claim.by is None else "not by so much"
+        return opposite if self.verdict == "opposite" else self.verdict
 
     def budget_text(self) -> str:
         """Return what would decide the claim."""
@@ -192,7 +194,7 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
     limits = look_limits(tuple(looks), (1 - LEVEL) / 2) if looks else np.array([(1 - LEVEL) / 2])
     ends = np.array([e.interval(1 - 2 * float(limit)) for e, limit in zip(used, limits, strict=False)])
     low, high = sorted((float(ends[:, 0].max()), float(ends[:, 1].min())))  # as p, what was shown once stays shown
-    p_value = min(2 * min(p_beyond(0.0, 0), p_beyond(0.0, 1)), 1.0)
+    p_value = min(2 * min(p_beyond(claim.threshold, 0), p_beyond(claim.threshold, 1)), 1.0)
     p_no_effect = min(2 * max(p_beyond(-margin, 0), p_beyond(margin, 1)), 1.0)
     censored = last.num_censored if isinstance(last, CensoredEffect) else 0
     return Finding(

@@ -1,6 +1,7 @@
 """What is asked of samples, and what is measured where there are features, pictures, or points of the plane."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dynamics.data import Checkerboard, Digits, DigitsMixture, TwoMoons
 from dynamics.evaluation import EvaluationOptions, evaluate, reference_for
+from dynamics.evaluation.distance_floor import samples_of
 from dynamics.evaluation.distances import energy_distance
 from dynamics.evaluation.sample_quality import draw_conditions
 from dynamics.evaluation.vector_field import EXTENT, NUM_SIDE, TIMES, vector_field
@@ -38,6 +40,41 @@ def test_pictures_are_classes_by_rows_and_features_are_compared() -> None:
     assert measured.samples.shape == (1, 2, 10, 10, 1, 8, 8)
     assert {"fd_digits", "kd_digits", "kd_digits_sem", "accuracy", "precision", "recall"} <= set(measured.data_vars)
     assert not {"points", "energy_distance", "velocity"} & set(measured.data_vars)
+
+
+def test_the_populations_own_samples_have_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers with fresh samples lies at the floor; the floor is measured once for all runs, and kept."""
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path))
+    data, options = DigitsMixture().load(), OPTIONS.model_copy(update={"nfe": (1,), "only_frechet": True})
+
+    def perfect(z: Tensor, t: Tensor, r: Tensor, c: Tensor) -> Tensor:
+        return z - samples_of(data, c, generator(int(z[0, 0, 0, 0] * 1e6), "x"))
+
+    measured = evaluate(perfect, reference_for(data), options)
+    assert set(measured.data_vars) >= {"fd_digits", "accuracy"}
+    assert not {"kd_digits", "precision", "recall"} & set(measured.data_vars)
+    distance = float(measured.fd_digits.sel(field="u", nfe=1))
+    floor, spread = float(measured.floor_fd_digits), float(measured.floor_fd_digits_std)
+    assert 0 < spread < floor
+    assert abs(distance - floor) < 4 * spread
+    (file,) = (tmp_path / "floors").iterdir()
+    file.write_text('{"mean": 7, "std": 1}')
+    assert float(evaluate(perfect, reference_for(data), options).floor_fd_digits) == 7
+    file.write_text("{")
+    assert float(evaluate(perfect, reference_for(data), options).floor_fd_digits) == floor
+
+
+def test_each_label_gets_samples_of_its_class() -> None:
+    data = TwoMoons().load()
+    labels = torch.tensor([1, 0, 0, 1, 1, 1, 1])
+    x = samples_of(data, labels, generator(0, "x"))
+    nearest = torch.cdist(x.flatten(1).double(), data.means).argmin(1)
+    assert torch.equal(data.labels[nearest], labels)
+
+
+def test_finite_data_have_no_floor() -> None:
+    measured = evaluate(GaussianOracle(0.5).u, reference_for(Digits().load()), OPTIONS.model_copy(update={"nfe": (1,)}))
+    assert "floor_fd_digits" not in measured
 
 
 def test_batches_of_samples_change_nothing() -> None:

@@ -114,6 +114,19 @@ def test_two_primary_claims_of_a_family_are_refused() -> None:
         judge(table(), claims, AXES)
 
 
+def test_a_claim_of_a_size_is_judged_at_that_size() -> None:
+    """10% lower is lower by 8%, not by 12%, and surely not higher by more than 5%; near the size it is undecided."""
+    verdicts = {by: family(np.log(0.9), by=by)[0] for by in (None, 0.08, 0.12, -0.05, 0.101)}
+    words = ["supported", "supported", "opposite", "supported", "undecided"]
+    assert [found.verdict for found in verdicts.values()] == words
+    assert verdicts[0.12].verdict_text() == "not by so much"
+    assert verdicts[0.101].budget > 1000
+    assert len({(found.effect, found.low, found.high) for found in verdicts.values()}) == 1
+    (harmless,) = family(0.0, by=-0.05)
+    assert harmless.verdict == "supported", "at most 5% higher, where no effect would say less"
+    assert Claim("", "cosine", {}, "higher", by=0.1).threshold == 0.1
+
+
 def test_no_effect_is_an_interval_inside_the_region_that_was_fixed() -> None:
     (near,) = family(0.01)
     assert near.verdict == "no effect"

@@ -134,6 +134,7 @@ DRAWN: dict[str, Callable[[xr.DataTree, pd.DataFrame, list[Finding]], Figure]] =
     "naive_against_unbiased": lambda tree, table, found: plots.naive_against_unbiased(tree, "arm"),
     "affinity_by_start": lambda tree, table, found: plots.affinity_by_start(tree, "arm"),
     "grid_heatmap": lambda tree, table, found: plots.grid_heatmap(table, "arm", "length", "one_step_error"),
+    "schedule_map": lambda tree, table, found: plots.schedule_map(table, AXES, ["v_error"], "arm", "length"),
     "errors_by_length": lambda tree, table, found: plots.errors_by_length(table, ["v_error", "fd_u_nfe1"], by="arm"),
     "decomposition_by_arm": lambda tree, table, found: plots.decomposition_by_arm(tree, "arm"),
 }
@@ -255,6 +256,56 @@ def test_lengths_and_grids_hold_the_means_of_the_table(table: pd.DataFrame) -> N
     shown = f"{np.exp(mean):.3g}\n{np.exp(mean - half):.3g} … {np.exp(mean + half):.3g}"
     assert heat.texts[0].get_text() == shown
     assert [label.get_text() for label in heat.get_xticklabels()] == ["0.5", "1"]
+
+
+def mapped() -> pd.DataFrame:
+    """Three seeds of two schedules in two regimes: helps for sure, changes nothing for sure, cannot be told."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for regime, own in (("near", 0.1), ("far", 0.4)):
+        for schedule, ratio in (("vanilla", 1.0), ("a", 0.5), ("b", 1.0)):
+            noise = 0.5 if (schedule, regime) == ("b", "far") else 0.001
+            values = own * ratio * np.exp(noise * rng.standard_normal(3))
+            rows += [(schedule, regime, float(seed), value) for seed, value in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["schedule", "regime", "seed", "v_error_end"])
+    table["excess_fd_u_nfe1"], table["fd_u_nfe1"] = np.nan, 100 * table.v_error_end
+    return table.assign(**{"fd_v_nfe32@heun": table.v_error_end, "excess_fd_v_nfe32@heun": table.v_error_end / 2})
+
+
+def test_a_map_holds_ratios_in_the_order_of_the_baseline_and_hatches_what_is_undecided() -> None:
+    table = mapped()
+    axes, metrics = ["schedule", "regime", "seed"], ["v_error_end", "excess_fd_u_nfe1", "excess_fd_v_nfe32"]
+    figure = plots.schedule_map(table, axes, metrics)
+    first, second, third = figure.axes[:3]
+    assert [ax.get_title()[:14] for ax in (first, second, third)] == [
+        "error of v, la",
+        "Frechet distan",
+        "Frechet distan",
+    ]
+    assert second.get_title() == "Frechet distance, u, NFE 1", "the distance itself, where there is no floor"
+    assert third.get_title() == "Frechet distance above the floor, v, NFE 32"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["far", "near"], "farthest first"
+    texts = [text.get_text() for text in first.texts]
+    assert texts[:2] == ["0.4", "0.1"], "vanilla's own values"
+    assert (texts[2:4], texts[5]) == (["0.50", "0.50"], "1.00")
+    hatched = [patch.get_xy() for patch in first.patches if patch.get_hatch()]
+    assert [tuple(np.round(place)) for place in hatched] == [(0, 2)], "the noisy cell alone"
+    assert [text.get_text() for text in second.texts[:2]] == ["40", "10"]
+
+
+def test_a_map_leaves_out_what_was_not_measured() -> None:
+    table = mapped().assign(u_error=np.nan)
+    axes = ["schedule", "regime", "seed"]
+    part = table[(table.schedule != "a") | (table.regime != "far")]
+    (panel,) = plots.schedule_map(part, axes, ["u_error", "v_error_end"]).axes[:1]
+    assert panel.get_title() == "error of v, last measured"
+    assert len([patch for patch in panel.patches if not patch.get_hatch()]) == 3
+    with pytest.raises(ValueError, match="baseline: received 'plain'"):
+        plots.schedule_map(table, axes, baseline="plain")
+    with pytest.raises(ValueError, match="metric: received 'z'"):
+        plots.schedule_map(table, axes, ["z"])
+    with pytest.raises(ValueError, match="metrics: received"):
+        plots.schedule_map(table, axes, ["u_error"])
 
 
 def test_decompositions_are_averaged_with_errors_over_seeds(tree: xr.DataTree) -> None:

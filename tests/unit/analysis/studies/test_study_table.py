@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_runs import bins, evaluation, exact, fid, training
+from synthetic_runs import bins, evaluation, exact, fid, training, variable
 
 from dynamics.analysis import CLAIMS, Claim, axes_of, findings, findings_page, findings_table, study
+from dynamics.analysis.report.metrics import metric_columns
+from dynamics.analysis.report.summary_table import summary
+from dynamics.analysis.studies.claims import is_ratio
 from dynamics.store import slim
 
 ARMS = {"vanilla": 0.4, "better": 0.2}
@@ -57,6 +60,21 @@ def test_on_latents_claims_of_exact_errors_are_not_measured() -> None:
     tree.attrs = {"experiment": "small", "scale": "b4", "axes": ["arm", "seed"], "claims": claims}
     assert [found.verdict for found in findings(tree)] == ["not measured", "supported", "not measured"]
     assert "exact" not in findings_table([tree])
+
+
+def test_the_distance_above_the_floor_drops_no_run() -> None:
+    """What lies less than one draw's standard deviation above the floor, or below it, counts as that much."""
+    tree = collected()
+    table = study(tree, ["arm", "seed"])
+    assert table.excess_fd_u_nfe1.isna().all()
+    floors = {"floor_fd_digits": variable(("run",), [2.2] * 7), "floor_fd_digits_std": variable(("run",), [0.1] * 7)}
+    tree["evaluation"] = xr.DataTree(tree["evaluation"].to_dataset().assign(floors))
+    table = study(tree, ["arm", "seed"])
+    np.testing.assert_allclose(table.fd_u_nfe1, [4.0, 4.4, 4.8, 2.0, 2.2, 2.4])
+    np.testing.assert_allclose(table.excess_fd_u_nfe1, [1.8, 2.2, 2.6, 0.1, 0.1, 0.2])
+    assert is_ratio("excess_fd_u_nfe1")
+    assert Claim("", "excess_fd_u_nfe1", {}, "lower").equivalence == Claim("", "fd_u_nfe1", {}, "lower").equivalence
+    assert not {"floor_fd_digits", "floor_fd_digits_std"} & set(metric_columns(summary(tree)))
 
 
 def test_a_row_holds_labels_final_values_and_both_ends_of_the_series() -> None:
