@@ -26,9 +26,9 @@ from dynamics import analysis, open_results
 from dynamics.analysis import plots
 
 tree = open_results(Path("../results") / "schedule_map" / "digits.nc")
-axes, looks = analysis.axes_of(tree), analysis.looks_of(tree)
+axes = analysis.axes_of(tree)
 table = analysis.study(tree, axes)
-plots.schedule_map(table, axes, looks=looks)
+plots.schedule_map(table, axes, looks=analysis.looks_of(tree))
 
 # %% [markdown]
 # *How to read it.* Blue is better than vanilla, red worse, the number is the ratio; a hatched cell is undecided. The

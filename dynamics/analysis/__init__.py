@@ -24,7 +24,7 @@ from dynamics.analysis.run_groups import bin_edges, group, label_runs, run_label
 from dynamics.analysis.studies.average_lengths import at_best_length, at_equal_length, by_ema_length
 from dynamics.analysis.studies.beside_papers import beside, published, sentence, sentences
 from dynamics.analysis.studies.claims import CLAIMS, Claim, Direction, SpeedUp
-from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table
+from dynamics.analysis.studies.evidence import axes_of, findings, findings_page, findings_table, looks_of
 from dynamics.analysis.studies.regime_gates import GATES, regime_gates
 from dynamics.analysis.studies.study_report import write_study_report
 from dynamics.analysis.studies.study_table import study
@@ -57,6 +57,7 @@ __all__ = [
     "judge",
     "label_runs",
     "lookahead",
+    "looks_of",
     "loss_cells",
     "loss_stages",
     "metric",

@@ -15,7 +15,8 @@ Label = str | int | float
 Direction = Literal["lower", "higher"]
 BOUNDED = ("cosine", "naive", "accuracy", "precision", "recall", "kd_")
 """Metrics that begin so are compared and averaged as they are: they have an upper bound, or may be negative."""
-MARGINS = {"accuracy": 0.01, "precision": 0.01, "recall": 0.01, "fd_": 0.1, "fid_": 0.1, "excess_fd_": 0.1, "kd_": 0.0}
+_OF_SHARES = dict.fromkeys(("accuracy", "precision", "recall"), 0.01)
+MARGINS = {**_OF_SHARES, "fd_": 0.1, "fid_": 0.1, "excess_fd_": 0.1, "kd_": 0.0}
 """What counts as no effect, by how a metric begins: shares within 0.01, Frechet distances within 10% (the published
 changes are 7 to 16%, and one seed's noise is 12 to 40%); nothing of kernel distances, whose unit is that of their
 features; everything else within `MARGIN`."""
