@@ -17,8 +17,8 @@
 # The paper (studies O1a to O1c of arXiv 2511.19065) says that u learns from v: the more of v is learned first the
 # better u becomes, even when the number of steps is fixed, and noise on the target of v harms u.
 #
-# The claims were written down before the runs. An effect is paired over seeds, intervals hold for all claims of an
-# experiment at the same time, and the verdict follows from the interval alone.
+# The claims were written down before the runs. An effect is paired over seeds, each interval is that of its claim
+# alone, and the verdict holds among all claims of one question.
 
 # %%
 from pathlib import Path

@@ -16,8 +16,8 @@
 #
 # Every published number and direction, with what came out here in the same row. Absolute FIDs on ImageNet and Frechet
 # distances of features of 8x8 digits are different numbers, and no network of the papers' sizes was trained: what can
-# stand side by side are relative changes and directions. `not reproduced` means that the interval includes no effect,
-# or lies on the other side.
+# stand side by side are relative changes and directions. `not reproduced` means that there is no effect, or the
+# opposite one; `undecided`, that the seeds are too few to tell.
 #
 # One published number can have several rows: the exact error of u beside the Frechet distance. A comparison that is
 # no claim of its experiment is a second look, and says so.

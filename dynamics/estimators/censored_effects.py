@@ -20,8 +20,8 @@ class CensoredEffect:
     """Mean of normal values of which those at or beyond `first` and `last` are censored (Tobin 1958).
 
     The profile likelihood ratio of a mean, L(mean) = 2 (max log likelihood - max log likelihood at that mean), becomes
-    a t-statistic, sqrt((n - 1) (exp(L / n) - 1)): with no value censored that is Student's t exactly, and with all of
-    them beyond one end L = 2 n log 2, the sign test. Chi-squared limits of L cover too rarely at five seeds.
+    a t-statistic, sqrt((n - 1) (exp(L / n) - 1)): with no value censored that is Student's t exactly, and with all
+    beyond one end no p is below that of the sign test, 2^-n. Chi-squared limits of L cover too rarely at five seeds.
     """
 
     values: Floats
@@ -65,7 +65,8 @@ class CensoredEffect:
             return float(np.sign(self.effect - mean) * np.inf) if self.effect != mean else 0.0
         n = len(self.values)
         ratio = 2 * max(self._best[2] - self._profile(mean)[0], 0.0)
-        return float(np.sign(self.effect - mean) * np.sqrt((n - 1) * np.expm1(min(ratio / n, 700.0))))
+        most = -float(stdtrit(n - 1, 0.5**n)) if np.isinf(self.effect) else np.inf
+        return float(np.sign(self.effect - mean) * min(np.sqrt((n - 1) * np.expm1(min(ratio / n, 700.0))), most))
 
     def _end(self, side: int, limit: float) -> float:
         if side * self.effect == np.inf:

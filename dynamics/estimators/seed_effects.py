@@ -12,7 +12,7 @@ from scipy.special import digamma, fdtrc, polygamma, stdtr, stdtrit
 
 from dynamics.estimators.intervals import Floats
 
-AGREE = 0.2
+AGREE = 0.35
 """A pair that is noisier than the others at this (one-sided) level of the F-test is judged by itself."""
 MOST_DOF = 1e6
 """Stands for infinitely many degrees of freedom."""
@@ -56,13 +56,15 @@ class TwoWay:
     values: Floats
 
     def effect(self, weights: Floats) -> SeedEffect:
-        """Return a contrast of arms.
+        """Return a contrast of arms: the mean over the seeds that all of them have.
 
+        Other arms say nothing of the effect, for one that is unstable would spoil it, but of its noise.
         The variance s^2 of the contrast's own paired differences, with d = n - 1 degrees of freedom, is drawn towards
         that of the other pairs, s0^2 with d0: (d0 s0^2 + d s^2) / (d0 + d), with d0 + d degrees of freedom, at most
         those of the two-way residual (moderated t; Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3, section 3). d0 is
         infinite where variances agree, and small where they do not. A pair that is itself noisier than the others
-        (F-test, `AGREE`) keeps the paired t-test, since the rule holds for the average pair only.
+        (F-test, `AGREE`) keeps the paired t-test, since the rule holds for the average pair only. So does a contrast
+        of averages: what the cells of a side share in a seed, no pair of cells shows.
 
         Args:
             weights: Of the arms; their sum is zero.
@@ -77,7 +79,7 @@ class TwoWay:
         used = weights != 0
         paired = mean_effect((self.values[:, used] @ weights[used])[np.isfinite(self.values[:, used]).all(1)])
         prior, prior_dof = self.noise
-        if paired.dof < 1 or prior_dof == 0:
+        if paired.dof < 1 or prior_dof == 0 or used.sum() > 2:
             return paired
         scale = float(weights @ weights)
         own = paired.spread**2 / scale
@@ -86,12 +88,7 @@ class TwoWay:
         noise = (prior_dof * prior + paired.dof * own) / (prior_dof + paired.dof)
         dof = min(prior_dof + paired.dof, self._residual[1])
         spread = float(np.sqrt(noise * scale))
-        if np.isfinite(self.values).all():
-            return SeedEffect(paired.effect, spread / np.sqrt(paired.num_seeds), dof, paired.num_seeds, spread)
-        _, inverse, solution = self._least_squares
-        padded = np.r_[weights, np.zeros(len(solution) - len(weights))]
-        sem = float(np.sqrt(noise * (padded @ inverse @ padded)))
-        return SeedEffect(float(padded @ solution), sem, dof, paired.num_seeds, spread)
+        return SeedEffect(paired.effect, spread / np.sqrt(paired.num_seeds), dof, paired.num_seeds, spread)
 
     @cached_property
     def noise(self) -> tuple[float, float]:
@@ -123,19 +120,13 @@ class TwoWay:
             rest = self.values - self.values.mean(0) - self.values.mean(1, keepdims=True) + self.values.mean()
             dof = (self.values.shape[0] - 1) * (self.values.shape[1] - 1)
         else:
-            design, inverse, solution = self._least_squares
-            rest = self.values[np.isfinite(self.values)] - design @ solution
-            dof = len(rest) - round(float(np.trace(inverse @ design.T @ design)))
+            there = np.isfinite(self.values)
+            seed, arm = np.nonzero(there)
+            design = np.hstack([np.eye(self.values.shape[1])[arm], np.eye(len(self.values))[seed]])
+            solution, _, rank, _ = np.linalg.lstsq(design, self.values[there])
+            rest = self.values[there] - design @ solution
+            dof = len(rest) - int(rank)
         return float(np.sum(rest**2)) / max(dof, 1), dof
-
-    @cached_property
-    def _least_squares(self) -> tuple[Floats, Floats, Floats]:
-        """Return the design X of the values that are there, (X'X)^+ and the coefficients, the arms first."""
-        there = np.isfinite(self.values)
-        seed, arm = np.nonzero(there)
-        design = np.hstack([np.eye(self.values.shape[1])[arm], np.eye(len(self.values))[seed]])
-        inverse = np.asarray(np.linalg.pinv(design.T @ design, hermitian=True), dtype=np.float64)
-        return design, inverse, inverse @ design.T @ self.values[there]
 
 
 def _inverse_trigamma(value: float) -> float:

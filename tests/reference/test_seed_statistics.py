@@ -37,9 +37,29 @@ def test_arms_whose_variances_agree_are_the_least_squares_of_dummies(missing: fl
     assert model.noise == (pytest.approx(fit.mse_resid), pytest.approx(1e6)), "no spread beyond that of equal variances"
     found = model.effect(weights)
     expected = fit.t_test("C(arm)[T.3] = 0")
-    assert found.effect == pytest.approx(-expected.effect.item())
-    assert found.sem == pytest.approx(expected.sd.item(), rel=1e-5)
+    pairs = (values[:, 0] - values[:, 3])[np.isfinite(values[:, 0] - values[:, 3])]
+    assert found.effect == pytest.approx(pairs.mean())
+    assert found.sem == pytest.approx(np.sqrt(2 * fit.mse_resid / len(pairs)), rel=1e-5)
     assert found.dof == fit.df_resid
+    if not missing:
+        assert (found.effect, found.sem) == (pytest.approx(-expected.effect.item()), pytest.approx(expected.sd.item()))
+
+
+def test_an_unstable_arm_does_not_reach_the_effect_of_others_that_miss_a_seed() -> None:
+    values = two_way(9, 5, 0.0)
+    values[-1, 1] = np.nan
+    values[:, 4] += 100 * np.arange(9) ** 2
+    found = TwoWay(values).effect(np.array([-1.0, 1, 0, 0, 0]))
+    assert found.effect == pytest.approx((values[:-1, 1] - values[:-1, 0]).mean())
+
+
+def test_averages_over_cells_are_judged_by_themselves() -> None:
+    """Cells of an arm share what moves it in a seed: the noise of pairs of cells says nothing of their mean's."""
+    rng = np.random.default_rng(1)
+    values = np.repeat(rng.standard_normal((5, 2)), 4, axis=1) + 0.1 * rng.standard_normal((5, 8))
+    weights = np.repeat([-0.25, 0.25], 4)
+    found, alone = TwoWay(values).effect(weights), mean_effect(values @ weights)
+    assert (found.sem, found.dof) == (pytest.approx(alone.sem), alone.dof)
 
 
 def test_arms_whose_variances_differ_share_less_and_a_noisy_pair_nothing() -> None:
@@ -124,14 +144,16 @@ def test_a_censored_mean_is_that_of_a_maximiser_in_two_dimensions() -> None:
     assert np.array(at_end) - best.fun == pytest.approx([limit, limit], abs=5e-3)
 
 
-@pytest.mark.parametrize("seeds", [4, 5, 6])
+@pytest.mark.parametrize("seeds", [4, 5, 6, 10])
 def test_all_beyond_the_longest_is_a_sign_test(seeds: int) -> None:
     found = CensoredEffect(np.full(seeds, 1.5), -1.0, 1.5)
     assert (found.effect, found.num_censored) == (np.inf, seeds)
+    exact = stats.binomtest(seeds, seeds, 0.5, alternative="greater").pvalue
     low, high = found.interval(0.95)
-    assert (low, high) == (pytest.approx(1.5, abs=0.01) if seeds > 4 else low, np.inf)
-    ratio = np.sqrt((seeds - 1) * (2 ** (2.0) - 1))  # exp(2 n log 2 / n) = 4
-    assert found.p_beyond(0.0)[0] == pytest.approx(stats.t.sf(ratio, seeds - 1), rel=0.02)
+    assert (low, high) == (pytest.approx(1.5, abs=0.01) if exact < 0.025 else -np.inf, np.inf)
+    ratio = np.sqrt((seeds - 1) * (2 ** (2.0) - 1))  # of the likelihood: exp(2 n log 2 / n) = 4
+    assert found.p_beyond(0.0)[0] == pytest.approx(max(exact, stats.t.sf(ratio, seeds - 1)), rel=0.02)
+    assert CensoredEffect(-found.values, -1.5, 1.0).interval(0.95) == pytest.approx((-high, -low))
 
 
 def test_two_looks_spend_what_a_double_integral_says() -> None:

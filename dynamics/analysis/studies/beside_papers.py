@@ -22,6 +22,7 @@ PARAMETERS, GFLOPS = "million parameters", "GFLOPs of a forward pass"
 RETRAINING = "2606.20536"
 """How much FID varies when the same training is repeated."""
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
+UNDECIDED = "undecided"
 ABSOLUTE = "an absolute FID on images; ours are Frechet distances of features of 8x8 digits"
 OURS = {FID1: "fd_u_nfe1", FID2: "fd_u_nfe2", FID32: "fd_v_nfe32"}
 """Our Frechet distance with as many evaluations."""
@@ -90,8 +91,8 @@ def beside(trees: Mapping[str, xr.DataTree]) -> pd.DataFrame:
 
     Returns:
         A row a published row, or several where several claims belong to it: paper, arXiv, setting, published (arm
-        against arm), measured in, value, change; ours, our change [interval], verdict (reproduced, not reproduced, not
-        comparable) and reason; an experiment that is not among the trees is said to be missing.
+        against arm), measured in, value, change; ours, our change [interval], verdict (reproduced, not reproduced,
+        undecided, not comparable) and reason; an experiment that is not among the trees is said to be missing.
     """
     table = published()
     there = set(table.experiment) & set(trees)
@@ -154,12 +155,18 @@ def _second_looks(row: pd.Series, axis: str, claimed: Sequence[Finding]) -> list
 
 def _beside(found: Finding, table: pd.DataFrame) -> Ours:
     claim = found.claim
-    verdict = {"supported": REPRODUCED, "not measured": NOT_COMPARABLE}.get(found.verdict, NOT_REPRODUCED)
+    verdict = {
+        "supported": REPRODUCED,
+        "opposite": NOT_REPRODUCED,
+        "no effect": NOT_REPRODUCED,
+        "undecided": UNDECIDED,
+        "not measured": NOT_COMPARABLE,
+    }[found.verdict]
     reason = {
         "supported": "the effect lies on the published side",
         "opposite": "the effect lies on the other side",
         "no effect": "the interval lies inside the region of no effect",
-        "undecided": f"undecided: {found.budget_text()}",
+        "undecided": found.budget_text(),
         "not measured": "the runs are not there",
     }[found.verdict]
     if claim.post_hoc:

@@ -99,19 +99,19 @@ def _lengths(table: pd.DataFrame, claim: SpeedUp) -> SeedEffect | CensoredEffect
     for seed, rows in table.groupby("seed"):
         mine, other = (_curve(rows, labels, claim) for labels in (claim.arm, {**claim.arm, **claim.against}))
         if len(mine) and claim.at in other.index:
-            curves[seed] = mine, float(np.log(other[claim.at]))
+            curves[seed] = mine, float(other[claim.at])
     most = max((len(mine) for mine, _ in curves.values()), default=0)
     values, ends = [], (np.nan, np.nan)
     for mine, target in (curve for curve in curves.values() if len(curve[0]) == most):
         steps = np.log(mine.index.to_numpy(float)) - np.log(claim.at)
         ends = float(steps[0]), float(steps[-1])
-        best = np.minimum.accumulate(np.log(mine.to_numpy(float)))
+        best = np.minimum.accumulate(mine.to_numpy(float))
         # where the falling curve meets the target; beyond its ends the shortest or the longest run, which is censored
         values.append(np.interp(target, best[::-1], steps[::-1]))
     return CensoredEffect(np.array(values), *ends) if len(values) > 1 else mean_effect(np.array(values))
 
 
 def _curve(rows: pd.DataFrame, labels: Mapping[str, Label], claim: SpeedUp) -> pd.Series:
-    chosen = chosen_runs(rows, labels)
-    values = pd.Series(rows.loc[chosen, claim.metric].to_numpy(float), rows.loc[chosen, claim.along].astype(float))
+    chosen = rows[chosen_runs(rows, labels)]
+    values = pd.Series(_compared(chosen, claim.metric).to_numpy(float), chosen[claim.along].astype(float))
     return values.dropna().groupby(level=0).mean().sort_index()

@@ -15,9 +15,10 @@ Label = str | int | float
 Direction = Literal["lower", "higher"]
 BOUNDED = ("cosine", "naive", "accuracy", "precision", "recall", "kd_")
 """Metrics that begin so are compared and averaged as they are: they have an upper bound, or may be negative."""
-MARGINS = {"accuracy": 0.01, "precision": 0.01, "recall": 0.01, "fd_": 0.1, "fid_": 0.1}
+MARGINS = {"accuracy": 0.01, "precision": 0.01, "recall": 0.01, "fd_": 0.1, "fid_": 0.1, "kd_": 0.0}
 """What counts as no effect, by how a metric begins: shares within 0.01, Frechet distances within 10% (the published
-changes are 7 to 16%, and one seed's noise is 12 to 40%); everything else within `MARGIN`."""
+changes are 7 to 16%, and one seed's noise is 12 to 40%); nothing of kernel distances, whose unit is that of their
+features; everything else within `MARGIN`."""
 MARGIN = 0.05
 """5% of an error or a length, 0.05 of a cosine."""
 
@@ -70,6 +71,11 @@ class SpeedUp(Claim):
     at: float = 0
     """Steps of the other arm whose value is to be reached."""
     kind: Literal["speed_up"] = "speed_up"  # type: ignore[assignment]
+
+    @property
+    def equivalence(self) -> float:
+        """Half the width of the region of no effect, in logs of ratios of lengths."""
+        return float(np.log1p(MARGIN if self.margin is None else self.margin))
 
 
 CLAIMS: TypeAdapter[tuple[Claim | SpeedUp, ...]] = TypeAdapter(

@@ -95,7 +95,7 @@ def _forest(ax: Axes, part: Sequence[Finding]) -> None:
 
 def interval_bar(ax: Axes, row: pd.Series, place: float, colour: Colour, marker: str, flat: bool = False) -> None:
     """Draw a mean and its interval at a place on the x axis, or, flat, on the y axis."""
-    ends = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
+    ends = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]]).clip(0)  # several looks share less
     style: dict[str, Any] = {"color": colour, "capsize": 2.5, "elinewidth": 1.4}
     if flat:
         ax.errorbar(row["mean"], place, xerr=ends, fmt=marker, **style)

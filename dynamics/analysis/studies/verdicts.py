@@ -39,7 +39,7 @@ class Finding:
     """Log of the ratio, or difference where `is_ratio` is False."""
     low: float
     high: float
-    """Ends of this claim's own interval at LEVEL (of `looks`, if there were several, one that holds at all of them)."""
+    """Ends of this claim's own interval at LEVEL (with `looks`: what the intervals of all looks so far share)."""
     is_ratio: bool
     p_value: float
     """Of "there is an effect", this claim by itself."""
@@ -65,7 +65,7 @@ class Finding:
             return "no effect"
         if self.adjusted > 1 - LEVEL:
             return "undecided"
-        return "supported" if (self.effect < 0) == (self.claim.expected == "lower") else "opposite"
+        return "supported" if (self.low + self.high < 0) == (self.claim.expected == "lower") else "opposite"
 
     @property
     def budget(self) -> int:
@@ -103,12 +103,13 @@ class Finding:
 
     def budget_text(self) -> str:
         """Return what would decide the claim."""
-        if self.held_by and self.budget <= self.num_seeds:
+        held = self.held_by and abs(self.effect) >= self.claim.equivalence  # to have no effect takes no primary claim
+        if held and self.budget <= self.num_seeds:
             return "its primary claim has no direction"
         if not self.budget:
             return "longer runs would decide"
         seeds = "more than 1000" if self.budget > 1000 else max(self.budget, self.num_seeds + 1)
-        return f"{seeds} seeds would decide"
+        return f"{seeds} seeds would decide" + (", if its primary claim had a direction" if held else "")
 
     def seeds_text(self) -> str:
         """Return the number of seeds, and how many of them never met what they were to reach."""
@@ -183,14 +184,14 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
         values = [estimate.p_beyond(value)[side] for estimate in used]
         return repeated_p(values, looks) if looks else values[-1]
 
-    level = LEVEL
-    if looks:
-        level = 1 - 2 * float(look_limits(looks, (1 - LEVEL) / 2)[len(used) - 1])
+    limits = look_limits(looks, (1 - LEVEL) / 2) if looks else np.array([(1 - LEVEL) / 2])
+    ends = np.array([e.interval(1 - 2 * float(limit)) for e, limit in zip(used, limits, strict=False)])
+    low, high = sorted((float(ends[:, 0].max()), float(ends[:, 1].min())))  # as p, what was shown once stays shown
     p_value = min(2 * min(p_beyond(0.0, 0), p_beyond(0.0, 1)), 1.0)
     p_no_effect = min(2 * max(p_beyond(-margin, 0), p_beyond(margin, 1)), 1.0)
     censored = last.num_censored if isinstance(last, CensoredEffect) else 0
     return Finding(
-        *(claim, last.num_seeds, last.effect, *last.interval(level), ratio, p_value, p_value, p_no_effect, last.spread),
+        *(claim, last.num_seeds, last.effect, low, high, ratio, p_value, p_value, p_no_effect, last.spread),
         num_censored=censored,
     )
 

@@ -7,6 +7,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from dynamics.analysis import CLAIMS, Claim, Finding, SpeedUp, judge
+from dynamics.analysis.studies.verdicts import verdicts
+from dynamics.estimators import SeedEffect
 
 AXES = ["arm", "bin", "seed"]
 
@@ -47,9 +49,13 @@ def test_the_interval_of_two_arms_alone_is_that_of_a_paired_t_test_over_seeds() 
 
 
 def test_bins_of_a_seed_are_averaged_not_counted() -> None:
-    found = one(BETTER)
+    rows = table()
+    found = one(BETTER, rows)
     assert found.num_seeds == 6
     assert np.exp(found.effect) == pytest.approx(0.8, rel=0.05)
+    wide = np.log(rows.pivot_table(index="seed", columns=["arm", "bin"], values="v_error"))
+    expected = stats.ttest_1samp((wide.b - wide.a).mean(axis=1), 0)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95))), "of the averages alone"
 
 
 def family(*effects: float, spread: float = 0.02, seeds: int = 6, **more: object) -> list[Finding]:
@@ -73,6 +79,16 @@ def test_components_have_a_direction_only_behind_the_primary_claim() -> None:
     assert held[1].p_value < 0.001
     assert held[1].adjusted == held[0].adjusted > 0.05
     assert held[1].verdict_text() == "undecided (its primary claim has no direction)"
+
+
+def test_what_a_primary_claim_holds_back_takes_more_than_seeds() -> None:
+    primary, direction, small = family(0.01, -0.15, 0.01, spread=0.15)
+    assert primary.verdict_text() == f"undecided ({primary.budget} seeds would decide)"
+    assert direction.budget > 6
+    assert direction.verdict_text() == (
+        f"undecided ({direction.budget} seeds would decide, if its primary claim had a direction)"
+    )
+    assert small.verdict_text() == f"undecided ({small.budget} seeds would decide)", "no effect takes no primary claim"
 
 
 def test_components_share_their_level_by_holm() -> None:
@@ -108,6 +124,14 @@ def test_no_effect_is_an_interval_inside_the_region_that_was_fixed() -> None:
     assert (tiny.verdict, tiny.low > 0) == ("no effect", True), "smaller than what matters, though not zero"
 
 
+def test_each_metric_has_its_region() -> None:
+    widths = {name: Claim("", name, {}, "lower").equivalence for name in ("v_error", "fd_u_nfe1", "cosine_v", "kd_u")}
+    assert widths == {"v_error": np.log1p(0.05), "fd_u_nfe1": np.log1p(0.1), "cosine_v": 0.05, "kd_u": 0.0}
+    assert SpeedUp("", "fd_u_nfe1", {}, "lower").equivalence == np.log1p(0.05), "5% of a length, whatever is reached"
+    alike = table().assign(kd_u=lambda rows: 1e-3 * rows.v_error)
+    assert one(Claim("", "kd_u", {"arm": "b"}, "lower", {"arm": "a"}), alike).verdict != "no effect"
+
+
 def test_only_what_a_paper_says_can_be_reproduced() -> None:
     texts = [family(effect, source="2511.19065")[0].verdict_text() for effect in (-0.2, 0.2, 0.0)]
     assert texts == ["reproduced", "not reproduced: the opposite", "not reproduced: no effect"]
@@ -136,11 +160,18 @@ def test_looks_ask_for_more_and_keep_what_they_have_decided() -> None:
     assert looked.verdict == "supported"
     stopped = rows[(rows.seed < 5) | (rows.arm == "a")]
     again = judge(stopped, [BETTER], AXES, looks=(5, 10, 15))[0]
-    assert again.p_value == pytest.approx(
-        judge(rows[rows.seed < 5], [BETTER], AXES, looks=(5, 10, 15))[0].p_value, rel=2
-    )
+    assert again == judge(rows[rows.seed < 5], [BETTER], AXES, looks=(5, 10, 15))[0]
     with pytest.raises(ValueError, match="looks"):
         judge(rows, [BETTER], AXES, looks=(10, 5))
+
+
+@pytest.mark.parametrize("later", [-0.02, 0.02])
+def test_what_one_look_has_shown_stays_in_the_interval_and_the_verdict(later: float) -> None:
+    looks = [SeedEffect(-0.2, 0.03, 4, 5, 0.067), SeedEffect(later, 0.05, 9, 10, 0.16)]
+    (found,) = verdicts([BETTER], [looks], (5, 10))
+    assert (found.verdict, found.effect, found.num_seeds) == ("supported", later, 10)
+    assert found.low < found.high < 0
+    assert looks[1].interval(0.95)[1] > 0
 
 
 def test_verdicts_follow_the_interval() -> None:
@@ -188,6 +219,14 @@ def test_steps_needed_are_interpolated_and_censored_beyond_what_was_trained(fast
     if expected == np.inf:
         assert (found.low, found.high, found.num_censored) == (-np.inf, np.inf, 4)
         assert found.verdict == "undecided", "a sign test of four seeds"
+
+
+def test_a_length_whose_error_has_no_log_is_left_out() -> None:
+    rows = lengths(0.4)
+    rows.loc[(rows.arm == "quick") & (rows.seed == 0) & (rows.steps == "800"), "error"] = -1e-3
+    claim = SpeedUp("", "error", {"arm": "quick"}, "lower", {"arm": "slow"}, along="steps", at=400)
+    found = judge(rows, [claim], ["arm", "steps", "seed"])[0]
+    assert (np.exp(found.effect), found.num_seeds) == (pytest.approx(0.4), 3)
 
 
 def test_claims_survive_json() -> None:

@@ -1,6 +1,7 @@
 """Figures of studies draw the numbers of the tables, and refuse what is not there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -364,5 +365,9 @@ def test_ours_stands_beside_the_published(judged: xr.DataTree, monkeypatch: pyte
     assert look.verdict == "reproduced"
     assert look.reason.endswith("a second look, no claim of the experiment")
     assert direction["our change"] == findings(judged)[1].effect_text()
-    assert direction.verdict in ("reproduced", "not reproduced")
+    assert (findings(judged)[1].verdict, direction.verdict) == ("no effect", "not reproduced")
     assert "FID" in other.reason
+    open_ended = replace(findings(judged)[0], adjusted=0.5, p_no_effect=1.0)
+    assert beside_papers._beside(open_ended, study(judged, axes_of(judged)))[2] == "undecided", (
+        "too few seeds refute nothing"
+    )
