@@ -30,7 +30,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Family, Options, explained_problem, invalid
+from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -42,6 +42,11 @@ class RunConfig(Options):
 
     seed: int = 0
     """Seed of initialisation, data order, times, noise and label drop."""
+    streams: int = later(0, ge=0)
+    """Which of the seed's streams the rows of training come from: data order, times, noise and label drop.
+
+    Another one than that of the run that it starts from, or each step draws what that run's same step drew.
+    """
     data: DataOptions = Digits()
     model: ModelOptions = DiTOptions()
     objective: Objective = MeanFlow()
@@ -77,7 +82,7 @@ class RunConfig(Options):
     def recipe(self, data: DataSource | None = None) -> Recipe:
         """Return what is trained and how; `data` are the config's, if they are loaded already."""
         data = data or self.data.load()
-        return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed)
+        return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed, self.streams)
 
     def to_json(self) -> str:
         """Return the config as canonical JSON, without what joined the options later and is at its default."""
