@@ -23,8 +23,8 @@ def denoising_difficulty(
 ) -> DTD:
     """Return DTD for a training of so many steps.
 
-    On the mixture of digits, 800 steps, all clusters have joined after 19 steps (2.4%) so, after 73 with a patience of 1
-    and after 450 with one of 10.
+    On the mixture of digits, 800 steps, all clusters have joined after 19 steps (2.4%) so, after 73 with a patience of
+    1 and after 450 with one of 10.
 
     Published are 20 clusters and a patience of 200 in trainings of a million steps, where DTD is a short prelude. In a
     short training that patience would last for most of it, and one of single steps hears only noise: stages of one
