@@ -25,7 +25,8 @@ ALPHAS = np.r_[np.geomspace(1e-12, 1e-3, 28)[:-1], np.geomspace(1e-3, 0.5, 22)]
 """One-sided levels whose limits are worked out; between them they are interpolated."""
 
 
-def look_limits(looks: Sequence[int], alpha: float, power: float = POWER) -> Floats:
+@lru_cache
+def look_limits(looks: tuple[int, ...], alpha: float, power: float = POWER) -> Floats:
     """Return the one-sided p-value below which each look rejects, alpha being the level of all of them together.
 
     Args:
@@ -35,7 +36,7 @@ def look_limits(looks: Sequence[int], alpha: float, power: float = POWER) -> Flo
 
     Example:
         >>> look_limits((5, 10), 0.025, 1.0).round(4).tolist()  # Bonferroni would give the second 0.0125
-        [0.0125, 0.0164]
+        [0.0125, 0.0168]
     """
     check_looks(looks)
     fractions = np.asarray(looks, dtype=float) / looks[-1]

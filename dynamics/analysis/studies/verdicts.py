@@ -184,7 +184,7 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
         values = [estimate.p_beyond(value)[side] for estimate in used]
         return repeated_p(values, looks) if looks else values[-1]
 
-    limits = look_limits(looks, (1 - LEVEL) / 2) if looks else np.array([(1 - LEVEL) / 2])
+    limits = look_limits(tuple(looks), (1 - LEVEL) / 2) if looks else np.array([(1 - LEVEL) / 2])
     ends = np.array([e.interval(1 - 2 * float(limit)) for e, limit in zip(used, limits, strict=False)])
     low, high = sorted((float(ends[:, 0].max()), float(ends[:, 1].min())))  # as p, what was shown once stays shown
     p_value = min(2 * min(p_beyond(0.0, 0), p_beyond(0.0, 1)), 1.0)
