@@ -16,6 +16,7 @@ from dynamics.options import invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, FidRequest, Files, Prepare
 from dynamics.sweep.seeds_begun import SeedsBegun, more_seeds, seeds_of_axes
+from dynamics.training import check_averages
 
 NOWHERE = Files()
 Knob = str | int | float
@@ -126,8 +127,10 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBe
         config = base
         for axis, label in knobs.items():
             config = with_values(config, axes[axis][label], f"{axis}={label}")
-        first = None
-        for earlier in experiment.before(config, knobs):
+        first, chain = None, experiment.before(config, knobs)
+        for left, earlier in zip(range(len(chain), 0, -1), chain, strict=True):
+            # each run of a chain draws other rows; those of the grid draw the same ones, whatever they start from
+            earlier = with_values(earlier, {"streams": left})
             first = _first(_starting(earlier, first), knobs, first, evaluations, firsts)
         run = Planned(_starting(config, first), knobs, "grid", evaluations, first)
         if run.run_id in grid:
@@ -137,7 +140,12 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBe
 
 
 def _starting(config: RunConfig, first: Planned | None) -> RunConfig:
-    return config if first is None else with_values(config, {"start.run": first.run_id})
+    """Return the config that starts from a run, whose averages go on."""
+    if first is None:
+        return config
+    config = with_values(config, {"start.run": first.run_id, "start.averages": "carried"})
+    check_averages(config.start, config.training.averages, first.config.training.averages)
+    return config
 
 
 def _first(

@@ -54,6 +54,14 @@ def test_a_chain_of_three_starts_one_from_the_other() -> None:
     assert [run.config.training.num_steps for run in runs] == [3, 4, 12]
     assert [run.config.start.run for run in runs] == [None, runs[0].run_id, runs[1].run_id]
     assert [run.role for run in runs] == ["before", "before", "grid"]
+    assert [run.config.streams for run in runs] == [2, 1, 0]
+
+
+def test_a_run_goes_on_with_the_averages_of_the_one_that_it_starts_from_or_is_refused() -> None:
+    assert {run.config.start.averages for run in plan(TINY, "digits") if run.first} == {"carried"}
+    other = replace(TINY, before=lambda config, knobs: [with_values(config, {"training.ema_decays": (0.5,)})])
+    with pytest.raises(ValueError, match=r"start.averages: received 'carried, with the averages 0.9'.*: 0.5;"):
+        plan(other, "digits")
 
 
 def test_cells_that_are_the_same_run_are_refused() -> None:

@@ -20,6 +20,7 @@ from dynamics.analysis import (
     Claim,
     Finding,
     affinity,
+    axes_of,
     beside,
     findings,
     plots,
