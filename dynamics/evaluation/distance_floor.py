@@ -71,7 +71,7 @@ def samples_of(data: Population, labels: Tensor, random: torch.Generator) -> Ten
     Samples of p(x, y) are drawn until there are enough of each class, and dealt out in the order of their drawing.
     """
     out = torch.empty(len(labels), *data.shape)
-    open_rows = {int(y): (labels == y).nonzero().flatten() for y in labels.unique()}
+    open_rows = {y: (labels == y).nonzero().flatten() for y in set(labels.tolist())}
     while open_rows:
         x, y = data.sample(len(labels), random)
         for label, rows in list(open_rows.items()):

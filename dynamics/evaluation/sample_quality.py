@@ -173,7 +173,11 @@ def _in_features(samples: Tensor, c: Any, reference: Reference, only_frechet: bo
 def _floor(reference: Reference, options: EvaluationOptions) -> dict[str, xr.Variable]:
     """Return the Frechet distance of as many samples of the population itself; nothing where there is none."""
     data, extractor = reference.data, reference.extractor
-    if extractor is None or not isinstance(data, Population) or len(data.parameters[-1].unique()) < data.num_classes:
+    if (
+        extractor is None
+        or not isinstance(data, Population)
+        or len(set(data.parameters[-1].tolist())) < data.num_classes
+    ):
         return {}
     floor = distance_floor(data, extractor, reference.features, options.num_samples, options.label_mode)
     text = f"Frechet distance of {extractor.name} features of as many samples of the population itself"
