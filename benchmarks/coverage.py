@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from dynamics.analysis import Claim, axes_of, study
+from dynamics.analysis.studies.open_claims import open_claims
 from dynamics.analysis.studies.verdicts import Finding, verdicts
 from dynamics.estimators import (
     CensoredEffect,
@@ -71,6 +72,13 @@ def studies(count: int, seeds: int, name: str, rng: np.random.Generator, missing
         (count, seeds, len(of_arms))
     )
     return np.where(rng.random(values.shape) < missing, np.nan, values)
+
+
+def seven_arms(name: str) -> Floats:
+    """Return the standard deviations of a family's six arms and baseline, spread over those of a committed study."""
+    of_arms = spreads(name)[0]
+    chosen = of_arms[np.linspace(0, len(of_arms) - 1, 7).astype(int)]
+    return chosen[[6, 0, 5, 1, 4, 2, 3]]  # the primary claim has the noisiest arm, the baseline a middling one
 
 
 def pairs(num_arms: int, baseline: int, most: int = 8) -> list[Floats]:
@@ -148,31 +156,54 @@ def sequential(
 
 
 def family(
-    count: int, effects: Sequence[float], seeds: int, rng: np.random.Generator, looks: Sequence[int] = ()
+    count: int,
+    effects: Sequence[float],
+    seeds: int,
+    rng: np.random.Generator,
+    looks: Sequence[int] = (),
+    of_arms: Floats | float = 0.03,
 ) -> dict[str, float]:
-    """Return how often a family of a primary claim and components has a false verdict, and what it decides."""
+    """Return how often a family of a primary claim and components has a false verdict, and what it decides.
+
+    Where one looks several times, arms stop as those of `submit --until-decided` do, each by itself.
+    """
     claims = [Claim(str(i), "v_error", {"arm": str(i)}, "lower", primary=i == 0) for i in range(len(effects))]
-    wrong, decided, used = np.zeros((count, 2)), [], []
     arms = np.array([*effects, 0.0])
-    contrasts = [np.eye(len(arms))[i] - np.eye(len(arms))[-1] for i in range(len(effects))]
-    for row in wrong:
-        values = arms + 0.05 * rng.standard_normal((seeds, 1)) + 0.03 * rng.standard_normal((seeds, len(arms)))
-        models = [TwoWay(values[:look]) for look in looks or [seeds]]
-        own = [[model.effect(weights) for model in models] for weights in contrasts]
-        for look in range(1, len(models) + 1):
-            found = verdicts(claims, [each[:look] for each in own], looks)
-            if all(f.verdict != "undecided" for f in found):
+    noise = 0.05 * rng.standard_normal((count, seeds, 1)) + of_arms * rng.standard_normal((count, seeds, len(arms)))
+    wrong, decided, runs, last = np.zeros((count, 2)), [], [], []
+    hits, always = np.zeros((count, len(effects))), np.ones((count, len(effects)), bool)
+    for row, values in enumerate(arms + noise):
+        begun = np.full(len(arms), looks[0] if looks else seeds)
+        for made in range(1, max(len(looks), 1) + 1):
+            so_far = np.where(np.arange(seeds)[:, None] < begun, values, np.nan)
+            found = verdicts(claims, effects_at(so_far, looks[:made] or [seeds]), looks)
+            hits[row] = [f.low <= effect <= f.high for f, effect in zip(found, effects, strict=True)]
+            always[row] &= hits[row].astype(bool)
+            going = [int(f.claim.text) for f in open_claims(found)]
+            if not going or made >= len(looks):
                 break
-        row[:] = false_verdicts(found, effects)
+            begun[[*going, -1]] = looks[made]
+        wrong[row] = false_verdicts(found, effects)
         decided.append(np.mean([f.verdict != "undecided" for f in found]))
-        used.append(found[0].num_seeds)
+        runs.append(begun.sum() / (seeds * len(arms)))
+        last.append(begun.max())
     return {
         "false direction": float(wrong[:, 0].mean()),
         "false no effect": float(wrong[:, 1].mean()),
         "either": float(wrong.any(1).mean()),
         "decided": float(np.mean(decided)),
-        "seeds": float(np.mean(used)),
+        "seeds": float(np.mean(last)),
+        "share of all runs": float(np.mean(runs)),
+        "coverage": float(hits.mean()),
+        "worst claim": float(hits.mean(0).min()),
+        "covers at every look": float(always.mean()),
     }
+
+
+def effects_at(values: Floats, looks: Sequence[int]) -> list[list[SeedEffect]]:
+    """Return the effect of each arm against the last one, at each look."""
+    models, arms = [TwoWay(values[:look]) for look in looks], values.shape[1]
+    return [[model.effect(np.eye(arms)[i] - np.eye(arms)[-1]) for model in models] for i in range(arms - 1)]
 
 
 def false_verdicts(found: Sequence[Finding], effects: Sequence[float]) -> tuple[bool, bool]:
@@ -204,10 +235,20 @@ def measured(count: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
         "censored": censored_lengths,
         "sequential": stopped,
         "families, 8 seeds": lambda n, rng: {name: family(n // 2, e, 8, rng) for name, e in FAMILIES.items()},
-        "families, looks": lambda n, rng: {name: family(n // 8, e, 32, rng, LOOKS) for name, e in FAMILIES.items()},
+        "families, arms stop": arms_stop,
         "power": lambda n, rng: powers(20 * n, rng),
     }
     return {name: part(count, np.random.default_rng([seed, i])) for i, (name, part) in enumerate(parts.items())}
+
+
+def arms_stop(count: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Return what stopping arm by arm does to each family, of arms that are alike and of a committed study's."""
+    spread = {"arms alike": 0.03, "arms as of components": seven_arms("components, error")}
+    return {
+        f"{name}, {arms}": family(count // 2, effects, LOOKS[-1], rng, LOOKS, of_arms)
+        for arms, of_arms in spread.items()
+        for name, effects in FAMILIES.items()
+    }
 
 
 def two_ways(count: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:

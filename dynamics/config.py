@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from pydantic import ValidationError, model_validator
 
-from dynamics.curricula import DTD, Beta, Curriculum, GapLaw, MinSNR, Progress, plan_for
+from dynamics.curricula import BETA, MIN_SNR, Curriculum, GapLaw, Progress, denoising_difficulty, plan_for
 from dynamics.data import (
     IMAGENET_IMAGES,
     Checkerboard,
@@ -30,7 +30,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Family, Options, explained_problem, invalid
+from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -42,6 +42,11 @@ class RunConfig(Options):
 
     seed: int = 0
     """Seed of initialisation, data order, times, noise and label drop."""
+    streams: int = later(0, ge=0)
+    """Which of the seed's streams the rows of training come from: data order, times, noise and label drop.
+
+    Another one than that of the run that it starts from, or each step draws what that run's same step drew.
+    """
     data: DataOptions = Digits()
     model: ModelOptions = DiTOptions()
     objective: Objective = MeanFlow()
@@ -77,7 +82,7 @@ class RunConfig(Options):
     def recipe(self, data: DataSource | None = None) -> Recipe:
         """Return what is trained and how; `data` are the config's, if they are loaded already."""
         data = data or self.data.load()
-        return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed)
+        return Recipe(data, self.objective, self.times, self.curricula, self.training, self.seed, self.streams)
 
     def to_json(self) -> str:
         """Return the config as canonical JSON, without what joined the options later and is at its default."""
@@ -191,15 +196,16 @@ _PAPER = {
     "xl2": _Paper("XL/2", 0.2, 0.92, 0.0, 0.75),
     "xl2plus": _Paper("XL/2", 0.2, 0.92, 0.3, 0.8, epochs=1000),
 }
-_SCHEDULES: dict[str, tuple[Curriculum, ...]] = {
-    "meanflow": (),
-    # 2511.19065; where it leaves the form open, the defaults of the curricula say which one is taken
-    "improved-minsnr": (MinSNR(form="v", gamma=5.0), Beta(k=1.0)),
-    "improved-dtd": (DTD(num_clusters=20, patience=200), Beta(k=1.0)),
+_SCHEDULES = ("meanflow", "improved-minsnr", "improved-dtd")
+IMPROVED = {
+    # 2511.19065: MinSNR is best at B/4, DTD at L/2 and XL/2; B/2, M/2 and XL/2+ are inferred from their neighbours
+    **{f"{scale}-improved": f"{scale}-improved-minsnr" for scale in ("b4", "b2")},
+    **{f"{scale}-improved": f"{scale}-improved-dtd" for scale in ("m2", "l2", "xl2", "xl2plus")},
 }
+"""Which of its two schedules the paper is taken to mean by the improved one, by scale."""
 
 
-def _at_paper_scale(row: _Paper, curricula: tuple[Curriculum, ...]) -> RunConfig:
+def _at_paper_scale(row: _Paper, schedule: str) -> RunConfig:
     """Return a config of ImageNet 256 x 256 in latents; hyper-parameters of Mean Flows, table 4 and section 5."""
     training = TrainingOptions(
         num_steps=round(row.epochs * IMAGENET_IMAGES / 256),
@@ -221,15 +227,24 @@ def _at_paper_scale(row: _Paper, curricula: tuple[Curriculum, ...]) -> RunConfig
             guidance=Guidance(w=row.w, k=row.k, t_start=row.t_start, t_end=row.t_end, label_drop_prob=0.1),
         ),
         times=TimesOptions(law=LogitNormalPair(mean=-0.4, std=1.0), gap_share=0.25),
-        curricula=curricula,
+        curricula=_curricula(schedule, training.num_steps),
         training=training,
         observers=(GapsOptions(every=10_000), CellsOptions()),
     )
 
 
+def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
+    match schedule:
+        case "improved-minsnr":
+            return MIN_SNR, BETA
+        case "improved-dtd":
+            return denoising_difficulty(num_steps), BETA
+    return ()
+
+
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
-    "digits-improved": _BASELINE.model_copy(update={"curricula": (MinSNR(), Beta())}),
+    "digits-improved": _BASELINE.model_copy(update={"curricula": (MIN_SNR, BETA)}),
     "digits-gap-law": _BASELINE.model_copy(
         update={"times": TimesOptions(gap_share=0.5), "curricula": (GapLaw(share_to=0.5, start=0.5, end=1.0),)}
     ),
@@ -261,24 +276,22 @@ PRESETS: dict[str, RunConfig] = {
         )
         for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
     },
-    **{
-        f"{name}-{schedule}": _at_paper_scale(row, curricula)
-        for name, row in _PAPER.items()
-        for schedule, curricula in _SCHEDULES.items()
-    },
+    **{f"{name}-{schedule}": _at_paper_scale(row, schedule) for name, row in _PAPER.items() for schedule in _SCHEDULES},
 }
 """One row per preset; every value not named here is the default of its room."""
 
 
 def preset(name: str) -> RunConfig:
-    """Return a preset by name; `<scale>-improved` is the form that the paper found best, with MinSNR.
+    """Return a preset by name; `<scale>-improved` is the schedule that the paper found best there, see `IMPROVED`.
 
     Raises:
         ValueError: unknown name.
     """
-    name = name if name in PRESETS or not name.endswith("-improved") else f"{name}-minsnr"
+    name = IMPROVED.get(name, name)
     if name not in PRESETS:
-        raise invalid("preset", name, ", ".join(PRESETS), "choose one of these, or pass the path of a config.json")
+        raise invalid(
+            "preset", name, ", ".join((*PRESETS, *IMPROVED)), "choose one of these, or pass the path of a config.json"
+        )
     return PRESETS[name]
 
 
@@ -297,14 +310,15 @@ _STUDIES = {
     "digits-dit": PRESETS["digits-meanflow"],
     "mnist5k": PRESETS["mnist-meanflow"],
 }
-_GUIDED = ("testbed", "testbed-mlp")
+_GUIDED = (*_PAPER, "testbed", "testbed-mlp")
 _SHORT = {"num_steps": 600, "ema_decays": (0.98,), "num_threads": 1}
 
 
 def baseline(scale: str) -> RunConfig:
-    """Return the config that the studies of a scale start from: its exact velocities are the data's.
+    """Return the config that the studies of a scale start from.
 
-    It is unguided, but for the testbed, whose guidance leaves the truth where it is.
+    Where exact velocities are known they are the data's: it is unguided, but for the testbed, whose guidance leaves the
+    truth where it is. At paper scale it is guided as published.
 
     Args:
         scale: digits (a small MLP on the mixture: the broad studies), digits-dit and mnist5k (a small DiT, for 600

@@ -8,7 +8,7 @@ from itertools import product
 
 from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
-from dynamics.curricula import DTD, Beta, Constant, GapLaw, MinSNR
+from dynamics.curricula import Beta, Constant, GapLaw, MinSNR, denoising_difficulty
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, Changes, with_values
@@ -51,7 +51,7 @@ def base(scale: str) -> RunConfig:
 
 
 def weights(steps: int) -> dict[str, Changes]:
-    dtd, shuffled, clean = (DTD(patience=steps // 80, order=o) for o in ("noisy_first", "shuffled", "clean_first"))
+    dtd, shuffled, clean = (denoising_difficulty(steps, o) for o in ("noisy_first", "shuffled", "clean_first"))
     chains = {
         **{f"minsnr {form}": (MinSNR(form=form),) for form in ("x0", "v", "eps")},
         **{f"minsnr {form}, normalised": (MinSNR(form=form, normalise=True),) for form in ("x0", "v", "eps")},

@@ -12,14 +12,12 @@ from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap, UniformGapFromTime
 from dynamics.instruments import GapsOptions, GramOptions
-from dynamics.objectives import FlowMatching
 from dynamics.sweep.grid import Axes, Knob, with_values
 
 QUESTION = "Which gaps t - r build, refine or destroy v = u(z, t, t), from random weights and after v has been learned?"
 PRIMARY = "v_error_end"
 BINS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
-PRETRAINING = {"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
 
 _START, _LARGE = "v_error_start", "0.7-0.9 matched"
 
@@ -72,8 +70,8 @@ def axes(scale: str) -> Axes:
 
 
 def before(config: RunConfig, knobs: Mapping[str, Knob]) -> list[RunConfig]:
-    """v-pretrained runs start from one run of v alone, the same for all gaps."""
-    return [with_values(config, PRETRAINING)] if knobs["init"] == "v" else []
+    """v-pretrained runs start from one run of the same objective on v alone, the same for all gaps."""
+    return [with_values(config, {"times": TimesOptions(gap_share=0.0)})] if knobs["init"] == "v" else []
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:

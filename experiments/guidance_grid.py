@@ -9,7 +9,6 @@ from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
-from dynamics.objectives import Guidance
 from dynamics.sweep.grid import Axes, with_values
 
 QUESTION = "How do w and k of the guidance change 1-NFE samples, with and without the improved schedule?"
@@ -48,7 +47,7 @@ def base(scale: str) -> RunConfig:
 
 def axes(scale: str) -> Axes:
     return {
-        "guidance": {f"w={w:g} k={k:g}": {"objective.guidance": Guidance(w=w, k=k)} for w, k in GRID},
+        "guidance": {f"w={w:g} k={k:g}": {"objective.guidance.w": w, "objective.guidance.k": k} for w, k in GRID},
         "schedule": {"vanilla": {}, "minsnr + beta": {"curricula": (MinSNR(), Beta())}},
         "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])},
     }

@@ -6,7 +6,7 @@ for k = 0.5, 1, 2 (B/4, with DTD): 11.16, 10.20, 11.44.
 
 from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
-from dynamics.curricula import DTD, Beta, MinSNR
+from dynamics.curricula import Beta, MinSNR, denoising_difficulty
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
@@ -36,8 +36,7 @@ def base(scale: str) -> RunConfig:
 
 
 def axes(scale: str) -> Axes:
-    patience = max(baseline(scale).training.num_steps // 80, 1)
-    first = {"dtd": DTD(patience=patience), "minsnr": MinSNR()}
+    first = {"dtd": denoising_difficulty(baseline(scale).training.num_steps), "minsnr": MinSNR()}
     arms = {f"{name}, k={k:g}": {"curricula": (one, Beta(k=k))} for name, one in first.items() for k in EXPONENTS}
     return {"arm": {"vanilla": {}, **arms}, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
 

@@ -42,11 +42,12 @@ def base(scale: str) -> RunConfig:
 
 
 def axes(scale: str) -> Axes:
-    config = baseline(scale).objective
+    objective = baseline(scale).objective
+    inherited = {"adaptive": objective.adaptive, "guidance": objective.guidance}
 
     def noisy(level: float, kind: str, noise: str, **more: object) -> Changes:
-        given = {"level": level, "scale": kind, "noise": noise, "adaptive": config.adaptive}
-        return {"objective": CorruptedMeanFlow.model_validate(given), **more}
+        given = {"level": level, "scale": kind, "noise": noise}
+        return {"objective": CorruptedMeanFlow.model_validate({**inherited, **given}), **more}
 
     targets: dict[str, Changes] = {"clean": {}}
     for kind, noise, level in product(SCALES, ("fresh", "run"), LEVELS):

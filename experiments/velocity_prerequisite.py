@@ -12,7 +12,6 @@ from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
 from dynamics.instruments import GapsOptions
-from dynamics.objectives import FlowMatching
 from dynamics.sweep.grid import Axes, Knob, with_values
 
 QUESTION = "Does learning v first make u better, at a fixed number of steps of u and at a fixed number in all?"
@@ -53,10 +52,10 @@ def axes(scale: str) -> Axes:
 
 
 def before(config: RunConfig, knobs: Mapping[str, Knob]) -> list[RunConfig]:
-    """v alone; protocols with equally much of it share the run."""
+    """The same objective on v alone; protocols with equally much of it share the run."""
     share_v, share_u = PROTOCOLS[str(knobs["v_then_u"])]
     steps = round(config.training.num_steps / share_u * share_v)
-    alone = {"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0), "training.num_steps": steps}
+    alone = {"times": TimesOptions(gap_share=0.0), "training.num_steps": steps}
     return [with_values(config, alone)] if steps else []
 
 

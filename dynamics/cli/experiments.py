@@ -10,12 +10,14 @@ from dynamics.analysis import findings_page, findings_table
 from dynamics.atomic import replacing
 from dynamics.cli.command_line import parsed
 from dynamics.cli.exits import explained
-from dynamics.cli.sweep_commands import PROGRAM, VERBS, Sweep, WithFiles
+from dynamics.cli.start_runs import PROGRAM, Sweep
+from dynamics.cli.sweep_commands import VERBS, WithFiles
 from dynamics.options import invalid
 from dynamics.planning.resources import RESOURCES, device_hours
 from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
 from dynamics.sweep.machine_files import remembered, settled
+from dynamics.sweep.seeds_begun import seeds_begun
 from dynamics.sweep.sweep_folder import SweepFolder
 
 
@@ -69,7 +71,8 @@ def _dispatch(package: str, argv: list[str]) -> None:
     with suppress(FileNotFoundError):
         folder.path.stat()  # raises where a part of the path is a file
     files = settled(folder, args.files, which.prepare) if isinstance(args, WithFiles) else remembered(folder)
-    command(Sweep(which, args.scale, folder, plan(which, args.scale, files), RESOURCES[args.scale]), args)
+    runs = plan(which, args.scale, files, seeds_begun(folder))
+    command(Sweep(which, args.scale, folder, runs, RESOURCES[args.scale]), args)
 
 
 def show_findings(names: Sequence[str], args: FindingsArgs) -> None:

@@ -17,7 +17,7 @@ def presets(args: PresetsArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.config import PRESETS
+    from dynamics.config import IMPROVED, PRESETS
     from dynamics.planning.estimate import cost_of, memory
 
     table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
@@ -36,6 +36,7 @@ def presets(args: PresetsArgs) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
+    console.print(f"Also {', '.join(f'{name} (= {meant})' for name, meant in IMPROVED.items())}.")
     console.print("GFLOPs: 1e9 multiply-adds of one row. Memory: of a single device with the whole batch, without what")
     console.print(
         "torch itself takes; `dynamics plan PRESET` divides it. Any value can be changed: dynamics train PRESET --help"

@@ -10,29 +10,21 @@ import tyro
 from rich.live import Live
 
 from dynamics.analysis import write_study_report
-from dynamics.cli.sweep_tables import (
-    collected_text,
-    console,
-    duration,
-    measured_hours,
-    plan_table,
-    status_table,
-    where_text,
-)
+from dynamics.cli.start_runs import PROGRAM, Sweep, start_runs
+from dynamics.cli.sweep_tables import collected_text, console, duration, measured_hours, plan_table, status_table
+from dynamics.cli.until_decided import submit_until_decided
 from dynamics.options import invalid
-from dynamics.planning.resources import Resources
 from dynamics.store import read_groups
 from dynamics.sweep import slurm
 from dynamics.sweep.collect import collect_sweep, merged_runs, set_aside
 from dynamics.sweep.events import record
-from dynamics.sweep.grid import Experiment, Planned, check_plan, select, with_firsts
-from dynamics.sweep.local import places, run_here, stop_here
+from dynamics.sweep.grid import Planned, check_plan, select, with_firsts
+from dynamics.sweep.local import stop_here
 from dynamics.sweep.machine_files import Files
-from dynamics.sweep.status import ACTIVE, Status, stale, statuses
-from dynamics.sweep.submit import ClusterOptions, destination, settle, startable, submit_slurm
+from dynamics.sweep.seeds_begun import seeds_begun
+from dynamics.sweep.status import ACTIVE, stale, statuses
+from dynamics.sweep.submit import ClusterOptions, destination
 from dynamics.sweep.sweep_folder import SweepFolder
-
-PROGRAM = "python -m experiments"
 
 
 @dataclass(frozen=True)
@@ -59,8 +51,8 @@ class GridArgs(WithFiles):
 
 
 @dataclass(frozen=True)
-class SubmitArgs(WithFiles):
-    """Start every run that is neither done nor running; the same command again continues."""
+class StartArgs(WithFiles):
+    """Which runs are started, and where."""
 
     only: tuple[str, ...] = ()
     """Run ids, or their first letters; the runs they start from come along."""
@@ -69,7 +61,18 @@ class SubmitArgs(WithFiles):
 
 
 @dataclass(frozen=True)
-class RetryArgs(SubmitArgs):
+class SubmitArgs(StartArgs):
+    """Start every run that is neither done nor running; the same command again continues."""
+
+    until_decided: bool = False
+    """Judge the claims after 5, 10, 15, ... seeds, and begin further seeds of the arms that undecided claims compare,
+    until all are decided or --max-seeds are there. On Slurm too this waits for the runs between two looks."""
+    max_seeds: int | None = None
+    """Seeds of an arm at most, fixed before the first look: 32 if it is left out."""
+
+
+@dataclass(frozen=True)
+class RetryArgs(StartArgs):
     """Set damaged files aside, start again what failed, died, was cancelled or is damaged, release what is held."""
 
 
@@ -123,17 +126,6 @@ class LogsArgs(Where):
     """How many lines of each stream."""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What every command works on."""
-
-    experiment: Experiment
-    scale: str
-    folder: SweepFolder
-    runs: list[Planned]
-    resources: Resources
-
-
 def show_plan(sweep: Sweep, args: GridArgs) -> None:
     """Print the grid."""
     check_plan(sweep.runs)
@@ -146,34 +138,16 @@ def show_plan(sweep: Sweep, args: GridArgs) -> None:
 
 def submit(sweep: Sweep, args: SubmitArgs) -> None:
     """Start runs, and return when they are queued (Slurm) or have ended (here)."""
+    if args.until_decided:
+        if args.only:
+            raise invalid("only", args.only, "nothing, with --until-decided", "leave one of them out")
+        return submit_until_decided(sweep, args.to, args.max_seeds)
+    if args.max_seeds is not None:
+        raise invalid("max-seeds", args.max_seeds, "nothing, without --until-decided", "add --until-decided")
     runs = select(sweep.runs, args.only)
     check_plan(runs)
     found = statuses(sweep.folder, runs)
-    _start(sweep, found, *destination(sweep.folder, args.to, sweep.resources, found))
-
-
-def _start(sweep: Sweep, found: Sequence[Status], to: ClusterOptions, before: ClusterOptions | None) -> None:
-    """Start what can be started of these runs, where it is to go, and say so."""
-    runs = [status.run for status in found]
-    _say_skipped(found)
-    where, number = where_text(to, sweep.resources), len(startable(found))
-    if to.cluster == "local":
-        where += f", {min(number, len(places(to, to.resources(sweep.resources), runs)))} at a time"
-    if number:
-        print(f"{number} runs {where}", flush=True)
-    if before is not None and before != to:
-        print(f"before: {where_text(before, sweep.resources)}; from now on submit and retry do as said now")
-    settle(sweep.folder, to, before)
-    if to.cluster == "slurm":
-        jobs = submit_slurm(sweep.folder, runs, to, sweep.resources)
-        print(f"submitted: jobs {', '.join(jobs)}" if jobs else "nothing to submit")
-        print(f"next: {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale} --watch")
-        return
-    run_here(sweep.folder, runs, to, sweep.resources)
-    found = statuses(sweep.folder, runs)
-    console().print(status_table(sweep.folder, found, (), False))
-    if any(status.state != "done" for status in found):
-        raise SystemExit(1)
+    start_runs(sweep, found, *destination(sweep.folder, args.to, sweep.resources, found))
 
 
 def retry(sweep: Sweep, args: RetryArgs) -> None:
@@ -202,7 +176,7 @@ def retry(sweep: Sweep, args: RetryArgs) -> None:
         print("nothing to submit again" if held else "nothing to retry")
         return
     runs = with_firsts([status.run for status in chosen])
-    _start(sweep, statuses(sweep.folder, runs), *to)
+    start_runs(sweep, statuses(sweep.folder, runs), *to)
 
 
 def show_status(sweep: Sweep, args: StatusArgs) -> None:
@@ -242,8 +216,11 @@ def report_sweep(sweep: Sweep, args: SweepReportArgs) -> None:
         raise invalid("runs", f"none of {len(grid)} is done", "at least one", remedy)
     out = args.out or sweep.folder.path / "report"
     paths = [sweep.folder.run(run.run_id).result for run in done]
-    tree = merged_runs([(path, read_groups(path)) for path in paths], done, sweep.experiment, sweep.scale)
-    again = [f"{PROGRAM} {sweep.experiment.name} {verb} --scale {sweep.scale}" for verb in ("submit", "report")]
+    begun = seeds_begun(sweep.folder)
+    contents = [(path, read_groups(path)) for path in paths]
+    tree = merged_runs(contents, done, sweep.experiment, sweep.scale, begun)
+    made_by = f"submit --until-decided --max-seeds {begun.looks[-1]}" if begun else "submit"
+    again = [f"{PROGRAM} {sweep.experiment.name} {verb} --scale {sweep.scale}" for verb in (made_by, "report")]
     print(write_study_report(tree, out, "\n".join(["```", *again, "```"])))
     if len(done) < len(grid):
         print(f"{len(done)} of {len(grid)} runs; see {PROGRAM} {sweep.experiment.name} status --scale {sweep.scale}")
@@ -310,11 +287,3 @@ def _read_log(sweep: SweepFolder, path: Path) -> str:
         return path.read_text(errors="replace").replace("\r", "\n")
     except OSError as error:
         return f"({error.strerror})"
-
-
-def _say_skipped(found: Sequence[Status]) -> None:
-    going = {run.run_id for run in startable(found)}
-    states = [status.state for status in found if status.run.run_id not in going]
-    hints = {"damaged": "; `retry` sets their files aside", "held": "; `retry` releases them"}
-    for state in dict.fromkeys(states):
-        print(f"{states.count(state)} runs are {state} and are left alone{hints.get(state, '')}")

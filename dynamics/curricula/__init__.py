@@ -6,6 +6,7 @@ from dynamics.curricula.dtd import DTD
 from dynamics.curricula.gap_law import GapLaw
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, State, plan_for
+from dynamics.curricula.readings import BETA, MIN_SNR, denoising_difficulty
 from dynamics.flow.progress import Progress
 from dynamics.options import import_all
 from dynamics.record import StepRecord
@@ -13,7 +14,9 @@ from dynamics.record import StepRecord
 import_all(__name__, __path__)
 
 __all__ = [
+    "BETA",
     "DTD",
+    "MIN_SNR",
     "Beta",
     "Constant",
     "Curriculum",
@@ -23,5 +26,6 @@ __all__ = [
     "Progress",
     "State",
     "StepRecord",
+    "denoising_difficulty",
     "plan_for",
 ]

@@ -36,7 +36,7 @@ def look_limits(looks: tuple[int, ...], alpha: float, power: float = POWER) -> F
 
     Example:
         >>> look_limits((5, 10), 0.025, 1.0).round(4).tolist()  # Bonferroni would give the second 0.0125
-        [0.0125, 0.0164]
+        [0.0125, 0.0168]
     """
     check_looks(looks)
     fractions = np.asarray(looks, dtype=float) / looks[-1]

@@ -31,6 +31,7 @@ from dynamics.training import (
     TimeLimit,
     TrainState,
     World,
+    check_averages,
     check_room,
     device_for,
     fit,
@@ -140,7 +141,8 @@ def _prepare(folder: RunFolder, config: RunConfig) -> _Prepared:
     state = start(model, config.training, config.curricula)
     if config.start.run is not None and not folder.checkpoints().steps():
         parent = _parent(folder, config).checkpoints()
-        parent.content(parent.last() if config.start.step is None else config.start.step)
+        content = parent.content(parent.last() if config.start.step is None else config.start.step)
+        check_averages(config.start, config.training.averages, content["emas"])
     return _Prepared(recipe, state, [options.observer(recipe) for options in config.observers])
 
 

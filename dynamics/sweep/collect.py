@@ -20,6 +20,7 @@ from dynamics.runner import RunFolder
 from dynamics.store import merge, protocol_name, read_groups, read_run, slim, write_tree
 from dynamics.sweep.events import FILE, read_diary, record
 from dynamics.sweep.grid import Experiment, Planned
+from dynamics.sweep.seeds_begun import SeedsBegun, seeds_begun
 from dynamics.sweep.status import stale, statuses
 from dynamics.sweep.sweep_folder import SweepFolder
 from dynamics.training import DamagedCheckpointError
@@ -76,7 +77,7 @@ def collect_sweep(
     finished = [status.run for status in found if status.state == "done"]
     for run in counted(finished, "reading", "run", progress):
         try:
-            contents.append(_content(sweep.run(run.run_id), run))
+            contents.append(checked_content(sweep.run(run.run_id), run))
             members.append(run)
         except ValueError as error:
             missing[run.run_id] = f"damaged {error}"
@@ -87,14 +88,18 @@ def collect_sweep(
     with locked(target):
         if not replace:
             _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members}, missing)
-        tree = merged_runs(contents, members, experiment, sweep.scale)
+        tree = merged_runs(contents, members, experiment, sweep.scale, seeds_begun(sweep))
         tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
 
 
-def _content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
-    """Return the path and the groups of a run's result; what is damaged is noted in its diary."""
+def checked_content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
+    """Return the path and the groups of a run's result; what is damaged is noted in its diary.
+
+    Raises:
+        ValueError: Its config or its result is damaged.
+    """
     path = folder.config
     try:
         _check_config(folder, run)
@@ -106,15 +111,21 @@ def _content(folder: RunFolder, run: Planned) -> tuple[Path, Groups]:
 
 
 def merged_runs(
-    contents: Sequence[tuple[Path, Groups]], members: Sequence[Planned], experiment: Experiment, scale: str
+    contents: Sequence[tuple[Path, Groups]],
+    members: Sequence[Planned],
+    experiment: Experiment,
+    scale: str,
+    begun: SeedsBegun | None = None,
 ) -> xr.DataTree:
-    """Merge runs of a plan that have been read, with their labels and what the experiment claims."""
+    """Merge runs of a plan that have been read, with their labels, what the experiment claims, and the looks at it."""
     axes = list(members[0].knobs)
     # a run that comes first for several cells has no label on some axes
     knobs = {axis: [None if run.knobs[axis] == "" else run.knobs[axis] for run in members] for axis in axes}
     tree = merge(contents, {**knobs, "role": [run.role for run in members]}, _wanted(members))
     tree.attrs |= {"experiment": experiment.name, "question": experiment.question, "scale": scale, "axes": axes}
     tree.attrs["claims"] = CLAIMS.dump_json(experiment.claims).decode()
+    if begun is not None:
+        tree.attrs |= {"looks": json.dumps(begun.looks), "looks_made": begun.made}
     return tree
 
 

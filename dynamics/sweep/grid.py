@@ -15,6 +15,8 @@ from dynamics.evaluation import EvaluationOptions
 from dynamics.options import invalid
 from dynamics.sweep import machine_files
 from dynamics.sweep.machine_files import Evaluation, FidRequest, Files, Prepare
+from dynamics.sweep.seeds_begun import SeedsBegun, more_seeds, seeds_of_axes
+from dynamics.training import check_averages
 
 NOWHERE = Files()
 Knob = str | int | float
@@ -93,13 +95,14 @@ def experiment(package: str, name: str) -> Experiment:
     )
 
 
-def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planned]:
+def plan(experiment: Experiment, scale: str, at: Files = NOWHERE, begun: SeedsBegun | None = None) -> list[Planned]:
     """Return every run of an experiment; a run comes after the one that it starts from.
 
     Args:
         experiment: What to plan.
         scale: One of `RESOURCES`.
         at: Files that the scale needs.
+        begun: Seeds of each arm beyond those that the experiment names; None: there are none.
 
     Raises:
         ValueError: The scale is not there yet, a value does not fit its config, or two cells are the same run.
@@ -112,15 +115,22 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
     if isinstance(base.data, Latents) and base.data.path is None:
         base = with_values(base, {"data.path": at.latents})
     evaluations = tuple(machine_files.requested(options, at, on_latents) for options in experiment.evaluation(scale))
+    own = seeds_of_axes(experiment.name, axes) if begun else []
+    seeds = more_seeds(own, max(begun.looks[-1], len(own))) if begun else []
+    axes = {**axes, "seed": {seed: {"seed": seed} for seed in seeds}} if begun else axes
     grid: dict[str, Planned] = {}
     firsts: dict[str, Planned] = {}
     for labels in product(*axes.values()):
         knobs = dict(zip(axes, labels, strict=True))
+        if begun and seeds.index(int(knobs["seed"])) >= max(begun.of(knobs), len(own)):
+            continue
         config = base
         for axis, label in knobs.items():
             config = with_values(config, axes[axis][label], f"{axis}={label}")
-        first = None
-        for earlier in experiment.before(config, knobs):
+        first, chain = None, experiment.before(config, knobs)
+        for left, earlier in zip(range(len(chain), 0, -1), chain, strict=True):
+            # each run of a chain draws other rows; those of the grid draw the same ones, whatever they start from
+            earlier = with_values(earlier, {"streams": left})
             first = _first(_starting(earlier, first), knobs, first, evaluations, firsts)
         run = Planned(_starting(config, first), knobs, "grid", evaluations, first)
         if run.run_id in grid:
@@ -130,7 +140,12 @@ def plan(experiment: Experiment, scale: str, at: Files = NOWHERE) -> list[Planne
 
 
 def _starting(config: RunConfig, first: Planned | None) -> RunConfig:
-    return config if first is None else with_values(config, {"start.run": first.run_id})
+    """Return the config that starts from a run, whose averages go on."""
+    if first is None:
+        return config
+    config = with_values(config, {"start.run": first.run_id, "start.averages": "carried"})
+    check_averages(config.start, config.training.averages, first.config.training.averages)
+    return config
 
 
 def _first(

@@ -11,6 +11,7 @@ from typing import TypeVar
 from dynamics.atomic import locked, replacing
 from dynamics.options import Options, invalid
 from dynamics.runner import RunFolder
+from dynamics.strict_json import dumps, seal, unseal
 
 Remembered = TypeVar("Remembered", bound=Options)
 
@@ -78,7 +79,7 @@ def recall(path: Path, kind: type[Remembered], remedy: str) -> Remembered | None
     if not path.is_file():
         return None
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(dumps(unseal(path.read_bytes())))
     except ValueError as error:
         raise invalid(str(path), "damaged text", f"JSON of {kind.__name__}", remedy) from error
 
@@ -86,4 +87,4 @@ def recall(path: Path, kind: type[Remembered], remedy: str) -> Remembered | None
 def remember(path: Path, options: Options) -> None:
     """Write options down for `recall`; only for who is submitting."""
     with replacing(path) as temporary:
-        temporary.write_text(options.model_dump_json(indent=1))
+        temporary.write_text(seal(options.model_dump(mode="json")))

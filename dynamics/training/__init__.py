@@ -3,7 +3,7 @@
 from dynamics.training.checkpoint import Checkpoints
 from dynamics.training.disk import DiskFullError, check_room, room_for, snapshot_bytes
 from dynamics.training.distributed import World, joined, launched_rank, on_all, on_first, world
-from dynamics.training.inherit import Origin, StartOptions, inherit
+from dynamics.training.inherit import Origin, StartOptions, check_averages, inherit
 from dynamics.training.loop import Interrupted, Observer, Recorder, fit
 from dynamics.training.monitor import Monitor, remembering
 from dynamics.training.optimisation import TrainingOptions, device_for, threads_for
@@ -37,6 +37,7 @@ __all__ = [
     "TrainingOptions",
     "Weights",
     "World",
+    "check_averages",
     "check_length",
     "check_room",
     "device_for",

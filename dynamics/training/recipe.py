@@ -10,6 +10,7 @@ from dynamics.flow.times import TimesOptions
 from dynamics.objectives import Objective
 from dynamics.options import invalid
 from dynamics.record import SERIES, RowTable
+from dynamics.rng import generator
 from dynamics.training.optimisation import TrainingOptions
 
 TAKEN = {"group", "step", *(field.name for field in fields(RowTable))}
@@ -26,6 +27,13 @@ class Recipe:
     curricula: tuple[Curriculum, ...]
     training: TrainingOptions
     seed: int
+    streams: int = 0
+    """Which of the seed's streams training draws its rows from."""
+
+    @property
+    def rows_seed(self) -> int:
+        """Seed of images, noise, times and dropped labels of training; instruments take `seed`."""
+        return generator(self.seed, "streams", self.streams).initial_seed() if self.streams else self.seed
 
     @property
     def condition(self) -> Condition:

@@ -42,11 +42,11 @@ class NonFiniteLossError(RuntimeError):
 
 
 def images(recipe: Recipe, step: int) -> Images:
-    """Draw what the rows of a step have before their times: a pure function of (seed, step).
+    """Draw what the rows of a step have before their times: a pure function of (seed, streams, step).
 
     Of data that each rank draws for itself, such as latents, those of the other ranks' rows are NaN.
     """
-    data, batch_size, seed = recipe.data, recipe.training.batch_size, recipe.seed
+    data, batch_size, seed = recipe.data, recipe.training.batch_size, recipe.rows_seed
     if not data.drawn_by_rank:
         return *data.batch(seed, step, batch_size), None
     here = world()
@@ -58,7 +58,10 @@ def images(recipe: Recipe, step: int) -> Images:
 
 
 def draw(recipe: Recipe, plan: Plan, step: int, drawn: Images | None = None) -> Rows:
-    """Draw the global batch of a step: a pure function of (seed, step) and the plan; `drawn` are its `images`."""
+    """Draw the global batch of a step: a pure function of (seed, streams, step) and the plan.
+
+    `drawn` are its `images`.
+    """
     x, c, e = drawn or images(recipe, step)
     num_gap = round(plan.gap_share * recipe.training.batch_size)
     rows = draw_rows(
@@ -68,11 +71,11 @@ def draw(recipe: Recipe, plan: Plan, step: int, drawn: Images | None = None) -> 
         equal_law=plan.equal_law,
         gap_law=plan.gap_law,
         num_gap=num_gap,
-        seed=recipe.seed,
+        seed=recipe.rows_seed,
         tag=step,
         e=e,
     )
-    return recipe.objective.prepare(rows, recipe.seed, step)
+    return recipe.objective.prepare(rows, recipe.rows_seed, step)
 
 
 def curriculum_weights(plan: Plan, rows: Rows) -> Tensor:

@@ -243,6 +243,7 @@ def test_demo_makes_a_report_and_repeats_nothing(tmp_path: Path, monkeypatch: py
     options = EvaluationOptions(nfe=(1, 2), num_samples=30)
     presets = DEMO_PRESETS[::2]
     report = demo(tmp_path, 6, presets, options, progress=False)
+    assert "One seed a setting: numbers, no verdict" in report.read_text()
     text = report.read_text()
     for name in presets:
         assert name in text

@@ -74,6 +74,22 @@ def test_weights_and_averages_are_the_parents(sweep: Path, child: Child, weights
     assert (state.step, float(state.cells.sum()), state.curricula[0]["steps"]) == (0, 0.0, 0)
 
 
+def test_carried_averages_are_the_parents_from_the_first_measurement_on(sweep: Path, child: Child) -> None:
+    config = child(averages="carried")
+    alike = config.model_copy(update={"training": config.training.model_copy(update={"ema_decays": (0.9,)})})
+    state, checkpoints = begun(alike, sweep)
+    there = load_file(checkpoints.path(9) / "ema_0.9.safetensors")
+    raw = load_file(checkpoints.path(9) / "model.safetensors")
+    measured = state.average("ema")
+    for name, parameter in state.model.named_parameters():
+        assert torch.equal(parameter, raw[name])
+        assert torch.equal(measured[name], there[name])
+    assert any(not torch.equal(there[name], raw[name]) for name in raw)
+    with pytest.raises(ValueError, match=r"start.averages: received .carried, with the averages 0.5.*: 0.9, 0.99;"):
+        run(config, sweep / config.run_id, progress=False)
+    assert not RunFolder(sweep / config.run_id).log.exists()
+
+
 def test_carried_moments_are_the_parents_and_the_step_size_is_not(sweep: Path, child: Child) -> None:
     state, checkpoints = begun(child(optimizer="carried"), sweep)
     there = load_file(checkpoints.path(9) / "optimizer.safetensors")
@@ -173,7 +189,7 @@ def test_a_run_that_lost_its_note_is_not_continued(sweep: Path, child: Child) ->
         run(child(), out, progress=False)
 
 
-@pytest.mark.parametrize("change", [{"step": 3}, {"weights": "ema"}, {"optimizer": "carried"}])
+@pytest.mark.parametrize("change", [{"step": 3}, {"weights": "ema"}, {"optimizer": "carried"}, {"averages": "carried"}])
 def test_choices_without_a_run_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"start: received .*{next(iter(change))}.*set start.run"):
         StartOptions.model_validate(change)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage import FAMILIES, censored, family, powers, sequential, studies, two_way
+from benchmarks.coverage import FAMILIES, LOOKS, censored, family, powers, sequential, studies, two_way
 
 CASES = [("components, error", 5, 0.0), ("components, Frechet", 5, 0.0), ("v first, error", 6, 0.1)]
 
@@ -38,6 +38,15 @@ def test_a_family_has_few_false_verdicts(name: str) -> None:
     found = family(300, FAMILIES[name], 8, np.random.default_rng(4))
     for kind in ("false direction", "false no effect"):
         assert found[kind] <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300), kind
+
+
+def test_arms_stop_one_by_one_and_verdicts_stay_true() -> None:
+    """Also where the primary claim has no effect: its clear components end undecided, and cost no more seeds."""
+    found = family(60, FAMILIES["parts have one, the whole has none"], 32, np.random.default_rng(6), LOOKS)
+    assert max(found["false direction"], found["false no effect"]) <= 0.1
+    assert found["covers at every look"] > 0.95
+    assert found["decided"] == pytest.approx(4 / 6, abs=0.05)
+    assert found["share of all runs"] < 0.6
 
 
 def test_the_power_is_that_of_simulated_studies() -> None:

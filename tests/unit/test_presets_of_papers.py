@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamics.config import PRESETS, RunConfig, preset
+from dynamics.config import PRESETS, RunConfig, baseline, preset
 from dynamics.curricula import DTD, Beta, MinSNR
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.times import LogitNormalPair
@@ -61,5 +61,29 @@ def test_the_improved_schedules() -> None:
     for name in TABLE:
         assert PRESETS[f"{name}-meanflow"].curricula == ()
         assert PRESETS[f"{name}-improved-minsnr"].curricula == (MinSNR(form="v", gamma=5.0), Beta(k=1.0))
-        assert PRESETS[f"{name}-improved-dtd"].curricula == (DTD(num_clusters=20, patience=200), Beta(k=1.0))
-        assert preset(f"{name}-improved") == PRESETS[f"{name}-improved-minsnr"]
+        dtd, beta = PRESETS[f"{name}-improved-dtd"].curricula
+        assert beta == Beta(k=1.0)
+        assert isinstance(dtd, DTD)
+        assert (dtd.num_clusters, dtd.pacing, dtd.patience, dtd.order) == (20, "adaptive", 200, "noisy_first")
+        # best there: MinSNR at B/4, DTD at L/2 and XL/2; the others are inferred
+        best = "minsnr" if name in ("b4", "b2") else "dtd"
+        assert preset(f"{name}-improved") == PRESETS[f"{name}-improved-{best}"]
+
+
+def test_presets_name_every_reading() -> None:
+    """What the paper leaves open does not hang on the default of a class."""
+    for name, config in PRESETS.items():
+        for curriculum in config.curricula:
+            if isinstance(curriculum, MinSNR | DTD | Beta):
+                said = curriculum.model_fields_set | {"kind"}
+                assert said >= set(type(curriculum).model_fields), (name, curriculum.kind)
+
+
+@pytest.mark.parametrize("scale", TABLE)
+def test_studies_at_paper_scale_are_guided_as_published(scale: str) -> None:
+    config = baseline(scale)
+    assert config == PRESETS[f"{scale}-meanflow"]
+    assert isinstance(config.objective, MeanFlow)
+    assert config.objective.guidance.k == TABLE[scale][7]
+    for small in ("digits", "digits-dit", "mnist5k"):
+        assert not baseline(small).objective.guidance.active  # type: ignore[attr-defined]

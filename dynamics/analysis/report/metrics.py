@@ -1,4 +1,4 @@
-"""What the numbers of a summary mean: title, which way is better, and how much they vary over seeds."""
+"""What the numbers of a summary mean: title, and which way is better."""
 
 import re
 from dataclasses import dataclass
@@ -10,26 +10,10 @@ from dynamics.options import invalid
 
 # (largest - smallest) / mean over four seeds of digits-meanflow, the largest of the metrics of a kind:
 # benchmarks/seed_spread.py and its result beside it; a test holds these numbers to that file
-YARDSTICK = "2000 steps of 64 rows of digits"
-"""Trainings that these spreads hold for."""
 SEED_SPREAD_EXACT = 0.11
 """Exact errors."""
 SEED_SPREAD_FRECHET = 0.23
 """Frechet distances."""
-SEED_SPREAD_KERNEL = 0.53
-"""Kernel distances."""
-SEED_SPREAD_COVERAGE = 0.14
-"""Precision and recall."""
-
-_EXACT = f"seeds alone change exact errors by up to {SEED_SPREAD_EXACT:.0%}"
-_FRECHET = f"seeds alone change Frechet distances by up to {SEED_SPREAD_FRECHET:.0%}"
-_KERNEL = f"seeds alone change kernel distances by up to {SEED_SPREAD_KERNEL:.0%}"
-_TIME = "wall time depends on what else the machine does"
-_COVERAGE = f"seeds alone change precision and recall by up to {SEED_SPREAD_COVERAGE:.0%}"
-_PEAK = "the peak of the whole process, which may have held other runs before"
-# not taken as a yardstick: it holds for ImageNet and its published Inception only
-_FID = "training again changes FID of 50000 ImageNet samples by 1.3%, one standard deviation (2606.20536)"
-_UNKNOWN = "the spread over seeds was not measured"
 
 
 @dataclass(frozen=True)
@@ -40,37 +24,29 @@ class Metric:
     """Regular expression of its whole column name; its groups fill the title."""
     title: str
     lower_is_better: bool
-    spread: float | None = None
-    """Relative difference that seeds alone make; None if it was not measured."""
-    source: str = _UNKNOWN
-    """Where the spread comes from, or why there is none."""
-    by_interval: bool = False
-    """Judged by its own 95% interval instead."""
-    independent: bool = False
-    """Its standard error applies to differences too; not so for exact errors, which all runs have on the same rows."""
     by_protocol: bool = True
     """Depends on how the run was evaluated."""
 
 
 _FD, _KD = r"fd_(.+)_(.+)_nfe(\d+)", r"kd_(.+)_(.+)_nfe(\d+)"
 METRICS = (
-    Metric(r"v_error", "exact error of v, mean over t", True, SEED_SPREAD_EXACT, _EXACT),
-    Metric(r"v_error_from_(.+)", "exact error of v, mean over t >= {0}", True, SEED_SPREAD_EXACT, _EXACT),
-    Metric(r"u_error_(.+)", "exact error of u, gaps {0}", True, SEED_SPREAD_EXACT, _EXACT),
-    Metric(r"one_step_error", "exact error of u from (t, r) = (1, 0)", True, SEED_SPREAD_EXACT, _EXACT),
-    Metric(r"fid_inception_(.+)_nfe(\d+)", "FID, {0}, NFE {1}", True, source=_FID),
+    Metric(r"v_error", "exact error of v, mean over t", True),
+    Metric(r"v_error_from_(.+)", "exact error of v, mean over t >= {0}", True),
+    Metric(r"u_error_(.+)", "exact error of u, gaps {0}", True),
+    Metric(r"one_step_error", "exact error of u from (t, r) = (1, 0)", True),
+    Metric(r"fid_inception_(.+)_nfe(\d+)", "FID, {0}, NFE {1}", True),
     Metric(r"is_inception_(.+)_nfe(\d+)", "Inception score, {0}, NFE {1}", False),
     Metric(r"kd_inception_(.+)_nfe(\d+)", "kernel distance (Inception features), {0}, NFE {1}", True),
     Metric(r"precision_inception_(.+)_nfe(\d+)", "precision (Inception features), {0}, NFE {1}", False),
     Metric(r"recall_inception_(.+)_nfe(\d+)", "recall (Inception features), {0}, NFE {1}", False),
-    Metric(_FD, "Frechet distance ({0} features), {1}, NFE {2}", True, SEED_SPREAD_FRECHET, _FRECHET),
-    Metric(_KD, "kernel distance ({0} features), {1}, NFE {2}", True, SEED_SPREAD_KERNEL, _KERNEL, independent=True),
-    Metric(r"energy_distance_(.+)_nfe(\d+)", "energy distance of points, {0}, NFE {1}", True, independent=True),
-    Metric(r"accuracy_(.+)_nfe(\d+)", "class accuracy, {0}, NFE {1}", False, by_interval=True),
-    Metric(r"precision_(.+)_nfe(\d+)", "precision, {0}, NFE {1}", False, SEED_SPREAD_COVERAGE, _COVERAGE),
-    Metric(r"recall_(.+)_nfe(\d+)", "recall, {0}, NFE {1}", False, SEED_SPREAD_COVERAGE, _COVERAGE),
-    Metric(r"seconds", "training time in s", True, source=_TIME, by_protocol=False),
-    Metric(r"peak_memory_mb", "peak memory in MB", True, source=_PEAK, by_protocol=False),
+    Metric(_FD, "Frechet distance ({0} features), {1}, NFE {2}", True),
+    Metric(_KD, "kernel distance ({0} features), {1}, NFE {2}", True),
+    Metric(r"energy_distance_(.+)_nfe(\d+)", "energy distance of points, {0}, NFE {1}", True),
+    Metric(r"accuracy_(.+)_nfe(\d+)", "class accuracy, {0}, NFE {1}", False),
+    Metric(r"precision_(.+)_nfe(\d+)", "precision, {0}, NFE {1}", False),
+    Metric(r"recall_(.+)_nfe(\d+)", "recall, {0}, NFE {1}", False),
+    Metric(r"seconds", "training time in s", True, by_protocol=False),
+    Metric(r"peak_memory_mb", "peak memory in MB", True, by_protocol=False),
 )
 """Every kind of column of a summary."""
 

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dynamics.analysis.report.comparison import BEYOND, MEASURED_OTHERWISE, NOT_JUDGED, WITHIN
-from dynamics.analysis.report.metrics import SEED_SPREAD_EXACT, SEED_SPREAD_FRECHET, metric_columns, metric_title
+from dynamics.analysis.report.metrics import metric_columns, metric_title
 from dynamics.analysis.report.summary_table import protocol, sample_group, sampled_groups
 from dynamics.analysis.run_groups import REMEDIES, attribute, group, run_labels
 from dynamics.store.schema import PROVENANCE
@@ -154,23 +153,17 @@ def difference_sentences(table: pd.DataFrame, baseline: str) -> str:
         baseline: The label of the run they are compared with.
     """
     parts = [
-        "One run a setting has no interval over seeds. As a yardstick, seeds alone change exact errors by up to "
-        f"{SEED_SPREAD_EXACT:.0%} and Frechet distances by up to {SEED_SPREAD_FRECHET:.0%} (four seeds of "
-        "digits-meanflow); a difference inside that spread shows nothing, and one beyond it needs more seeds to be "
-        "sure. Accuracy is judged by its 95% intervals, which cover the sampling only."
+        "One seed a setting: numbers, no verdict. What seeds alone would change is not known from these runs; a study "
+        "of several seeds says what is more than that."
     ]
     for run in dict.fromkeys(table["run"]):
         mine = table[table["run"] == run]
         lines = [f"**{plain(run)}** against {plain(baseline)}:", ""]
-        for direction in ("better", "worse"):
-            found = mine[(mine["verdict"] == BEYOND) & (mine["direction"] == direction)]
-            lines.append(f"- {direction.capitalize()}, {BEYOND}:" + ("" if len(found) else " nothing."))
-            lines += [f"    - {difference}" for difference in _differences(found)]
-        within = _differences(mine[mine["verdict"] == WITHIN])
-        lines.append(f"- {WITHIN.capitalize()}: {'; '.join(within) or 'nothing'}.")
-        for verdict in (NOT_JUDGED, MEASURED_OTHERWISE):
-            for reason, found in mine[mine["verdict"] == verdict].groupby("reason", sort=False):
-                lines.append(f"- {verdict.capitalize()}, {reason}: {'; '.join(_differences(found))}.")
+        for reason, found in mine.groupby("reason", sort=False):
+            if reason:
+                lines.append(f"- Not comparable, {reason}: {'; '.join(_differences(found))}.")
+            else:
+                lines += [f"- {difference}" for difference in _differences(found)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ import xarray as xr
 
 from dynamics.analysis.report.metrics import SEED_SPREAD_FRECHET
 from dynamics.analysis.studies.claims import Claim, chosen_runs, is_ratio
-from dynamics.analysis.studies.evidence import axes_of, findings
+from dynamics.analysis.studies.evidence import axes_of, findings, looks_of
 from dynamics.analysis.studies.study_table import study
 from dynamics.analysis.studies.verdicts import Finding, judge
 from dynamics.options import invalid
@@ -121,7 +121,8 @@ def _judged(tree: xr.DataTree, rows: pd.DataFrame) -> dict[object, list[Ours]]:
     axes, claimed = axes_of(tree), findings(tree)
     table = study(tree, axes)
     asked = [(index, claim) for index, row in rows.iterrows() for claim in _second_looks(row, axes[0], claimed)]
-    looks = judge(table, [f.claim for f in claimed] + [claim for _, claim in asked], axes)[len(claimed) :]
+    both = [f.claim for f in claimed] + [claim for _, claim in asked]
+    looks = judge(table, both, axes, looks_of(tree))[len(claimed) :]
     out: dict[object, list[Ours]] = {}
     for index, row in rows.iterrows():
         own = [f for f in claimed if _belongs(f.claim, row)]

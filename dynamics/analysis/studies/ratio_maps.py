@@ -109,8 +109,8 @@ def _own(mine: pd.DataFrame, columns: str, column: str) -> pd.Series:
     """Return the baseline's mean in each regime, of logs."""
     if not is_ratio(column):
         raise invalid("metric", column, "one with a ratio, such as an error or a distance", "see `grid_heatmap`")
-    logs = pd.Series(np.log(mine[column].to_numpy(float)), mine.index)
-    return logs.groupby(mine[columns], sort=False).mean().map(np.exp)
+    logs = mine[column].astype(float).map(np.log).groupby(mine[columns], sort=False).mean()
+    return logs.map(np.exp)
 
 
 def _claim(column: str, arm: dict[str, str], against: dict[str, str]) -> Claim:

@@ -10,7 +10,7 @@ from dynamics.analysis.report.written_report import write_pages
 from dynamics.analysis.run_groups import label_runs
 from dynamics.analysis.seed_arms import with_arms
 from dynamics.analysis.studies.effect_figures import effects
-from dynamics.analysis.studies.evidence import axes_of, claims_table, findings
+from dynamics.analysis.studies.evidence import axes_of, claims_table, findings, looks_of
 from dynamics.analysis.studies.study_table import grid_labels
 
 
@@ -52,4 +52,9 @@ def _claims(tree: xr.DataTree, out: Path) -> str:
     figure = effects(found)
     save(figure, out / "figures" / "claims.png")
     text = "Each interval is that of its claim by itself; p and the verdict hold among all claims of a question."
+    if looks := looks_of(tree):
+        text += (
+            f" Looks at the claims were meant for {', '.join(map(str, looks))} seeds, and {tree.attrs['looks_made']} of"
+            " them made so far: p and the intervals of claims hold at every look. Those of arms, further down, do not."
+        )
     return f"{claims_table(found)}\n\n{text}\n\n![{figure.get_suptitle()}](figures/claims.png)"

@@ -55,6 +55,8 @@ class Finding:
     """Text of the primary claim without whose direction this claim can have none."""
     num_censored: int = 0
     """Seeds whose length lies beyond those that were trained."""
+    last_level: float = LEVEL
+    """Of the interval at the last of several looks."""
 
     @property
     def verdict(self) -> str:
@@ -65,17 +67,19 @@ class Finding:
             return "no effect"
         if self.adjusted > 1 - LEVEL:
             return "undecided"
-        middle = (self.low + self.high) / 2
-        return "supported" if (middle < self.claim.threshold) == (self.claim.expected == "lower") else "opposite"
+        below = (self.low + self.high) / 2 < self.claim.threshold
+        return "supported" if below == (self.claim.expected == "lower") else "opposite"
 
     @property
     def budget(self) -> int:
-        """Seeds that would decide the claim with probability POWER, its effect and spread being those measured."""
+        """Seeds that would decide the claim with probability POWER, its effect and spread being those measured.
+
+        Where one looks several times: at the last look of a study with as many looks.
+        """
         if not np.isfinite([self.effect, self.spread]).all():
             return 0
-        alpha = (1 - LEVEL) / self.num_rivals
-        beyond = self.effect - self.claim.threshold
-        return seeds_needed(beyond, self.spread, self.claim.equivalence, alpha, POWER)
+        alpha = (1 - self.last_level) / self.num_rivals
+        return seeds_needed(self.effect - self.claim.threshold, self.spread, self.claim.equivalence, alpha, POWER)
 
     def effect_text(self) -> str:
         """Return the effect in words.
@@ -196,6 +200,7 @@ def _alone(claim: Claim, estimates: Sequence[SeedEffect | CensoredEffect], looks
     return Finding(
         *(claim, last.num_seeds, last.effect, low, high, ratio, p_value, p_value, p_no_effect, last.spread),
         num_censored=censored,
+        last_level=1 - 2 * float(limits[-1]),
     )
 
 

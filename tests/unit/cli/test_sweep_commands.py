@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweeps._sweep import Small
 
-from dynamics.cli import sweep_commands
+from dynamics.cli import start_runs
 from dynamics.cli.experiments import main
 from dynamics.cli.sweep_commands import VERBS
 from dynamics.planning.resources import Resources
@@ -40,7 +40,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ("--results", str(tmp_path))
     for words, message in (
-        (("huge", "plan"), "experiment: received 'huge'; allowed: slow, tiny"),
+        (("huge", "plan"), "experiment: received 'huge'; allowed: looked, slow, tiny"),
         (("tiny", "start"), "verb: received 'start'; allowed: plan, submit"),
         (
             ("tiny", "plan", "--scale", "s"),
@@ -142,8 +142,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     def here(folder: SweepFolder, runs: Sequence[Planned], options: ClusterOptions, scale: Resources) -> None:
         out.append(("here", options, len(runs)))
 
-    monkeypatch.setattr(sweep_commands, "submit_slurm", to_slurm)
-    monkeypatch.setattr(sweep_commands, "run_here", here)
+    monkeypatch.setattr(start_runs, "submit_slurm", to_slurm)
+    monkeypatch.setattr(start_runs, "run_here", here)
     return out
 
 

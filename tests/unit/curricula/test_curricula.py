@@ -21,6 +21,7 @@ from dynamics.curricula import (
     Progress,
     State,
     StepRecord,
+    denoising_difficulty,
     plan_for,
 )
 from dynamics.curricula.plan import record
@@ -80,6 +81,12 @@ def test_adaptive_pacing_stays_while_the_loss_improves() -> None:
 def test_fixed_pacing_ignores_the_loss() -> None:
     dtd = DTD(num_clusters=3, pacing="fixed", stage_steps=2)
     assert feed(dtd, [1.0, 0.5, 0.2, math.nan, 0.1, 0.0, 0.0]) == [0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("num_steps", [400, 600, 800, 3200, 20_000, 199_999])
+def test_in_a_short_training_it_ends_within_one_to_five_percent(num_steps: int) -> None:
+    dtd = denoising_difficulty(num_steps)
+    assert 0.01 <= feed(dtd, [1 / (i + 1) for i in range(num_steps // 20)]).index(19) / num_steps <= 0.05
 
 
 def test_pacing_ends_at_the_last_stage() -> None:

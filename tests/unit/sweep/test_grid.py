@@ -113,8 +113,8 @@ def test_averages_that_no_snapshot_will_carry_are_refused_before_submission() ->
 
 
 def test_experiments_are_the_files_of_the_package() -> None:
-    assert experiments("sweeps") == ["slow", "tiny"]
-    with pytest.raises(ValueError, match="experiment: received 'huge'; allowed: slow, tiny"):
+    assert experiments("sweeps") == ["looked", "slow", "tiny"]
+    with pytest.raises(ValueError, match="experiment: received 'huge'; allowed: looked, slow, tiny"):
         experiment("sweeps", "huge")
     with pytest.raises(ValueError, match="no QUESTION, base, axes"):
         experiment("dynamics", "rng")

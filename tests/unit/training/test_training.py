@@ -13,6 +13,8 @@ import torch._inductor.config
 from dynamics import models
 from dynamics.atomic import locked
 from dynamics.config import RunConfig
+from dynamics.curricula import State
+from dynamics.instruments import GapsOptions
 from dynamics.models import DiTOptions, build
 from dynamics.record import StepRecord
 from dynamics.runner import RunFolder, run
@@ -54,6 +56,22 @@ def test_the_average_follows_its_formula(tiny: RunConfig) -> None:
     start_weights, _ = after(tiny, steps=0)
     expected = 0.9 * weights(start_weights) + 0.1 * weights(one)
     torch.testing.assert_close(torch.cat([w.flatten() for w in one.emas["0.9"].values()]), expected)
+
+
+def test_other_streams_draw_other_rows_and_measure_the_same_ones(tiny: RunConfig) -> None:
+    assert "streams" not in tiny.to_json()
+    recipes = [tiny.model_copy(update={"streams": streams}).recipe() for streams in (0, 1, 1)]
+    rows = [draw(recipe, recipe.plan(2, start_memory(tiny)), 2) for recipe in recipes]
+    for column in ("x", "e", "t", "c", "dropped"):
+        first, other, again = (getattr(one, column) for one in rows)
+        assert not torch.equal(first, other)
+        assert torch.equal(other, again)
+    gaps = GapsOptions(rows_per_bin=4)
+    assert torch.equal(gaps.observer(recipes[0]).rows.x, gaps.observer(recipes[1]).rows.x)
+
+
+def start_memory(config: RunConfig) -> list[State]:
+    return [curriculum.initial_state() for curriculum in config.curricula]
 
 
 def test_warmup_scales_the_first_steps(tiny: RunConfig) -> None:

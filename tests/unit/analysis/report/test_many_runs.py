@@ -94,17 +94,15 @@ def test_figures_stay_small_whatever_the_number_of_runs(
         assert "usual spread" not in text
 
 
-def test_a_run_of_another_length_is_not_judged(make: Make) -> None:
+def test_a_run_of_another_length_is_not_compared(make: Make) -> None:
     tree = merged([make("base", BASE), make("other", {**BASE, "one_step": 0.1}, steps=50)])
     found = differences(summary(tree))
     row = found[found["metric"] == "one_step_error"].iloc[0]
-    assert row["verdict"] == "not judged"
     assert row["reason"] == (
         "trained otherwise (1000 steps of 64 rows of digits, the baseline 2000 steps of 64 rows of digits)"
     )
     both = merged([make("a", BASE, steps=50), make("b", {**BASE, "one_step": 0.1}, steps=50)])
-    found = differences(summary(both))
-    assert "is known of 2000 steps of 64 rows of digits alone" in found[found["metric"] == "v_error"]["reason"].iloc[0]
+    assert set(differences(summary(both))["reason"]) == {""}
 
 
 def test_claims_come_first(make: Make, figures: Drawn, tmp_path: Path) -> None:
