@@ -20,7 +20,6 @@ from dynamics.analysis import (
     Claim,
     Finding,
     affinity,
-    axes_of,
     beside,
     findings,
     plots,
