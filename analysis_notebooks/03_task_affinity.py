@@ -16,6 +16,11 @@
 #
 # Study O3 of arXiv 2511.19065: the cosine of the gradients of v and of u in each bin of gaps, from four starts. The
 # paper says that learning v first, and learning small gaps first, raise it.
+#
+# Most claims of these runs compare with random weights. There u is zero and only the final layer has a gradient, so
+# that all tasks are alike: a fall from there is an artefact, and no opposite of the paper. `warm` is the fair
+# reference. And large gaps are also large t here (t uniform given the gap). The experiment compares with `warm`, at one
+# law of t, since.
 
 # %%
 from pathlib import Path
