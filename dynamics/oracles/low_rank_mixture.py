@@ -22,8 +22,8 @@ class LowRankMixtureOracle(PosteriorOracle):
     Example:
         >>> one = torch.ones(1)
         >>> oracle = LowRankMixtureOracle(torch.zeros(1, 3), torch.zeros(1, 3, 1), 1.0, one)
-        >>> oracle.u(torch.ones(1, 3), one, 0 * one)     # data and noise have the same law
-        tensor([[0., 0., 0.]])
+        >>> bool(oracle.u(torch.ones(1, 3), one, 0 * one).abs().max() < 1e-4)  # data and noise have the same law
+        True
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from dynamics.config import RunConfig
 from dynamics.models import build
 from dynamics.runner import RunFolder, run
 from dynamics.store import read_run
-from dynamics.training import Checkpoints, TrainState, checkpoint, gathered, joined, split, start
+from dynamics.training import Checkpoints, TrainState, gathered, joined, split, start, step_folders
 from dynamics.training.distributed import local
 
 Configs = Callable[..., RunConfig]
@@ -70,14 +70,14 @@ def test_a_kill_during_a_save_costs_only_that_checkpoint(twenty: Configs, tmp_pa
     config, out = twenty(parallel="fsdp"), tmp_path / "out"
 
     def act(rank: int) -> Result:
-        write = checkpoint.write
+        write = step_folders.write
 
         def die(path: Path, tensors: dict[str, torch.Tensor]) -> str:
             if rank == victim and "step_00000016" in str(path) and path.name.startswith("ema_0.99"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(path, tensors)
 
-        checkpoint.write = die
+        step_folders.write = die
         return trained(config, out)
 
     results = launch(act, tmp_path / "ranks", seconds=20)
