@@ -9,8 +9,8 @@ from dynamics.analysis import Claim, SpeedUp
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, GapLaw, MinSNR
 from dynamics.evaluation import EvaluationOptions
-from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = (
     "How many steps does each schedule need to reach vanilla's final values, and what changes at four times as many?"
@@ -18,7 +18,7 @@ QUESTION = (
 PRIMARY = "one_step_error"
 LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """In units of the baseline's number of steps."""
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 3, "b4": 1, "xl2": 1}
 LAW = "50% u, growing late to 50%"
 
 
@@ -46,18 +46,19 @@ CLAIMS = (
 
 
 def base(scale: str) -> RunConfig:
-    return with_values(baseline(scale), {"observers": (GapsOptions(every=10**9, rows_per_bin=128),)})
+    return with_values(baseline(scale), {"observers": (errors(scale, every=10**9),)})
 
 
 def axes(scale: str) -> Axes:
     steps = baseline(scale).training.num_steps
+    lengths = LENGTHS[:-1] if scale == "testbed" else LENGTHS  # four times as many steps are in `testbed`
     growing = {"times.gap_share": 0.5, "curricula": (GapLaw(share_to=0.5, start=0.5, end=1.0),)}
     return {
         "schedule": {"vanilla": {}, "minsnr + beta": {"curricula": (MinSNR(), Beta())}, LAW: growing},
-        "length": {length: {"training.num_steps": round(length * steps)} for length in LENGTHS},
+        "length": {length: {"training.num_steps": round(length * steps)} for length in lengths},
         "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])},
     }
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2)), EvaluationOptions(nfe=(32,), field="v")]
+    return samples(scale)

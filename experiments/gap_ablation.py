@@ -11,13 +11,14 @@ from dynamics.analysis import Claim, Direction
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap, UniformGapFromTime
-from dynamics.instruments import GapsOptions, GramOptions
+from dynamics.instruments import GramOptions
 from dynamics.sweep.grid import Axes, Knob, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = "Which gaps t - r build, refine or destroy v = u(z, t, t), from random weights and after v has been learned?"
 PRIMARY = "v_error_end"
 BINS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "testbed-mlp": 5, "b4": 3, "xl2": 1}
 
 _START, _LARGE = "v_error_start", "0.7-0.9 matched"
 
@@ -51,7 +52,7 @@ def base(scale: str) -> RunConfig:
     config = baseline(scale)
     half = config.training.num_steps // 2
     observers = (
-        GapsOptions(every=half // 2, rows_per_bin=128),
+        errors(scale, every=half // 2),
         GramOptions(every=half, t_law="uniform", groups="model", rows_per_split=64),
     )
     # as many steps of u as of v before
@@ -61,7 +62,8 @@ def base(scale: str) -> RunConfig:
 def axes(scale: str) -> Axes:
     own = {f"{low}-{high}": UniformGap(low=low, high=high) for low, high in BINS}
     matched = {f"{low}-{high} matched": UniformGapFromTime(t_min=0.9, low=low, high=high) for low, high in BINS}
-    laws = {**own, **matched} if scale == "digits" else own  # the repeats with a DiT leave the control out
+    controlled = ("digits", "testbed", "testbed-mlp")
+    laws = {**own, **matched} if scale in controlled else own
     return {
         "init": {"random": {}, "v": {}},
         "gap": {label: {"times.law": law} for label, law in laws.items()},
@@ -75,4 +77,4 @@ def before(config: RunConfig, knobs: Mapping[str, Knob]) -> list[RunConfig]:
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1,)), EvaluationOptions(nfe=(32,), field="v")]
+    return [options.model_copy(update={"nfe": (1,)}) if options.field == "u" else options for options in samples(scale)]

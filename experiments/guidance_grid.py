@@ -8,8 +8,8 @@ from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
 from dynamics.evaluation import EvaluationOptions
-from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = "How do w and k of the guidance change 1-NFE samples, with and without the improved schedule?"
 PRIMARY = "one_step_error"
@@ -42,7 +42,7 @@ CLAIMS = (
 
 def base(scale: str) -> RunConfig:
     config = baseline(scale)
-    return with_values(config, {"observers": (GapsOptions(every=config.training.num_steps // 4, rows_per_bin=128),)})
+    return with_values(config, {"observers": (errors(scale, every=config.training.num_steps // 4),)})
 
 
 def axes(scale: str) -> Axes:
@@ -54,4 +54,4 @@ def axes(scale: str) -> Axes:
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2))]
+    return samples(scale, by_v=False)

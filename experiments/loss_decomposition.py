@@ -8,13 +8,14 @@ than 95% of training; a cosine on one batch is itself negatively biased, since b
 from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR
-from dynamics.instruments import CellsOptions, DecompositionOptions, GapsOptions
+from dynamics.instruments import CellsOptions, DecompositionOptions
 from dynamics.sweep.grid import Axes, with_values
+from experiments._measuring import errors
 
 QUESTION = "How do flow matching and consistency share u's gradient, and what is left to learn of v?"
 PRIMARY = "cosine_forces_0.3-0.5_end"
 BINS = ("0.1-0.3", "0.3-0.5", "0.5-0.7", "0.7-0.9")
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "b4": 3, "xl2": 1}
 CLAIMS = tuple(
     Claim(
         f"aF: the two forces oppose each other (cosine below -0.4), gaps {gap}, {when} of training",
@@ -34,7 +35,7 @@ def base(scale: str) -> RunConfig:
     quarter = config.training.num_steps // 4
     observers = (
         CellsOptions(every=quarter // 2),
-        GapsOptions(every=quarter // 2, rows_per_bin=128),
+        errors(scale, every=quarter // 2),
         DecompositionOptions(every=quarter, rows_per_bin=64, rows_per_split=64, t_law="uniform", groups="model"),
     )
     return with_values(config, {"observers": observers})

@@ -8,13 +8,13 @@ from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.curricula import Beta, MinSNR, denoising_difficulty
 from dynamics.evaluation import EvaluationOptions
-from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = "Which exponent k of beta's progress is best, with DTD and with MinSNR?"
 PRIMARY = "one_step_error"
 EXPONENTS = (0.5, 1.0, 2.0)
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "b4": 1, "xl2": 1}
 CLAIMS = tuple(
     Claim(
         f"k = 1 is better than k = {other:g}, with {name}",
@@ -32,7 +32,7 @@ CLAIMS = tuple(
 
 def base(scale: str) -> RunConfig:
     config = baseline(scale)
-    return with_values(config, {"observers": (GapsOptions(every=config.training.num_steps // 4, rows_per_bin=128),)})
+    return with_values(config, {"observers": (errors(scale, every=config.training.num_steps // 4),)})
 
 
 def axes(scale: str) -> Axes:
@@ -42,4 +42,4 @@ def axes(scale: str) -> Axes:
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2)), EvaluationOptions(nfe=(32,), field="v")]
+    return samples(scale)

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.flow.times import TimesOptions, UniformGap
-from dynamics.instruments import GapsOptions, GramOptions, LookaheadOptions
+from dynamics.instruments import GramOptions, LookaheadOptions
 from dynamics.sweep.grid import Axes, Knob, with_values
+from experiments._measuring import errors
 
 QUESTION = "Which start makes the gradients of v and of u agree, bin by bin, and does that last?"
 PRIMARY = "cosine_v_0.7-0.9_start"
 SMALL = "cosine_v_0.1-0.3_start"
-SEEDS = {"digits": 6, "digits-dit": 4, "mnist5k": 3, "b4": 3, "xl2": 1}
+SEEDS = {"digits": 6, "digits-dit": 4, "mnist5k": 3, "testbed": 6, "b4": 3, "xl2": 1}
 
 
 def _claim(text: str, metric: str, start: str, against: str) -> Claim:
@@ -39,7 +40,7 @@ def base(scale: str) -> RunConfig:
     config = baseline(scale)
     half = config.training.num_steps // 2
     observers = (
-        GapsOptions(every=half // 2, rows_per_bin=128),
+        errors(scale, every=half // 2),
         GramOptions(every=half // 4, t_law="matched", num_splits=8, rows_per_split=128, groups="model"),
         LookaheadOptions(every=half // 2, t_law="matched", num_splits=8, rows_per_split=64),
     )

@@ -11,14 +11,14 @@ from itertools import product
 from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
-from dynamics.instruments import GapsOptions
 from dynamics.objectives import CorruptedMeanFlow
 from dynamics.sweep.grid import Axes, Changes, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = "Which noise on the target of v, how strong and how it enters, degrades u?"
 PRIMARY = "one_step_error"
 LEVELS, SCALES = (0.03, 0.1, 0.3), ("norm", "element", "literal")
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
+SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "b4": 3, "xl2": 1}
 FINITE = {"data.name": "digits"}
 
 
@@ -38,7 +38,7 @@ CLAIMS = (
 
 
 def base(scale: str) -> RunConfig:
-    return with_values(baseline(scale), {"observers": (GapsOptions(every=200, rows_per_bin=128),)})
+    return with_values(baseline(scale), {"observers": (errors(scale, every=200),)})
 
 
 def axes(scale: str) -> Axes:
@@ -59,8 +59,11 @@ def axes(scale: str) -> Axes:
             f"norm {noise} 0.3{', images' if noise == 'fresh' else ''}": noisy(0.3, "norm", noise, **FINITE)
             for noise in ("fresh", "image")
         }
+    if scale == "testbed":
+        compared = {str(side["target"]) for claim in CLAIMS for side in (claim.arm, claim.against)}
+        targets = {name: changes for name, changes in targets.items() if name in compared}
     return {"target": targets, "seed": {seed: {"seed": seed} for seed in range(SEEDS[scale])}}
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2))]
+    return samples(scale, by_v=False)

@@ -11,11 +11,12 @@ from dynamics.analysis import Claim
 from dynamics.config import RunConfig, baseline
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
-from dynamics.instruments import GapsOptions
 from dynamics.sweep.grid import Axes, Knob, with_values
+from experiments._measuring import errors, samples
 
 QUESTION = "Does learning v first make u better, at a fixed number of steps of u and at a fixed number in all?"
-PRIMARY = "one_step_error"
+PRIMARY = "u_error_end"
+"""Mean over all bins of the gap: the point (1, 0) alone hides the effect (LOG.md, the audit)."""
 # steps of v alone + steps of u alone, in units of the baseline's training
 PROTOCOLS = {
     "0+1": (0.0, 1.0),
@@ -26,7 +27,7 @@ PROTOCOLS = {
     "0.5+0.5": (0.5, 0.5),
     "0.75+0.25": (0.75, 0.25),
 }
-SEEDS = {"digits": 6, "digits-dit": 3, "mnist5k": 3, "b4": 3, "xl2": 1}
+SEEDS = {"digits": 6, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "testbed-mlp": 5, "b4": 3, "xl2": 1}
 CLAIMS = tuple(
     Claim(text, PRIMARY, {"v_then_u": arm}, "lower", {"v_then_u": "0+1"}, source="2511.19065", family=text[:3])
     for text, arm in {
@@ -39,7 +40,7 @@ CLAIMS = tuple(
 
 
 def base(scale: str) -> RunConfig:
-    observers = (GapsOptions(every=200, rows_per_bin=128),)
+    observers = (errors(scale, every=200),)
     return with_values(baseline(scale), {"times": TimesOptions(gap_share=1.0), "observers": observers})
 
 
@@ -60,4 +61,4 @@ def before(config: RunConfig, knobs: Mapping[str, Knob]) -> list[RunConfig]:
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
-    return [EvaluationOptions(nfe=(1, 2))]
+    return samples(scale, by_v=False)
