@@ -15,6 +15,7 @@ from dynamics.cli.start_runs import Sweep
 from dynamics.cli.until_decided import look_text
 from dynamics.planning.resources import RESOURCES
 from dynamics.sweep.claims_so_far import Look
+from dynamics.sweep.events import Event
 from dynamics.sweep.grid import Planned
 from dynamics.sweep.seeds_begun import SeedsBegun
 from dynamics.sweep.slurm import SlurmError
@@ -91,10 +92,12 @@ def test_what_is_left_costs_what_runs_of_the_arms_that_go_on_cost(
     sweep = Sweep(looked.experiment, "digits", looked.folder, looked.runs, RESOURCES["digits"])
     arms = [["arm=slow"], ["arm=slow", "arm=fast"], []]  # the claim of another arm joins after the last look
 
+    def took(run: Planned) -> list[Event]:
+        hours = 2.0 if run.knobs["arm"] == "slow" else 20.0
+        return [{"kind": "started", "time": 0.0}, {"kind": "finished", "time": 3600 * hours}]
+
     def ran(sweep: Sweep, to: ClusterOptions) -> list[Status]:
-        hours = {run.run_id: 2 if run.knobs["arm"] == "slow" else 20 for run in sweep.runs}
-        ends = {run_id: ({"kind": "started", "time": 0.0}, {"time": 3600.0 * n}) for run_id, n in hours.items()}
-        return [Status(run, "done", ends[run.run_id]) for run in sweep.runs]
+        return [Status(run, "done", took(run)) for run in sweep.runs]
 
     monkeypatch.setattr(until_decided, "_run_all", ran)
     monkeypatch.setattr(until_decided, "look", lambda *given: Look([], [], arms.pop(0)))
