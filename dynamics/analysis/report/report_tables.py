@@ -135,7 +135,7 @@ def results_tables(table: pd.DataFrame, shown: Callable[[pd.DataFrame, Sequence[
         text = (
             f"Exact errors, {source[table.attrs['exact']]}: squared error / squared norm of the exact velocity (1 is "
             "answering 0), with one standard error over rows; runs of one seed share their rows. On a finite data set "
-            "the exact v memorises at small t; there its error does not measure quality.\n\n"
+            "exact velocities memorise, v most at small t: a smaller error is not a better network.\n\n"
         )
         text += shown(table, exact)
     others = [name for name in metric_columns(table) if name not in (*exact, "seconds", "peak_memory_mb")]

@@ -8,6 +8,7 @@ import xarray as xr
 
 from dynamics.analysis.report.report_tables import markdown
 from dynamics.analysis.studies.claims import CLAIMS
+from dynamics.analysis.studies.study_regime import regime
 from dynamics.analysis.studies.study_table import study
 from dynamics.analysis.studies.verdicts import Finding, judge
 from dynamics.options import invalid
@@ -44,12 +45,9 @@ How to read a line:
 
 The claims of the studies below were written before the runs, but their families, primary claims and regions of no
 effect afterwards, when the first way of judging them (Bonferroni over all claims) had left 66 of 98 undecided.
-What an audit found afterwards no verdict knows. All runs are unguided, use p = 0 and converge, where the papers' are
-guided, use p = 1 and end far from convergence. *Small gaps refine a learned v* holds raw weights at the start against
-averaged ones at the end: average to average the change is -1% on the mixture. An affinity at random weights is that of
-a u that is zero, for which all tasks are alike: the warm start is the fair one to compare with. DTD lasts for more than
-half of training here, as published for less than 1%. Exact errors on finite data (`digits-dit`, `mnist5k`) measure
-memorisation. The experiments have been mended since; their files have not been made again.
+Some comparisons measure less than they say, and no verdict knows it. The lines above each table, read from the configs
+of its runs, say in which **regime** they trained and of which artefacts to beware; the papers' is p = 1, guidance in
+u's target, and a network far from convergence.
 
 Small networks on small data: a verdict here is not one about ImageNet."""
 
@@ -126,8 +124,9 @@ def findings_page(trees: Iterable[xr.DataTree]) -> str:
     counts.insert(0, "experiment", [f"[{name}](#{name})" if name in frames else name for name in counts.index])
     parts = [INTRODUCTION, markdown(counts)]
     for name, frame in ((name, frame) for name, frame in frames.items() if len(frame)):
+        regimes = "\n".join(f"* {text}" for text in filter(None, map(regime, by_name[name])))
         shown = markdown(frame.drop(columns=["experiment", "kind"]))
-        parts.append(f"## {name}\n\n{by_name[name][0].attrs['question']}\n\n{shown}")
+        parts += [f"## {name}", by_name[name][0].attrs["question"], *filter(None, [regimes]), shown]
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,6 +11,7 @@ from dynamics.analysis.run_groups import label_runs
 from dynamics.analysis.seed_arms import with_arms
 from dynamics.analysis.studies.effect_figures import effects
 from dynamics.analysis.studies.evidence import axes_of, claims_table, findings, looks_of
+from dynamics.analysis.studies.study_regime import regime
 from dynamics.analysis.studies.study_table import grid_labels
 
 
@@ -38,7 +39,7 @@ def write_study_report(tree: xr.DataTree, out: Path, repeat: str) -> Path:
         arms.setdefault(", ".join(parts) or "all runs", []).append(named[str(run)])
     grid = with_arms(label_runs(tree, named), arms)
     title = f"{tree.attrs['experiment']}, {tree.attrs['scale']}"
-    first = [plain(tree.attrs["question"]), "## Claims", _claims(tree, out)]
+    first = [*map(plain, filter(None, (tree.attrs["question"], regime(tree)))), "## Claims", _claims(tree, out)]
     return write_pages(grid, out, title, next(iter(arms)), repeat, first)
 
 
