@@ -17,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dynamics.config import RunConfig, preset, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.instruments import GramOptions
+from dynamics.presets import preset
 from dynamics.store import provenance
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,10 @@ import json
 from pathlib import Path
 
 from dynamics.analysis import by_ema_length
-from dynamics.config import RunConfig, baseline, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.curricula import Beta, MinSNR
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import baseline
 from dynamics.runner import evaluate_run, run
 from dynamics.store import collect, provenance
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from dynamics.atomic import replacing
-from dynamics.config import preset, with_values
+from dynamics.config import with_values
 from dynamics.data import IMAGENET_IMAGES, LatentSet
 from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, file_sha256, shard_path
 from dynamics.data.latents import load_latents
 from dynamics.planning.estimate import estimate
+from dynamics.presets import preset
 from dynamics.rng import batch_indices, generator
 from dynamics.store import provenance
 from dynamics.training import World, draw

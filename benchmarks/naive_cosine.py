@@ -20,8 +20,8 @@ import xarray as xr
 from scipy import stats
 
 from dynamics.analysis import affinity, cosine_by_batch, noise_scale, plots
-from dynamics.config import preset
 from dynamics.instruments import GramOptions
+from dynamics.presets import preset
 from dynamics.runner import RunFolder, run
 from dynamics.runner.measure.finished_run import restored
 from dynamics.store import provenance, write_run

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from dynamics.config import preset
 from dynamics.instruments import (
     CellsOptions,
     DecompositionOptions,
@@ -25,6 +24,7 @@ from dynamics.instruments import (
     RowGramOptions,
 )
 from dynamics.models import build
+from dynamics.presets import preset
 from dynamics.record import RowTable, add, no_rows
 from dynamics.store import provenance
 from dynamics.training import TrainingNetwork, draw, start, train_step

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from dynamics.atomic import replacing
-from dynamics.config import RunConfig, preset, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import build
 from dynamics.planning.cost import cost
 from dynamics.planning.estimate import forwards_per_row, memory
+from dynamics.presets import preset
 from dynamics.store import provenance
 from dynamics.training import TrainingNetwork, draw, start, train_step
 

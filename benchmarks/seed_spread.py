@@ -13,8 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from dynamics.analysis import metric, metric_columns, summary
-from dynamics.config import preset
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import preset
 from dynamics.runner import evaluate_run, evaluated, run
 from dynamics.store import collect, provenance
 

@@ -49,7 +49,8 @@ def train(
     Raises:
         ValueError: An unknown preset or value, or a folder that holds another run; see `dynamics.runner.run`.
     """
-    from dynamics.config import named_config, with_values
+    from dynamics.config import with_values
+    from dynamics.presets import named_config
     from dynamics.runner import run
 
     chosen = named_config(str(config)) if isinstance(config, str | PathLike) else config

@@ -6,9 +6,10 @@ best of it once more and one change at a time.
 
 from itertools import product
 
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Changes, with_values
 
 QUESTION = "Which learning rate, adaptive exponent, average and batch make plain MeanFlow's u most accurate?"

@@ -7,10 +7,11 @@ average weight and take away the order; then the same of the law of gaps.
 from itertools import product
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, Constant, GapLaw, MinSNR, denoising_difficulty
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Changes, with_values
 
 QUESTION = "What do alpha, DTD, beta and the law of gaps each bring, and is it their order or only their average?"

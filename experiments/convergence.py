@@ -6,9 +6,10 @@ verdicts at a larger budget.
 """
 
 from dynamics.analysis import Claim, SpeedUp
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, GapLaw, MinSNR
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, with_values
 from experiments._measuring import errors, samples
 

@@ -10,12 +10,13 @@ random weights. Its numbers mean nothing.
 from pathlib import Path
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, preset
+from dynamics.config import RunConfig
 from dynamics.data import Latents
 from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions
+from dynamics.presets import preset
 from dynamics.sweep.grid import Axes, with_values
 from dynamics.sweep.machine_files import Files
 from experiments._rehearsal import VAE, rehearsal

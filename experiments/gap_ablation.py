@@ -8,10 +8,11 @@ Gaps of a bin come with their own law of t (large gaps never visit small t); the
 from collections.abc import Mapping
 
 from dynamics.analysis import Claim, Direction
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap, UniformGapFromTime
 from dynamics.instruments import GramOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Knob, with_values
 from experiments._measuring import errors, samples
 

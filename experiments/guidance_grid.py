@@ -5,9 +5,10 @@ w / (1 - k). Exact errors are those against the guided velocity that each settin
 """
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, MinSNR
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, with_values
 from experiments._measuring import errors, samples
 

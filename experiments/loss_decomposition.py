@@ -6,9 +6,10 @@ than 95% of training; a cosine on one batch is itself negatively biased, since b
 """
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, MinSNR
 from dynamics.instruments import CellsOptions, DecompositionOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, with_values
 from experiments._measuring import errors
 

@@ -5,9 +5,10 @@ for k = 0.5, 1, 2 (B/4, with DTD): 11.16, 10.20, 11.44.
 """
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, MinSNR, denoising_difficulty
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, with_values
 from experiments._measuring import errors, samples
 

@@ -7,11 +7,12 @@ Seeds from 100 on: what gave rise to the claims was seen on smaller ones.
 """
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, Constant, GapLaw, MinSNR
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.objectives import Guidance
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Changes, with_values
 
 QUESTION = "Where does each schedule help, where does it harm, and what helps everywhere?"

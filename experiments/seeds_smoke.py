@@ -1,9 +1,10 @@
 """A sweep of two or three minutes, to see that submitting, watching and collecting work on a new machine."""
 
-from dynamics.config import RunConfig, preset
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import CellsOptions, GapsOptions
+from dynamics.presets import preset
 from dynamics.sweep.grid import Axes, with_values
 
 QUESTION = "Does the machinery work, and how far do four seeds of the same short run lie apart?"

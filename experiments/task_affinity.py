@@ -10,9 +10,10 @@ ordinarily, and the cosines are followed. One law of t for all bins: else a larg
 from collections.abc import Mapping
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import GramOptions, LookaheadOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Knob, with_values
 from experiments._measuring import errors
 

@@ -6,10 +6,11 @@ MeanFlow has passed three gates (`dynamics.analysis.regime_gates`): it is under-
 is inherited from v, and in the middle of training the gradients of v and of large gaps point apart.
 """
 
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import DecompositionOptions, GapsOptions, GramOptions, InstrumentOptions
 from dynamics.objectives import Guidance
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes
 
 QUESTION = "At which length is plain MeanFlow under-trained, with a u that fails by its v?"

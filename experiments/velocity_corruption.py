@@ -9,9 +9,10 @@ needs images that come back: those arms, and their own clean one, train on the 1
 from itertools import product
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.objectives import CorruptedMeanFlow
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Changes, with_values
 from experiments._measuring import errors, samples
 

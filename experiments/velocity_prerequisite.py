@@ -8,9 +8,10 @@ better u.
 from collections.abc import Mapping
 
 from dynamics.analysis import Claim
-from dynamics.config import RunConfig, baseline
+from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions
+from dynamics.presets import baseline
 from dynamics.sweep.grid import Axes, Knob, with_values
 from experiments._measuring import errors, samples
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynamics.analysis import write_report
-from dynamics.config import RunConfig, preset, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.evaluation import EvaluationOptions
+from dynamics.presets import preset
 from dynamics.runner import evaluate_run, evaluated, run
 
 DEMO_PRESETS = ("digits-meanflow", "digits-improved", "digits-gap-law")

@@ -35,8 +35,8 @@ class ImportArgs:
 
 def import_(args: ImportArgs) -> None:
     """Import, and say what the network is good for."""
-    from dynamics.config import named_config
     from dynamics.exchange.import_export import import_run
+    from dynamics.presets import named_config
 
     preset = None if args.preset is None else named_config(args.preset)
     made = import_run(

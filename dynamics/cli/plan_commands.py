@@ -17,8 +17,8 @@ def presets(args: PresetsArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.config import IMPROVED, PRESETS
     from dynamics.planning.estimate import cost_of, memory
+    from dynamics.presets import IMPROVED, PRESETS
 
     table = Table("preset", "data", "model", "parameters", "forward GFLOPs", "steps", "batch", "memory GB")
     for name, config in PRESETS.items():
@@ -66,9 +66,9 @@ def plan(args: PlanArgs) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dynamics.config import named_config
     from dynamics.data import Latents
     from dynamics.planning.estimate import DEVICES, estimate
+    from dynamics.presets import named_config
 
     config = named_config(args.preset)
     changes: dict[str, str | int] = {"parallel": args.parallel} if args.parallel != "config" else {}

@@ -35,9 +35,10 @@ class TrainArgs:
 
 def train(argv: Sequence[str]) -> None:
     """Parse `train PRESET --out DIR [options]` with the preset's values as defaults, and run."""
-    from dynamics.config import PRESETS, RunConfig, named_config
+    from dynamics.config import RunConfig
     from dynamics.curricula import Curriculum
     from dynamics.instruments import InstrumentOptions
+    from dynamics.presets import PRESETS, named_config
     from dynamics.runner import run
     from dynamics.training import launched_rank
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from dynamics.atomic import file_sha256, replacing, sync
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.data import DataOptions, Latents
 from dynamics.data.latent_files import read_record
 from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
@@ -18,6 +18,7 @@ from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
 from dynamics.objectives import FlowMatching, MeanFlow
 from dynamics.options import invalid
+from dynamics.presets import PRESETS
 from dynamics.runner.agreement import differences
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import provenance, read_run, write_run

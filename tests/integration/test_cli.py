@@ -13,12 +13,13 @@ import torch
 import dynamics
 from dynamics import cli
 from dynamics.cli.demo import DEMO_PRESETS, demo
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, GapLaw
 from dynamics.evaluation import EvaluationOptions
 from dynamics.flow.times import TimesOptions, UniformGap
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.objectives import FlowMatching
+from dynamics.presets import PRESETS
 
 SMALL = [
     *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
@@ -239,7 +240,7 @@ def test_a_non_finite_loss_stops_with_3_and_names_the_rows(
 @pytest.mark.usefixtures("coarse_truth")
 def test_demo_makes_a_report_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {name: quick(config) for name, config in PRESETS.items()}
-    monkeypatch.setattr("dynamics.config.PRESETS", small)
+    monkeypatch.setattr("dynamics.presets.PRESETS", small)
     options = EvaluationOptions(nfe=(1, 2), num_samples=30)
     presets = DEMO_PRESETS[::2]
     report = demo(tmp_path, 6, presets, options, progress=False)

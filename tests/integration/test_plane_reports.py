@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from dynamics.analysis import write_report
-from dynamics.config import preset, with_values
+from dynamics.config import with_values
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import GapsOptions
 from dynamics.models import MLPOptions
+from dynamics.presets import preset
 from dynamics.runner import evaluate_run, run
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import dynamics
 from dynamics import cli
 from dynamics.atomic import file_sha256
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.data import Latents
 from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, shard_path
 from dynamics.exchange import import_export
@@ -27,6 +27,7 @@ from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions
 from dynamics.models.dit import SIZES
 from dynamics.objectives import MeanFlow
+from dynamics.presets import PRESETS
 from dynamics.runner import RunFolder, run
 from dynamics.store import read_run
 from dynamics.training import StartOptions

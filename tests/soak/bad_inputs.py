@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dynamics import cli
 from dynamics.cli import experiments
-from dynamics.config import PRESETS
+from dynamics.presets import PRESETS
 
 TRAIN = "train digits-meanflow --out x"
 COMMANDS = [

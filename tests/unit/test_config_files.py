@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dynamics.config import PRESETS, RunConfig, named_config, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.curricula import Beta
 from dynamics.instruments import CellsOptions
+from dynamics.presets import PRESETS, named_config
 from dynamics.runner.run_folder import RunFolder
 from dynamics.store import read_run
 from dynamics.training import TrainingOptions

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.curricula import Beta, Curriculum, GapLaw
 from dynamics.data import DataOptions, Digits
 from dynamics.flow.times import (
@@ -24,6 +24,7 @@ from dynamics.instruments import InstrumentOptions
 from dynamics.models import MLPOptions, ModelOptions
 from dynamics.objectives import FlowMatching, Guidance, Objective
 from dynamics.options import Family, Options, later
+from dynamics.presets import PRESETS
 
 ROOTS = (Curriculum, DataOptions, InstrumentOptions, ModelOptions, Objective, TimeLaw)
 

@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from dynamics import options
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.curricula import Curriculum
 from dynamics.objectives import MeanFlow, Objective
 from dynamics.options import EXTENSIONS_VARIABLE
+from dynamics.presets import PRESETS
 
 MODULE = """
     from typing import Literal

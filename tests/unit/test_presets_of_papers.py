@@ -2,12 +2,13 @@
 
 import pytest
 
-from dynamics.config import PRESETS, RunConfig, baseline, preset
+from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, MinSNR
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.times import LogitNormalPair
 from dynamics.objectives import MeanFlow
 from dynamics.planning.cost import cost
+from dynamics.presets import PRESETS, baseline, preset
 
 # Mean Flows (2505.13447), table 4: parameters, depth, width, heads, patch, GFLOPs, w, kappa, interval of t, epochs.
 # XL/2+ is its section 5 (1000 epochs). The number of parameters is that of the official code, to the last unit.

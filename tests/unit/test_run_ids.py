@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dynamics import open_results
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
+from dynamics.presets import PRESETS
 
 IDS = {
     "digits-meanflow": "f366035e9384",

@@ -7,7 +7,7 @@ import tyro
 from pydantic import ValidationError
 
 from dynamics.cli.words import kinds_text, option_names, parse_members, switched, switches
-from dynamics.config import PRESETS, RunConfig
+from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, Curriculum, GapLaw
 from dynamics.data import Digits, DigitsMixture, Npz
 from dynamics.flow.times import LogitNormalPair, UniformPair
@@ -15,6 +15,7 @@ from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import MLPOptions
 from dynamics.objectives import FlowMatching
 from dynamics.options import Family
+from dynamics.presets import PRESETS
 
 FLAGS = {"observe": InstrumentOptions, "curriculum": Curriculum}
 CONFIG = PRESETS["digits-meanflow"]

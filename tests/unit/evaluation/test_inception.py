@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamics.config import preset
 from dynamics.evaluation.fid import FidOptions
 from dynamics.evaluation.inception import Inception, import_torchvision, inception_score, load_inception
 from dynamics.evaluation.moments import compute_statistics
+from dynamics.presets import preset
 from dynamics.runner import run
 from dynamics.runner.measure.fid_of_run import evaluate_fid_run
 from dynamics.store import read_run

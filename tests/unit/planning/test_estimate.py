@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamics.config import preset, with_values
+from dynamics.config import with_values
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions, build
 from dynamics.objectives import FlowMatching
 from dynamics.planning.cost import cost
 from dynamics.planning.estimate import estimate, forwards_per_row, memory
+from dynamics.presets import preset
 
 SMALL = DiTOptions(patch_size=2, dim=64, depth=2, heads=4)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sweeps._sweep import Small
 
-from dynamics.config import preset
 from dynamics.evaluation import EvaluationOptions
 from dynamics.evaluation.fid import FidOptions
+from dynamics.presets import preset
 from dynamics.sweep.grid import Experiment, Planned, check_plan, experiment, plan
 from dynamics.sweep.machine_files import EVALUATIONS, FidRequest, Files, remembered, requested, settled
 

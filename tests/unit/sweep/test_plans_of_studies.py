@@ -2,10 +2,10 @@
 
 import pytest
 
-from dynamics.config import preset
 from dynamics.curricula import DTD
 from dynamics.instruments import GramOptions
 from dynamics.objectives import CorruptedMeanFlow, MeanFlow
+from dynamics.presets import preset
 from dynamics.sweep.grid import Planned, experiment, plan
 
 

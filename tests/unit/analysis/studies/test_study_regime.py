@@ -9,10 +9,11 @@ import pytest
 import xarray as xr
 
 from dynamics.analysis.studies.study_regime import regime
-from dynamics.config import RunConfig, baseline, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.curricula import DTD
 from dynamics.instruments import GramOptions
 from dynamics.objectives import FlowMatching
+from dynamics.presets import baseline
 from dynamics.store import open_results
 
 RESULTS = Path(__file__).parents[4] / "results"
