@@ -25,11 +25,11 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
-from dynamics.flow.times import LogitNormalPair, TimesOptions
+from dynamics.flow.times import DyadicSteps, LogitNormalPair, TimesOptions, UniformPair
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SplitMeanFlow
 from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
@@ -250,6 +250,19 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
+    ),
+    "digits-shortcut": _BASELINE.model_copy(
+        update={
+            "objective": Shortcut(guidance_scale=4 / 3),  # the scale of the baseline
+            # 1 - gap_share: the paper's 75% (section 3.2); its code's default is 7/8
+            "times": TimesOptions(law=DyadicSteps(), equal_law=DyadicSteps(longest=7, shortest=7), gap_share=0.25),
+        }
+    ),
+    "digits-split": _BASELINE.model_copy(
+        update={
+            "objective": SplitMeanFlow(guidance=Guidance(w=1.0, k=0.25)),
+            "times": TimesOptions(law=UniformPair(), gap_share=0.5),
+        }
     ),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
