@@ -123,7 +123,7 @@ class UniformGap(TimeLaw):
 
 
 class DyadicSteps(TimeLaw):
-    """Steps of grids that halve: the gap is 2^-k, k uniform in longest..shortest, and t one of its multiples, uniformly.
+    """Steps of grids that halve: the gap is 2^-k, k uniform in longest..shortest, and t any of its multiples.
 
     Shortcut models (2410.12557, section 3) draw the gaps 1, 1/2, ..., 1/64, and for r = t rows the multiples of 1/128.
 

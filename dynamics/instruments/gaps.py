@@ -81,7 +81,9 @@ class GapProbe(Probe[GapsOptions]):
     def rows(self) -> Rows:
         """Rows in the layout [t bins | gap bins | cells | one-step rows at (1, 0)], `rows_per_bin` each."""
         recipe = self.recipe
-        return asking(_bin_rows(recipe.data, self.options, recipe.seed), recipe.objective, recipe.seed, "gap probe more")
+        return asking(
+            _bin_rows(recipe.data, self.options, recipe.seed), recipe.objective, recipe.seed, "gap probe more"
+        )
 
     @property
     def exact(self) -> Tensor | None:

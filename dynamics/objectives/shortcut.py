@@ -20,7 +20,7 @@ from dynamics.rng import generator
 class Shortcut(Objective):
     """u(z_t, t, r) = 1/2 sg [u(z_t, t, s) + u(z_s, s, r)], s = (t + r) / 2, on r < t rows, u = v on r = t rows.
 
-    z_s = z_t - (t - s) u(z_t, t, s); both halves come from a teacher (the paper's eq. 5; its code, targets_shortcut.py).
+    z_s = z_t - (t - s) u(z_t, t, s); both halves are a teacher's (the paper's eq. 5; its code, targets_shortcut.py).
     Its laws of time are `DyadicSteps`: gaps 1 .. 2^-(finest - 1), and multiples of 2^-finest where r = t.
 
     DIFFERS: the code tells the network d = 2^-finest where we ask for r = t; its path keeps 1e-5 of the noise at t = 0;
@@ -40,10 +40,9 @@ class Shortcut(Objective):
     clip: float | None = Field(default=4.0, gt=0)
     """Largest absolute value of z_s and of the target of r < t rows; none clips nothing."""
     guidance_scale: float = Field(default=1.0, gt=0)
-    """Guidance v_unc + scale (v_con - v_unc) of both halves where they are of v; longer steps inherit it. v is not guided.
-    """
+    """Scale of v_unc + scale (v_con - v_unc) in both halves where those are v; longer steps inherit it, v has none."""
     label_drop_prob: float = Field(default=0.1, ge=0, lt=1)
-    """Probability that the label of an r = t row is replaced by the null class; r < t rows keep theirs, as in the code."""
+    """Probability that an r = t row's label is replaced by the null class; r < t rows keep theirs, as in the code."""
 
     def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
         dropped = torch.rand(len(rows), generator=generator(seed, "label drop", step)) < self.label_drop_prob
