@@ -33,8 +33,8 @@ class Shortcut(Objective):
     kind: Literal["shortcut"] = "shortcut"
     adaptive: Adaptive = Adaptive(p=0.0)
     """Adaptive weight of a row; off by default."""
-    teacher: Literal["ema", "model"] = "ema"
-    """Whose halves: those of the run's first average (training.ema_decays), or of the weights themselves."""
+    teacher: str = "ema"
+    """Weights of the halves: ema (the first average), the decay of an average such as 0.999 (the code's), or model."""
     finest: int = Field(default=7, ge=1, le=20)
     """Steps of 2^-finest and less are taken with v = u(z, t, t)."""
     clip: float | None = Field(default=4.0, gt=0)
@@ -75,6 +75,9 @@ class Shortcut(Objective):
 
     def _clipped(self, a: Tensor) -> Tensor:
         return a if self.clip is None else a.clamp(-self.clip, self.clip)
+
+    def teachers(self) -> tuple[str, ...]:
+        return (self.teacher,)
 
     def truth(self, oracle: Oracle) -> Oracle:
         """Return the velocities of the data, guided for r < t; the Euler error of steps of 2^-finest is left out."""

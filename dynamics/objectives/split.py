@@ -1,7 +1,7 @@
 """SplitMeanFlow: average velocities that add up over a split interval (2507.16884)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +10,8 @@ from dynamics.flow.path import expand
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
-from dynamics.objectives.guidance import Guidance
-from dynamics.objectives.objective import Objective
+from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
-from dynamics.oracles import Oracle
 from dynamics.rng import generator
 
 
@@ -25,7 +23,7 @@ class SplitRows(Rows):
     """lambda = (t - s) / (t - r), [B]."""
 
 
-class SplitMeanFlow(Objective):
+class SplitMeanFlow(MeanFlow):
     """(t - r) u(z_t, t, r) = (t - s) sg u(z_t, t, s) + (s - r) sg u(z_s, s, r) on r < t rows, u = v_g on r = t rows.
 
     z_s = z_t - (t - s) sg u(z_t, t, s) and s = t - lambda (t - r), so that u is regressed on lambda u(z_t, t, s) +
@@ -35,18 +33,14 @@ class SplitMeanFlow(Objective):
     and of the network itself, as in Mean Flows, so that it trains from scratch. Guidance needs no place elsewhere.
     """
 
-    ONE_PASS: ClassVar[bool] = True
-
-    kind: Literal["split_meanflow"] = "split_meanflow"
+    kind: Literal["split_meanflow"] = "split_meanflow"  # type: ignore[assignment]
     adaptive: Adaptive = Adaptive(p=0.0)
     """Adaptive weight of a row; off by default."""
-    guidance: Guidance = Guidance()
-    """Guidance inside the target of the r = t rows."""
     split: Literal["uniform", "middle"] = "uniform"
     """Law of lambda: uniform in [0, 1] as in the paper, or always 1/2."""
 
     def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
-        return self.extended(self.guidance.drop_conditions(rows, seed, step), generator(seed, "split", step))
+        return self.extended(super().prepare(rows, seed, step), generator(seed, "split", step))
 
     def extended(self, rows: Rows, stream: torch.Generator) -> Rows:
         share = torch.rand(len(rows), generator=stream) if self.split == "uniform" else torch.full((len(rows),), 0.5)
@@ -67,14 +61,8 @@ class SplitMeanFlow(Objective):
         raw = squared_error(prediction, target)
         return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=prediction)
 
-    def truth(self, oracle: Oracle) -> Oracle:
-        return self.guidance.truth(oracle)
-
-    def target_noise(self, noise: Tensor, rows: Rows) -> Tensor:
-        return self.guidance.target_noise(noise, rows.t)
-
-    def measured(self, guidance: Literal["run", "off"]) -> Objective:
-        return self if guidance == "run" else self.model_copy(update={"guidance": Guidance()})
+    def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
+        return {}
 
     def forwards_per_row(self, gap_share: float) -> float:
         return 3.0 + 2.0 * gap_share + (1 - gap_share) * self.guidance.forwards_per_row(0.0)
