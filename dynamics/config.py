@@ -25,7 +25,7 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
-from dynamics.flow.times import DyadicSteps, LogitNormalPair, TimesOptions, UniformPair
+from dynamics.flow.times import LogitNormalPair, TimesOptions, UniformPair
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
@@ -242,6 +242,15 @@ def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
     return ()
 
 
+def _published_shortcut(scale: str) -> RunConfig:
+    """Return a config of ImageNet 256 x 256 in latents; 2410.12557's official code, README and train.py."""
+    base, objective = _at_paper_scale(_PAPER[scale], "meanflow"), Shortcut(guidance_scale=1.5)
+    changes = {"num_steps": 810_000, "betas": (0.9, 0.999), "weight_decay": 0.1, "ema_decays": (0.999,)}
+    training, times = base.training.model_copy(update=changes), objective.times(gap_share=1 / 8)
+    return base.model_copy(update={"objective": objective, "times": times, "training": training})
+
+
+_SHORTCUT = Shortcut(guidance_scale=4 / 3)  # the scale of the baseline
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
     "digits-improved": _BASELINE.model_copy(update={"curricula": (MIN_SNR, BETA)}),
@@ -251,13 +260,8 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
-    "digits-shortcut": _BASELINE.model_copy(
-        update={
-            "objective": Shortcut(guidance_scale=4 / 3),  # the scale of the baseline
-            # 1 - gap_share: the paper's 75% (section 3.2); its code's default is 7/8
-            "times": TimesOptions(law=DyadicSteps(), equal_law=DyadicSteps(longest=7, shortest=7), gap_share=0.25),
-        }
-    ),
+    # the paper's share of r < t rows (section 3.2); its code's default is 1/8
+    "digits-shortcut": _BASELINE.model_copy(update={"objective": _SHORTCUT, "times": _SHORTCUT.times(0.25)}),
     "digits-split": _BASELINE.model_copy(
         update={
             "objective": SplitMeanFlow(guidance=Guidance(w=1.0, k=0.25)),
@@ -290,6 +294,7 @@ PRESETS: dict[str, RunConfig] = {
         for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
     },
     **{f"{name}-{schedule}": _at_paper_scale(row, schedule) for name, row in _PAPER.items() for schedule in _SCHEDULES},
+    **{f"{scale}-shortcut": _published_shortcut(scale) for scale in ("b2", "xl2")},
 }
 """One row per preset; every value not named here is the default of its room."""
 

@@ -10,6 +10,7 @@ from dynamics.flow.condition import concatenated
 from dynamics.flow.path import expand
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
+from dynamics.flow.times import DyadicSteps, TimesOptions
 from dynamics.models import Network
 from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
@@ -21,7 +22,7 @@ class Shortcut(Objective):
     """u(z_t, t, r) = 1/2 sg [u(z_t, t, s) + u(z_s, s, r)], s = (t + r) / 2, on r < t rows, u = v on r = t rows.
 
     z_s = z_t - (t - s) u(z_t, t, s); both halves are a teacher's (the paper's eq. 5; its code, targets_shortcut.py).
-    Its laws of time are `DyadicSteps`: gaps 1 .. 2^-(finest - 1), and multiples of 2^-finest where r = t.
+    The grid's laws are `times`; any other law may take their place.
 
     DIFFERS: the code tells the network d = 2^-finest where we ask for r = t; its path keeps 1e-5 of the noise at t = 0;
     it gives each d the same number of rows and the rest of the batch to d = 1, and takes the images of the r < t rows
@@ -43,6 +44,11 @@ class Shortcut(Objective):
     """Scale of v_unc + scale (v_con - v_unc) in both halves where those are v; longer steps inherit it, v has none."""
     label_drop_prob: float = Field(default=0.1, ge=0, lt=1)
     """Probability that an r = t row's label is replaced by the null class; r < t rows keep theirs, as in the code."""
+
+    def times(self, gap_share: float) -> TimesOptions:
+        """Return its laws of time, with a share of r < t rows: gaps 1 .. 2^-(finest - 1), and t = i 2^-finest."""
+        instants = DyadicSteps(longest=self.finest, shortest=self.finest)
+        return TimesOptions(law=DyadicSteps(shortest=self.finest - 1), gap_share=gap_share, equal_law=instants)
 
     def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
         dropped = torch.rand(len(rows), generator=generator(seed, "label drop", step)) < self.label_drop_prob

@@ -48,9 +48,9 @@ def drawn(gap_law: TimeLaw, equal_law: TimeLaw, num_rows: int = NUM_ROWS, num_eq
 
 
 def shortcut_rows(objective: Shortcut) -> Rows:
-    steps = DyadicSteps(shortest=objective.finest - 1)
-    finest = DyadicSteps(longest=objective.finest, shortest=objective.finest)
-    return objective.prepare(drawn(steps, finest), 0, 0)
+    times = objective.times(gap_share=0.5)
+    assert times.equal_law
+    return objective.prepare(drawn(times.law, times.equal_law), 0, 0)
 
 
 def official_shortcut(net: nn.Module, ema: nn.Module, rows: Rows, o: Shortcut) -> tuple[Tensor, Tensor]:
