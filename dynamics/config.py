@@ -245,12 +245,18 @@ def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
 def _published_shortcut(scale: str) -> RunConfig:
     """Return a config of ImageNet 256 x 256 in latents; 2410.12557's official code, README and train.py."""
     base, objective = _at_paper_scale(_PAPER[scale], "meanflow"), Shortcut(guidance_scale=1.5)
-    changes = {"num_steps": 810_000, "betas": (0.9, 0.999), "weight_decay": 0.1, "ema_decays": (0.999,)}
-    training, times = base.training.model_copy(update=changes), objective.times(gap_share=1 / 8)
-    return base.model_copy(update={"objective": objective, "times": times, "training": training})
+    own = {"num_steps": 810_000, "betas": (0.9, 0.999), "weight_decay": 0.1, "ema_decays": (0.999,)}
+    changes = {
+        "objective": objective,
+        "times": objective.times(1 / 8),
+        "training": base.training.model_copy(update=own),
+    }
+    return base.model_copy(update=changes)
 
 
-_SHORTCUT = Shortcut(guidance_scale=4 / 3)  # the scale of the baseline
+# both at the guidance of the baseline
+_SHORTCUT, _SPLIT = Shortcut(guidance_scale=4 / 3), SplitMeanFlow(guidance=Guidance(w=1.0, k=0.25))
+_TRIANGLE = TimesOptions(law=UniformPair(), gap_share=0.5)
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
     "digits-improved": _BASELINE.model_copy(update={"curricula": (MIN_SNR, BETA)}),
@@ -262,12 +268,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
     # the paper's share of r < t rows (section 3.2); its code's default is 1/8
     "digits-shortcut": _BASELINE.model_copy(update={"objective": _SHORTCUT, "times": _SHORTCUT.times(0.25)}),
-    "digits-split": _BASELINE.model_copy(
-        update={
-            "objective": SplitMeanFlow(guidance=Guidance(w=1.0, k=0.25)),
-            "times": TimesOptions(law=UniformPair(), gap_share=0.5),
-        }
-    ),
+    "digits-split": _BASELINE.model_copy(update={"objective": _SPLIT, "times": _TRIANGLE}),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),

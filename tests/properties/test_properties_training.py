@@ -56,7 +56,7 @@ def terms(objective: Objective, net: nn.Module, rows: Rows) -> LossTerms:
 def test_at_r_equal_t_every_objective_is_flow_matching(
     kind: str, name: str, num_rows: int, num_gap: int, seed: int, p: float
 ) -> None:
-    """Also for rows that stand in the r < t block: their gap is zero, whatever du/dt is; two steps of zero say nothing."""
+    """Also for rows that stand in the r < t block: their gap is zero, whatever du/dt is; two steps of 0 say nothing."""
     net, num_gap, objective = (
         NETWORKS[name],
         min(num_gap, num_rows),
