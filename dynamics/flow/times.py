@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.options import Family, Options, invalid
+from dynamics.options import Family, Options, invalid, later
 
 
 class TimeLaw(Family):
@@ -120,6 +120,43 @@ class UniformGap(TimeLaw):
         gap = self.low + (self.high - self.low) * a
         t = gap + (1 - gap) * b
         return t, t - gap
+
+
+class DyadicSteps(TimeLaw):
+    """Steps of grids that halve: the gap is 2^-k, k uniform in longest..shortest, and t any of its multiples.
+
+    Shortcut models (2410.12557, section 3) draw the gaps 1, 1/2, ..., 1/64, and for r = t rows the multiples of 1/128.
+
+    Example:
+        >>> t, r = DyadicSteps(longest=1, shortest=1).quantile(*torch.tensor([[0.5, 0.5], [0.2, 0.7]]))
+        >>> t.tolist(), r.tolist()
+        ([0.5, 1.0], [0.0, 0.5])
+    """
+
+    kind: Literal["dyadic_steps"] = "dyadic_steps"
+    longest: int = Field(default=0, ge=0, le=20)
+    """k of the largest gap."""
+    shortest: int = Field(default=6, ge=0, le=20)
+    """k of the smallest gap."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.longest > self.shortest:
+            received = (self.longest, self.shortest)
+            raise invalid("dyadic_steps", received, "longest <= shortest, as exponents k of 2^-k", "swap the two")
+        return self
+
+    def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.longest + (a * (self.shortest - self.longest + 1)).floor().clamp(max=self.shortest - self.longest)
+        num_steps = 2**k
+        step = (b * num_steps).floor().minimum(num_steps - 1)
+        return (step + 1) / num_steps, step / num_steps
+
+    def expect(self, f: Callable[[Tensor, Tensor], Tensor], num_points: int = 512) -> float:
+        """Return E[f(t, r)], summed over all steps."""
+        levels = range(self.longest, self.shortest + 1)
+        grids = [torch.arange(2**k + 1, dtype=torch.float64) / 2**k for k in levels]
+        return sum(float(f(grid[1:], grid[:-1]).mean()) for grid in grids) / len(levels)
 
 
 Intervals = tuple[tuple[float, float], ...]
@@ -269,6 +306,8 @@ class TimesOptions(Options):
     """Law of (t, r); rows with r = t take its t."""
     gap_share: float = Field(default=0.25, ge=0, le=1)
     """Share of rows with r < t, P(r != t); the others have r = t."""
+    equal_law: TimeLaw | None = later(None)
+    """Law whose t the rows with r = t take instead; none: that of the others."""
 
 
 def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
@@ -283,5 +322,10 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
         if max(law.low, low) >= min(law.high, high):
             raise invalid("gap bin", (low, high), f"gaps between {law.low:g} and {law.high:g}", "move the edges")
         return UniformGap(low=max(law.low, low), high=min(law.high, high))
-    allowed = "logit_normal, uniform_pair or uniform_gap"
+    if isinstance(law, DyadicSteps):
+        inside = [k for k in range(law.longest, law.shortest + 1) if low <= 2**-k < high or 2**-k == high == 1]
+        if not inside:
+            raise invalid("gap bin", (low, high), f"a bin with one of the gaps of {law}", "move the edges")
+        return DyadicSteps(longest=inside[0], shortest=inside[-1])
+    allowed = "logit_normal, uniform_pair, uniform_gap or dyadic_steps"
     raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")

@@ -80,7 +80,10 @@ class GapProbe(Probe[GapsOptions]):
     @property
     def rows(self) -> Rows:
         """Rows in the layout [t bins | gap bins | cells | one-step rows at (1, 0)], `rows_per_bin` each."""
-        return asking(_bin_rows(self.recipe.data, self.options, self.recipe.seed), self.recipe.objective)
+        recipe = self.recipe
+        return asking(
+            _bin_rows(recipe.data, self.options, recipe.seed), recipe.objective, recipe.seed, "gap probe more"
+        )
 
     @property
     def exact(self) -> Tensor | None:

@@ -9,6 +9,7 @@ import xarray as xr
 from dynamics.flow.rows import Rows
 from dynamics.objectives import Objective
 from dynamics.options import Family, Options, invalid
+from dynamics.rng import generator
 from dynamics.training import Observer, Recipe, TrainState
 
 UNSAID = {"kind", "every", "by_time", "num_splits", "groups", "rows_per_pass", "learning_rate"}
@@ -85,9 +86,13 @@ class Probe(Observer, Generic[O]):
         raise NotImplementedError
 
 
-def asking(rows: Rows, objective: Objective) -> Rows:
-    """Return rows of the data with the condition that the objective's network takes."""
-    return replace(rows, c=objective.ask(rows.c), condition=objective.condition(rows.condition))
+def asking(rows: Rows, objective: Objective, seed: int, *stream: str | int) -> Rows:
+    """Return rows of the data with the condition that the objective's network takes, and what else its loss draws.
+
+    `seed` and `stream` name the random numbers.
+    """
+    rows = replace(rows, c=objective.ask(rows.c), condition=objective.condition(rows.condition))
+    return objective.extended(rows, generator(seed, *stream))
 
 
 def said(options: Options) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from dynamics.objectives.flow_matching import FlowMatching
 from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
+from dynamics.objectives.shortcut import Shortcut
+from dynamics.objectives.split import SplitMeanFlow
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import import_all
 
@@ -18,5 +20,7 @@ __all__ = [
     "LossTerms",
     "MeanFlow",
     "Objective",
+    "Shortcut",
+    "SplitMeanFlow",
     "squared_error",
 ]

@@ -62,6 +62,11 @@ class Guidance(Options):
         scale = self.w / (1 - self.k)
         return oracle if math.isclose(scale, 1) else GuidedOracle(oracle, scale, self.t_start, self.t_end)
 
+    def target_noise(self, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what guided targets at times t [B] have beyond their mean given z_t, from that of v, [B, ...]."""
+        # the network's own terms are functions of z_t: they have no variance given it
+        return torch.where(expand(self.inside(t) & self.active, noise), self.w * noise, noise)
+
     def forwards_per_row(self, gap_share: float) -> float:
         """Return the forward passes that a row's guidance costs: v_unc of every row, v_con of r < t rows."""
         if not self.active:

@@ -57,9 +57,7 @@ class MeanFlow(Objective):
         return self.guidance.truth(oracle)
 
     def target_noise(self, noise: Tensor, rows: Rows) -> Tensor:
-        # the network's own terms of a guided target are functions of z_t: they have no variance given it
-        inside = self.guidance.inside(rows.t) & self.guidance.active
-        return torch.where(expand(inside, noise), self.guidance.w * noise, noise)
+        return self.guidance.target_noise(noise, rows.t)
 
     def measured(self, guidance: Literal["run", "off"]) -> Objective:
         return self if guidance == "run" else self.model_copy(update={"guidance": Guidance()})

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from dynamics.flow.condition import Condition
@@ -48,6 +49,13 @@ class Objective(Family):
         """Return the global batch of a step as the loss needs it: conditions dropped, more drawn for each row.
 
         A pure function of (seed, step): streams come from `rng.generator(seed, "what for", step)`.
+        """
+        return rows
+
+    def extended(self, rows: Rows, stream: torch.Generator) -> Rows:
+        """Return the rows with all that the loss draws for each beside noise, times and condition; here nothing.
+
+        `prepare` asks for it in training, instruments for rows of their own.
         """
         return rows
 

@@ -5,8 +5,8 @@ import pytest
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, MinSNR
 from dynamics.flow.condition import ClassLabels
-from dynamics.flow.times import LogitNormalPair
-from dynamics.objectives import MeanFlow
+from dynamics.flow.times import DyadicSteps, LogitNormalPair
+from dynamics.objectives import MeanFlow, Shortcut
 from dynamics.planning.cost import cost
 from dynamics.presets import PRESETS, baseline, preset
 
@@ -88,3 +88,16 @@ def test_studies_at_paper_scale_are_guided_as_published(scale: str) -> None:
     assert config.objective.guidance.k == TABLE[scale][7]
     for small in ("digits", "digits-dit", "mnist5k"):
         assert not baseline(small).objective.guidance.active  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("scale", ["b2", "xl2"])
+def test_shortcut_models(scale: str) -> None:
+    """2410.12557; official code, README (network, guidance, steps, batch) and train.py (the rest)."""
+    config, training = PRESETS[f"{scale}-shortcut"], PRESETS[f"{scale}-shortcut"].training
+    assert config.model == PRESETS[f"{scale}-meanflow"].model
+    assert config.objective == Shortcut(guidance_scale=1.5, teacher="ema", clip=4.0, label_drop_prob=0.1)
+    assert (training.num_steps, training.batch_size, training.learning_rate) == (810_000, 256, 1e-4)
+    assert (training.betas, training.weight_decay, training.ema_decays) == ((0.9, 0.999), 0.1, (0.999,))
+    assert (config.times.gap_share, config.times.law) == (1 / 8, DyadicSteps(longest=0, shortest=6))
+    assert config.times.equal_law == DyadicSteps(longest=7, shortest=7)
+    assert PRESETS["digits-shortcut"].times.law == config.times.law

@@ -1,14 +1,24 @@
 """Edges and errors of the path, the rows and the laws of times."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 from builders import CPU, LABELS, LAW, Asked, LabelAndScale, batch
 
+from dynamics.curricula import Progress, plan_for
 from dynamics.flow.path import expand, interpolate
 from dynamics.flow.rows import Rows, chained
-from dynamics.flow.times import Blend, TimesOptions, UniformGap, UniformWithinTimes
+from dynamics.flow.times import (
+    Blend,
+    DyadicSteps,
+    TimesOptions,
+    UniformGap,
+    UniformWithinTimes,
+    mean_gap,
+    within_gap_bin,
+)
 from dynamics.options import check_edges
 
 
@@ -150,3 +160,36 @@ def test_bad_edges(edges: tuple[float, ...]) -> None:
 
 def test_good_edges() -> None:
     check_edges("bins", (0.0, 0.1, 1.0))
+
+
+def test_dyadic_steps_lie_on_their_grids() -> None:
+    """Each gap is equally likely, and so is each of its steps; the expectation is that of the draws."""
+    law = DyadicSteps(longest=0, shortest=2)
+    t, r = law.sample(20_000, torch.Generator().manual_seed(0))
+    found = {pair: count / 20_000 for pair, count in Counter(zip(t.tolist(), r.tolist(), strict=True)).items()}
+    expected = {((i + 1) / 2**k, i / 2**k): 1 / 3 / 2**k for k in range(3) for i in range(2**k)}
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected, abs=0.015)
+    assert law.expect(lambda t, r: t * r) == pytest.approx(sum(p * t * r for (t, r), p in expected.items()))
+    assert mean_gap(law) == pytest.approx(float((t - r).mean()), abs=0.01)
+    edges = law.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert [a.tolist() for a in edges] == [[1.0, 1.0], [0.0, 0.75]]
+
+
+def test_dyadic_steps_in_a_gap_bin() -> None:
+    law = DyadicSteps()
+    assert within_gap_bin(law, 0.1, 0.3) == DyadicSteps(longest=2, shortest=3)
+    assert within_gap_bin(law, 0.5, 0.7) == DyadicSteps(longest=1, shortest=1)
+    assert within_gap_bin(law, 0.7, 1.0) == DyadicSteps(longest=0, shortest=0)
+    for low, high in ((0.3, 0.5), (0.7, 0.9)):
+        with pytest.raises(ValueError, match="one of the gaps"):
+            within_gap_bin(law, low, high)
+    with pytest.raises(ValueError, match="longest <= shortest"):
+        DyadicSteps(longest=3, shortest=2)
+
+
+def test_rows_with_r_equal_t_may_have_a_law_of_their_own() -> None:
+    plan = plan_for(TimesOptions(equal_law=DyadicSteps(longest=7, shortest=7)), (), Progress(0, 10), [])
+    assert (plan.equal_law, plan.gap_law) == (DyadicSteps(longest=7, shortest=7), LAW)
+    assert plan_for(TimesOptions(), (), Progress(0, 10), []).equal_law == LAW
+    assert "equal_law" not in TimesOptions().model_dump_json()

@@ -5,9 +5,12 @@ import torch
 from builders import LAW, network, recipe
 from torch import nn
 
+from dynamics.instruments.gaps import GapProbe, GapsOptions
 from dynamics.instruments.gradients import Sketch, tapped, untapped
+from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
 from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
 from dynamics.models.linear import Linear
+from dynamics.objectives.split import SplitMeanFlow, SplitRows
 
 RECIPE = recipe()
 
@@ -96,3 +99,22 @@ def test_small_tensors_are_kept_whole_and_large_ones_keep_inner_products_on_aver
     assert abs(float(deviation.mean())) < 4 * float(deviation.std()) / 20
     expected = (float(a.square().sum() * b.square().sum()) / 63) ** 0.5
     assert 0.8 < float(deviation.std()) / expected < 1.25
+
+
+def test_instruments_draw_what_a_loss_draws_for_each_row() -> None:
+    """Where intervals are split: for shared rows alike, for another split anew, and in a Gram of rows too."""
+    split = recipe(SplitMeanFlow())
+    options = TaskOptions(rows="shared")
+    (_, a, b, *_) = tasks_of(options)
+    one, two, later = (task_rows(*which, options, split) for which in ((a, 0), (b, 0), (a, 1)))
+    for rows in (
+        one,
+        two,
+        later,
+        RowGramProbe(split, RowGramOptions(num_rows=8)).rows(),
+        GapProbe(split, GapsOptions()).rows,
+    ):
+        assert isinstance(rows, SplitRows)
+        assert len(set(rows.share.tolist())) > len(rows) / 2
+    assert torch.equal(one.share, two.share)  # type: ignore[attr-defined]
+    assert not torch.equal(one.share, later.share)  # type: ignore[attr-defined]
