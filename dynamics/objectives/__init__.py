@@ -1,10 +1,12 @@
 """Training objectives: one target per file, losses per row. A new one is one file with a class that has a `kind`."""
 
+from dynamics.objectives.alphaflow import AlphaFlow, Annealed
 from dynamics.objectives.corruption import CorruptedMeanFlow
 from dynamics.objectives.flow_matching import FlowMatching
 from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
+from dynamics.objectives.soflow import SoFlow
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import import_all
 
@@ -12,11 +14,14 @@ import_all(__name__, __path__)
 
 __all__ = [
     "Adaptive",
+    "AlphaFlow",
+    "Annealed",
     "CorruptedMeanFlow",
     "FlowMatching",
     "Guidance",
     "LossTerms",
     "MeanFlow",
     "Objective",
+    "SoFlow",
     "squared_error",
 ]
