@@ -110,7 +110,7 @@ class AlphaFlow(MeanFlow):
 
     def _share(self, gap: Tensor, alpha: float) -> Tensor:
         """Return a of rows [B]; 1 where r = t."""
-        return torch.where(gap > 0, alpha, 1.0).to(gap.dtype)
+        return torch.where(gap > 0, gap.new_tensor(alpha), 1.0)
 
     def _weight(self, terms: LossTerms, gap: Tensor, alpha: float) -> Tensor:
         """Return the adaptive weight of rows [B] while a > 0."""
