@@ -25,12 +25,13 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
+from dynamics.flow.separate_draws import SeparateDraws
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
-from dynamics.options import Family, Options, explained_problem, invalid, later
+from dynamics.objectives import Adaptive, AlphaFlow, Annealed, FlowMatching, Guidance, MeanFlow, Objective, SoFlow
+from dynamics.options import Options, changed_values, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
 Changes = Mapping[str, Any]
@@ -126,34 +127,10 @@ def with_values(config: RunConfig, changes: Changes, where: str = "changes") -> 
         MLPOptions(kind='mlp', dim=32, depth=3, mlp_ratio=2.0)
     """
     try:
-        return RunConfig.model_validate(_changed(config, changes))
+        return RunConfig.model_validate(changed_values(config, changes))
     except ValueError as error:
         said = explained_problem(error, f"change {where}") if isinstance(error, ValidationError) else error
         raise ValueError(f"{where}: {said}") from error
-
-
-def _changed(value: Any, changes: Changes) -> Any:
-    """Replace values inside options; the rest is handed on as it is, so that it need not be validated again."""
-    here = dict(value) if isinstance(value, Options) else {}
-    for name in dict.fromkeys(key.split(".")[0] for key in changes):
-        if name in changes:
-            here[name] = changes[name]
-        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
-        if inner:
-            part = here.get(name)
-            if not isinstance(part, Options):
-                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
-            member = _member(part, inner)
-            # another member begins at its own defaults, as on the command line
-            here[name] = member.model_validate(_changed(part if type(part) is member else None, inner))
-    return here
-
-
-def _member(part: Options, inner: Changes) -> type[Options]:
-    """Return what the changed part is: of a family, the member that the changes name."""
-    if not isinstance(part, Family) or inner.get(part.TAG, getattr(part, part.TAG)) == getattr(part, part.TAG):
-        return type(part)
-    return part.sibling(inner[part.TAG])
 
 
 _DIGITS = TrainingOptions(num_steps=2000, batch_size=64, learning_rate=2e-3, ema_decays=(0.995,))
@@ -242,6 +219,28 @@ def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
     return ()
 
 
+# r = t rows take one draw of t; AlphaFlow's laws are taken to be MeanFlow's, since its code leaves them out
+_ALPHAFLOW_TIMES = TimesOptions(equal_law=SeparateDraws(t_mean=-0.4, t_std=1.0), gap_share=0.5)
+_SOFLOW_TIMES = TimesOptions(law=SeparateDraws(), equal_law=SeparateDraws(t_mean=-0.2, t_std=1.0), gap_share=0.25)
+
+
+def _by_official_codes() -> dict[str, RunConfig]:
+    """Return presets whose numbers are those of the papers' codes; latents and precision are as for MeanFlow."""
+    xl2, b4 = (_at_paper_scale(_PAPER[name], "meanflow") for name in ("xl2", "b4"))
+    # snap-research/alphaflow, experiments-alphaflow.yaml: alpha moves from step 600,000 to 1,000,000
+    guidance = Guidance(w=0.2, k=0.92, t_end=0.75, label_drop="guided")
+    alphaflow = AlphaFlow(guidance=guidance, alpha=Annealed(start=1 / 2, end=5 / 6), target_clamp=4.0)
+    xl2 = with_values(xl2, {"objective": alphaflow, "times": _ALPHAFLOW_TIMES, "training.num_steps": 1_200_000})
+    # not in its code: XL/2+ goes on from XL/2 (start.run), with alpha = 0, for 60 epochs of larger batches
+    longer = {"training.num_steps": round(60 * IMAGENET_IMAGES / 1024), "training.batch_size": 1024}
+    xl2plus = with_values(xl2, {"objective.alpha": Annealed(path="constant", first=0.0), **longer})
+    # zlab-princeton/SoFlow, imagenet.yaml: cfg_scale 3, mix_ratio 1/4, so w = 3/4 and k = 3/4
+    soflow = SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025))
+    of_training = {"training.num_steps": 400_000, "training.betas": (0.9, 0.99)}
+    b4 = with_values(b4, {"objective": soflow, "times": _SOFLOW_TIMES, **of_training})
+    return {"xl2-alphaflow": xl2, "xl2plus-alphaflow": xl2plus, "b4-soflow": b4}
+
+
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
     "digits-improved": _BASELINE.model_copy(update={"curricula": (MIN_SNR, BETA)}),
@@ -251,6 +250,13 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
+    "digits-alphaflow": _BASELINE.model_copy(
+        update={"objective": AlphaFlow(guidance=Guidance(k=0.25, label_drop="guided")), "times": _ALPHAFLOW_TIMES}
+    ),
+    "digits-soflow": _BASELINE.model_copy(
+        update={"objective": SoFlow(guidance=Guidance(w=1 / 3, k=0.75, t_end=0.8, fade=0.025)), "times": _SOFLOW_TIMES}
+    ),
+    **_by_official_codes(),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),

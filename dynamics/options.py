@@ -1,7 +1,7 @@
 """The habits every room shares: frozen options, families of them, and errors that tell the reader what to do."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -265,3 +265,30 @@ def check_edges(name: str, edges: Sequence[float]) -> None:
     increasing = all(lo < hi for lo, hi in pairwise(edges))
     if len(edges) < 2 or not increasing or edges[0] < 0 or edges[-1] > 1:
         raise invalid(name, edges, "at least two increasing numbers in [0, 1]", "for example 0 0.1 0.3 0.5 0.7 0.9 1")
+
+
+def changed_values(value: Any, changes: Mapping[str, Any]) -> Any:
+    """Return options as a dictionary with other values, given by dotted name.
+
+    The rest is handed on as it is, so that it need not be validated again.
+    """
+    here = dict(value) if isinstance(value, Options) else {}
+    for name in dict.fromkeys(key.split(".")[0] for key in changes):
+        if name in changes:
+            here[name] = changes[name]
+        inner = {key.split(".", 1)[1]: new for key, new in changes.items() if key.startswith(f"{name}.")}
+        if inner:
+            part = here.get(name)
+            if not isinstance(part, Options):
+                raise invalid(name, part, "options with values inside", f"there is no {name}.{next(iter(inner))}")
+            member = _member(part, inner)
+            # another member begins at its own defaults, as on the command line
+            here[name] = member.model_validate(changed_values(part if type(part) is member else None, inner))
+    return here
+
+
+def _member(part: Options, inner: Mapping[str, Any]) -> type[Options]:
+    """Return what the changed part is: of a family, the member that the changes name."""
+    if not isinstance(part, Family) or inner.get(part.TAG, getattr(part, part.TAG)) == getattr(part, part.TAG):
+        return type(part)
+    return part.sibling(inner[part.TAG])

@@ -284,7 +284,9 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
     if {"low", "high"} <= type(law).model_fields.keys():  # a law of the gap between two edges
         edges = dict(law)
         if max(edges["low"], low) >= min(edges["high"], high):
-            raise invalid("gap bin", (low, high), f"gaps between {edges['low']:g} and {edges['high']:g}", "move the edges")
+            raise invalid(
+                "gap bin", (low, high), f"gaps between {edges['low']:g} and {edges['high']:g}", "move the edges"
+            )
         return law.model_copy(update={"low": max(edges["low"], low), "high": min(edges["high"], high)})
     allowed = "logit_normal, uniform_pair, uniform_gap or separate_draws"
     raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")

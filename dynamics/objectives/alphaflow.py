@@ -46,7 +46,9 @@ class Annealed(Options):
         if self.start >= self.end:
             raise invalid("start, end", (self.start, self.end), "start < end", "swap the two")
         if self.path == "exponential" and not self.first * self.last > 0:
-            raise invalid("first, last", (self.first, self.last), "numbers above 0 on an exponential path", "raise them")
+            raise invalid(
+                "first, last", (self.first, self.last), "numbers above 0 on an exponential path", "raise them"
+            )
         return self
 
     def at(self, fraction: float) -> float:

@@ -271,7 +271,10 @@ def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, ora
 @pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
-    objective, net = MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})}), network("mlp", (2, 1, 1), ClassLabels(2))
+    objective, net = (
+        MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})}),
+        network("mlp", (2, 1, 1), ClassLabels(2)),
+    )
     drawn, mean = (known(oracle, at_mean).part(0, 8) for at_mean in (False, True))
     targets = [objective.loss(Network(net), rows, NOW).target for rows in (drawn, mean)]
     noise = objective.target_noise(drawn.path()[1] - mean.path()[1], drawn)
