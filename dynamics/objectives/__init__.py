@@ -1,5 +1,6 @@
 """Training objectives: one target per file, losses per row. A new one is one file with a class that has a `kind`."""
 
+from dynamics.objectives.alphaflow import AlphaFlow, Annealed
 from dynamics.objectives.corruption import CorruptedMeanFlow
 from dynamics.objectives.flow_matching import FlowMatching
 from dynamics.objectives.guidance import Guidance
@@ -7,6 +8,7 @@ from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
 from dynamics.objectives.shortcut import Shortcut
 from dynamics.objectives.split import SplitMeanFlow
+from dynamics.objectives.soflow import SoFlow
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.options import import_all
 
@@ -14,6 +16,8 @@ import_all(__name__, __path__)
 
 __all__ = [
     "Adaptive",
+    "AlphaFlow",
+    "Annealed",
     "CorruptedMeanFlow",
     "FlowMatching",
     "Guidance",
@@ -22,5 +26,6 @@ __all__ = [
     "Objective",
     "Shortcut",
     "SplitMeanFlow",
+    "SoFlow",
     "squared_error",
 ]

@@ -35,7 +35,7 @@ class FlowMatching(Objective):
         z, v = rows.path()
         prediction = net.velocity(z, rows.t, rows.c).to(z.dtype)
         raw = squared_error(prediction, v)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, target=v, u=prediction)
+        return LossTerms(raw, self.adaptive.weight(raw, z.shape[1:].numel()), prediction, target=v, u=prediction)
 
     def truth(self, oracle: Oracle) -> Oracle:
         return oracle

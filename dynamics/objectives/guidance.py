@@ -11,7 +11,7 @@ from dynamics.flow.condition import concatenated
 from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
-from dynamics.options import Options, invalid
+from dynamics.options import Options, invalid, later
 from dynamics.oracles import GuidedOracle, Oracle
 from dynamics.rng import generator
 
@@ -20,7 +20,7 @@ class Guidance(Options):
     """v_g = w v + (1 - w - k) v_unc + k v_con inside [t_start, t_end], else v (Mean Flows, section 4.2 and eq. 21).
 
     v_unc = u(z, t, t | null) and v_con = u(z, t, t | y) come from the current weights without gradient. The effective
-    guidance scale is w / (1 - k). Rows whose label was dropped keep v.
+    guidance scale is w / (1 - k). Rows whose label was dropped keep v, unless `label_drop` is "guided".
     """
 
     w: float = Field(default=1.0, gt=0)
@@ -33,8 +33,15 @@ class Guidance(Options):
     """Guidance acts for t <= t_end."""
     label_drop_prob: float = Field(default=0.1, ge=0, lt=1)
     """Probability that a row's label is replaced by the null class."""
-    label_drop: Literal["independent", "first_rows"] = "independent"
-    """Which rows are dropped: each by itself, or the first rows of the batch as in the official code."""
+    label_drop: Literal["independent", "first_rows", "guided"] = "independent"
+    """Which rows are dropped: each by itself, or the first rows of the batch as in the official code.
+
+    "guided": each by itself where guidance acts, and the target of a dropped row stays guided, with v_unc for v_con, as
+    in AlphaFlow's code.
+    """
+    fade: float = later(0.0, ge=0)
+    """Above t_end the strength of guidance fades as 1 - exp(-fade q / (1 - q)), q = (1 - t) / (1 - t_end): what is left
+    is w = 1 - k, whose effective scale is 1 (SoFlow, 0.025); 0 leaves v there."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -54,13 +61,34 @@ class Guidance(Options):
 
     def inside(self, t: Tensor) -> Tensor:
         """Return whether guidance acts at times t [B]."""
-        return (t >= self.t_start) & (t <= self.t_end)
+        return (t >= self.t_start) & ((t <= self.t_end) | (self.fade > 0))
+
+    def weight_of_v(self, t: Tensor) -> Tensor | float:
+        """Return the weight of the sample velocity where guidance acts, at times t [B]; a number if it is w."""
+        if not self.fade:
+            return self.w
+        q = ((1 - t) / (1 - self.t_end + 1e-12)).clamp(0, 1 - 1e-6)
+        strength = torch.where(t > self.t_end, -torch.expm1(-self.fade * q / (1 - q)), 1.0).to(t.dtype)
+        return 1 - self.k + strength * (self.w - (1 - self.k))
+
+    def scale(self, t: Tensor) -> Tensor | float:
+        """Return the effective guidance scale where guidance acts, at times t [B]."""
+        return self.weight_of_v(t) / (1 - self.k)
 
     def truth(self, oracle: Oracle) -> Oracle:
         """Return the velocities to which training with this guidance converges, given those of the data: the same where
         the effective scale is 1, although targets then hold the network's own v."""
         scale = self.w / (1 - self.k)
-        return oracle if math.isclose(scale, 1) else GuidedOracle(oracle, scale, self.t_start, self.t_end)
+        if math.isclose(scale, 1):
+            return oracle
+        if self.fade:
+            return GuidedOracle(oracle, self.scale, self.t_start, 1.0)
+        return GuidedOracle(oracle, scale, self.t_start, self.t_end)
+
+    def target_noise(self, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what guided targets at times t [B] have beyond their mean given z_t, from that of v, [B, ...]."""
+        # the network's own terms are functions of z_t: they have no variance given it
+        return torch.where(expand(self.inside(t) & self.active, noise), self._of_v(t, noise) * noise, noise)
 
     def target_noise(self, noise: Tensor, t: Tensor) -> Tensor:
         """Return what guided targets at times t [B] have beyond their mean given z_t, from that of v, [B, ...]."""
@@ -71,7 +99,8 @@ class Guidance(Options):
         """Return the forward passes that a row's guidance costs: v_unc of every row, v_con of r < t rows."""
         if not self.active:
             return 0.0
-        return (1 - self.label_drop_prob) * (self.needs_null + gap_share * (self.k > 0))
+        asking = 1.0 if self.label_drop == "guided" else 1 - self.label_drop_prob
+        return asking * (self.needs_null + gap_share * (self.k > 0))
 
     def drop_conditions(self, rows: Rows, seed: int, step: int) -> Rows:
         """Replace the labels of some rows of a step by the null class.
@@ -82,6 +111,8 @@ class Guidance(Options):
         dropped = torch.rand(len(rows), generator=generator(seed, "label drop", step)) < self.label_drop_prob
         if self.label_drop == "first_rows":
             dropped = torch.arange(len(rows)) < dropped.sum()
+        if self.label_drop == "guided":
+            dropped &= self.inside(rows.t).cpu()
         return rows.drop(dropped)
 
     def velocities(self, net: Network, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +132,7 @@ class Guidance(Options):
         v_unc, v_con = torch.zeros_like(z), torch.zeros_like(z)
         if not self.active:
             return v_unc, v_con
-        kept = ~rows.dropped
+        kept = ~rows.dropped | (self.label_drop == "guided")
         is_gap = torch.arange(len(rows)) >= rows.num_equal
         none = torch.zeros(0, dtype=torch.long)
         unc = kept.nonzero()[:, 0] if self.needs_null else none
@@ -116,6 +147,11 @@ class Guidance(Options):
 
     def combine(self, v: Tensor, v_unc: Tensor, v_con: Tensor, t: Tensor, dropped: Tensor) -> Tensor:
         """Return v_g [B, ...] for rows with times t [B] and dropped labels [B]."""
-        guided = self.w * v + (1 - self.w - self.k) * v_unc + self.k * v_con
-        inside = self.inside(t) & ~dropped.to(t.device)
+        w = self._of_v(t, v)
+        guided = w * v + (1 - w - self.k) * v_unc + self.k * v_con
+        inside = self.inside(t) & (~dropped.to(t.device) | (self.label_drop == "guided"))
         return torch.where(expand(inside, v), guided, v)
+
+    def _of_v(self, t: Tensor, like: Tensor) -> Tensor | float:
+        w = self.weight_of_v(t)
+        return expand(w, like) if isinstance(w, Tensor) else w

@@ -1,6 +1,6 @@
 """The MeanFlow objective (Mean Flows for One-step Generative Modeling, 2505.13447)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,14 +40,21 @@ class MeanFlow(Objective):
         v_unc, v_con = guidance.velocities(net, rows, z)
         v_gap = guidance.combine(v[n:], v_unc[n:], v_con[n:], rows.t[n:], rows.dropped[n:])
         t, r = rows.t[n:], rows.r[n:]
-        _, du_dt = net.jvp(z[n:], t, r, rows.c[n:], dz=v_gap, dt=1.0, dr=0.0)
+        target_gap, du_dt = self._gap_target(net, z[n:], t, r, rows.c[n:], v_gap, now)
         prediction = net(z, rows.t, rows.r, rows.c).to(z.dtype)
         # an r = t row's conditional velocity is its own prediction: no forward pass of its own
         v_equal = guidance.combine(v[:n], v_unc[:n], prediction[:n].detach(), rows.t[:n], rows.dropped[:n])
-        target_gap = v_gap - expand((t - r).clamp(0, 1), z) * du_dt
         target = torch.cat([self._velocity_target(v_equal, rows), target_gap])
         raw = squared_error(prediction, target)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=prediction, du_dt=du_dt)
+        weight = self.adaptive.weight(raw, z.shape[1:].numel())
+        return LossTerms(raw, weight, prediction, target, u=prediction, du_dt=du_dt)
+
+    def _gap_target(
+        self, net: Network, z: Tensor, t: Tensor, r: Tensor, c: Any, v: Tensor, now: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """Return the target of r < t rows, given their v_g, and du/dt, which is (v_g - target) / (t - r)."""
+        _, du_dt = net.jvp(z, t, r, c, dz=v, dt=1.0, dr=0.0)
+        return v - expand((t - r).clamp(0, 1), z) * du_dt, du_dt
 
     def _velocity_target(self, v: Tensor, rows: Rows) -> Tensor:
         """Return the target of the r = t rows, given their v_g."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.options import Options
+from dynamics.options import Options, later
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,15 @@ class Adaptive(Options):
     """Exponent; 0 switches the weight off."""
     c: float = Field(default=0.01, gt=0)
     """Offset, for a raw loss summed over C, H, W (with a mean the same c would mean something else)."""
+    reduction: Literal["sum", "mean"] = later("sum")
+    """What L is over C, H, W; with the mean the weight also turns the raw loss into its mean."""
 
-    def weight(self, raw: Tensor) -> Tensor:
-        """Return the weight [B] of raw losses [B], without gradient."""
-        return torch.pow(raw.detach() + self.c, -self.p)
+    def weight(self, raw: Tensor, size: int | None = None) -> Tensor:
+        """Return the weight [B] of raw losses [B], without gradient; a mean needs the size C H W of a row."""
+        if self.reduction == "sum":
+            return torch.pow(raw.detach() + self.c, -self.p)
+        assert size is not None, "our own"
+        return torch.pow(raw.detach() / size + self.c, -self.p) / size
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The field that training with guidance has as its fixed point."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,11 +9,14 @@ from torch import Tensor
 from dynamics.flow.path import expand
 from dynamics.oracles.posterior import Oracle, PosteriorOracle
 
+Scale = float | Callable[[Tensor], Tensor | float]
+"""Guidance scale, the same at all times or one for each t [B]."""
+
 
 class _Guided(PosteriorOracle):
     """Guided at every time; the null class stays unguided, since its velocity is the unconditional one."""
 
-    def __init__(self, base: Oracle, scale: float) -> None:
+    def __init__(self, base: Oracle, scale: Scale) -> None:
         self.base, self.scale = base, scale
         self.num_steps = base.num_steps if isinstance(base, PosteriorOracle) else PosteriorOracle.num_steps
 
@@ -20,7 +24,9 @@ class _Guided(PosteriorOracle):
         conditional = self.base.v(z, t, c)
         if c is None or self.scale == 1:
             return conditional
-        return self.scale * conditional + (1 - self.scale) * self.base.v(z, t)
+        scale = self.scale(t) if callable(self.scale) else self.scale
+        scale = expand(scale, z) if isinstance(scale, Tensor) else scale
+        return scale * conditional + (1 - scale) * self.base.v(z, t)
 
     def posterior(self, z: Tensor, t: Tensor, c: Any) -> tuple[Tensor, Tensor]:
         v, s = self.v(z, t, c), t[:, None]
@@ -34,7 +40,7 @@ class GuidedOracle:
     this field with w' = w / (1 - k) (Mean Flows, eq. 21). Outside the interval, and for the null class, v is unguided.
     """
 
-    def __init__(self, base: Oracle, scale: float, t_start: float = 0.0, t_end: float = 1.0) -> None:
+    def __init__(self, base: Oracle, scale: Scale, t_start: float = 0.0, t_end: float = 1.0) -> None:
         self.base, self.inside = base, _Guided(base, scale)
         self.t_start, self.t_end = t_start, t_end
 

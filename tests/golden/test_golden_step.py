@@ -16,7 +16,7 @@ from dynamics.curricula import Beta, Curriculum, MinSNR
 from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
-from dynamics.objectives import FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SplitMeanFlow
+from dynamics.objectives import AlphaFlow, Annealed, FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SoFlow, SplitMeanFlow
 from dynamics.training import Recipe, TrainingNetwork, TrainingOptions, draw, start, train_step
 
 FILE = Path(__file__).with_name("step.json")
@@ -30,6 +30,8 @@ CASES: dict[str, tuple[Objective, float, tuple[Curriculum, ...]]] = {
     "improved": (MeanFlow(), 0.25, (MinSNR(), Beta())),
     "shortcut": (Shortcut(guidance_scale=1.5), 0.25, ()),
     "split": (SplitMeanFlow(guidance=Guidance(w=1.0, k=0.5)), 0.5, ()),
+    "alphaflow": (AlphaFlow(alpha=Annealed(path="linear")), 0.5, ()),
+    "soflow": (SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025)), 0.25, ()),
 }
 
 

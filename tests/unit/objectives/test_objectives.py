@@ -178,6 +178,10 @@ MEMBERS = {
     for kind, member in Objective.members().items()
     if member.__module__.startswith("dynamics.") and "guidance" in member.model_fields
 }
+STEADY: dict[str, dict[str, object]] = {
+    kind: {"alpha": {"path": "constant", "first": 0.002, "clamp": 0.0}} for kind in ("alphaflow", "soflow")
+}
+"""What makes those that move with training the same at all steps, and near enough to the end to have its truth."""
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
@@ -185,7 +189,7 @@ def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
     """For r = t and r < t rows alike, whatever the guidance; an objective without parts says so."""
     net = network("dit")
     for guidance in (Guidance(), Guidance(w=0.5, k=0.4, t_start=0.3)):
-        objective = MEMBERS[kind].model_validate({"guidance": guidance})
+        objective = MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})})
         rows = objective.prepare(batch(8, 4 if objective.TAKES_GAPS else 0), seed=0, step=0)
         terms = objective.loss(Network(net), rows, NOW)
         parts = objective.parts(terms, rows)
@@ -216,7 +220,7 @@ def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_forwards_per_row_are_those_that_are_made(kind: str, guidance: Guidance) -> None:
     """A pass with gradient counts three, a derivative two; labels dropped at exactly their probability."""
-    objective = MEMBERS[kind].model_validate({"guidance": guidance})
+    objective = MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})})
     for num_gap in (4, 8, 16) if objective.TAKES_GAPS else (0,):
         rows, counting = batch(16, num_gap).drop(torch.arange(16) % 4 == 1), Counting(network())
         objective.loss(counting, rows, NOW)
@@ -255,7 +259,7 @@ def oracle() -> MixtureOracle:
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
     """Targets are linear in v; at v's mean given z_t they are what u has to be, if u is the truth."""
-    objective = MEMBERS[kind].model_validate({"guidance": guidance})
+    objective = MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})})
     truth, rows = objective.truth(oracle), known(oracle, at_mean=True)
     rows = rows if objective.TAKES_GAPS else rows.part(0, 8)
     terms = objective.loss(Network(truth.u), rows, NOW)
@@ -271,7 +275,10 @@ def test_the_truth_is_where_the_loss_is_least(kind: str, guidance: Guidance, ora
 @pytest.mark.parametrize("guidance", GUIDANCES.values(), ids=list(GUIDANCES))
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: Guidance, oracle: MixtureOracle) -> None:
-    objective, net = MEMBERS[kind].model_validate({"guidance": guidance}), network("mlp", (2, 1, 1), ClassLabels(2))
+    objective, net = (
+        MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})}),
+        network("mlp", (2, 1, 1), ClassLabels(2)),
+    )
     drawn, mean = (known(oracle, at_mean).part(0, 8) for at_mean in (False, True))
     targets = [objective.loss(Network(net), rows, NOW).target for rows in (drawn, mean)]
     noise = objective.target_noise(drawn.path()[1] - mean.path()[1], drawn)
@@ -283,12 +290,12 @@ def test_noise_of_a_target_is_what_it_has_beyond_its_mean(kind: str, guidance: G
 def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
     """The clean loss that is trained, or the same with unguided targets; of gaps too, also where none train."""
     guidance, adaptive = Guidance(w=0.5, k=0.4), Adaptive(p=0.7, c=0.3)
-    objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive})
+    objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive, **STEADY.get(kind, {})})
     run, off = objective.measured("run"), objective.measured("off")
-    stands_for = type(objective) if kind == "split_meanflow" else MeanFlow
-    guided = stands_for(adaptive=adaptive, guidance=guidance)
-    assert run == (guided if objective.TAKES_GAPS else MeanFlow(adaptive=adaptive))
-    assert off == stands_for(adaptive=adaptive)
+    clean = MeanFlow if kind in ("flow_matching", "corrupted_meanflow") else type(objective)
+    values = {"adaptive": adaptive, **STEADY.get(kind, {})}
+    assert run == clean.model_validate(values | ({"guidance": guidance} if objective.TAKES_GAPS else {}))
+    assert off == clean.model_validate(values)
     assert type(run.truth(oracle)) is type(objective.truth(oracle)), "what is measured ends where training does"
     assert run.measured("run") == run
     assert off.measured("run") == off == off.measured("off") == run.measured("off")
