@@ -25,11 +25,12 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
+from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import TVM, Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
@@ -76,6 +77,9 @@ class RunConfig(Options):
             if missing := sorted(curriculum.READS - set(kinds)):
                 allowed = f"{', '.join(missing)} among them, which the curriculum {curriculum.kind} reads"
                 raise invalid("observers", kinds, allowed, "add it, or leave the curriculum out")
+        for teacher in self.objective.teachers():
+            if teacher not in (known := ("model", "ema", *self.training.averages)):
+                raise invalid("objective.teacher", teacher, ", ".join(known), "add its decay to training.ema_decays")
         series_of(self.objective, self.curricula)
         return self
 
@@ -250,6 +254,14 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
+    ),
+    # 2511.19797 and its official code: laws of times, the teacher's decay
+    "digits-tvm": _BASELINE.model_copy(
+        update={
+            "objective": TVM(guidance=Guidance(w=4 / 3), teacher="0.99"),
+            "times": TimesOptions(law=GapThenEnd(), equal_law=LogitNormalTime(), gap_share=0.5),
+            "training": _DIGITS.model_copy(update={"ema_decays": (0.995, 0.99)}),
+        }
     ),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}

@@ -96,7 +96,7 @@ class Curriculum(Family):
 
 def plan_for(times: TimesOptions, curricula: tuple[Curriculum, ...], progress: Progress, states: list[State]) -> Plan:
     """Build the plan of one step: the base law, changed by each curriculum in turn."""
-    plan = Plan(times.law, times.law, times.gap_share)
+    plan = Plan(times.equal_law or times.law, times.law, times.gap_share)
     for curriculum, state in zip(curricula, states, strict=True):
         before, plan = plan.series, curriculum.apply(plan, progress, state)
         if undeclared := sorted(set(plan.series) - set(before) - set(curriculum.SERIES)):

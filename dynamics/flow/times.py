@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dynamics.options import Family, Options, invalid
+from dynamics.options import Family, Options, invalid, later
 
 
 class TimeLaw(Family):
@@ -269,6 +269,8 @@ class TimesOptions(Options):
     """Law of (t, r); rows with r = t take its t."""
     gap_share: float = Field(default=0.25, ge=0, le=1)
     """Share of rows with r < t, P(r != t); the others have r = t."""
+    equal_law: TimeLaw | None = later(None)
+    """Law whose t the r = t rows take; none takes that of `law`."""
 
 
 def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
@@ -279,9 +281,12 @@ def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
     """
     if isinstance(law, LogitNormalPair | UniformPair):
         return GapBin(base=law, low=low, high=high)
-    if isinstance(law, UniformGap):
-        if max(law.low, low) >= min(law.high, high):
-            raise invalid("gap bin", (low, high), f"gaps between {law.low:g} and {law.high:g}", "move the edges")
-        return UniformGap(low=max(law.low, low), high=min(law.high, high))
-    allowed = "logit_normal, uniform_pair or uniform_gap"
+    if {"low", "high"} <= type(law).model_fields.keys():  # a law of the gap between two edges
+        edges = dict(law)
+        if max(edges["low"], low) >= min(edges["high"], high):
+            raise invalid(
+                "gap bin", (low, high), f"gaps between {edges['low']:g} and {edges['high']:g}", "move the edges"
+            )
+        return law.model_copy(update={"low": max(edges["low"], low), "high": min(edges["high"], high)})
+    allowed = "logit_normal, uniform_pair, uniform_gap or gap_then_end"
     raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")

@@ -48,8 +48,8 @@ class TaskProbe(Probe[T]):
     @cached_property
     def tasks(self) -> list[Task]:
         """v, then u in each gap bin."""
-        o, law = self.options, self.recipe.times.law
-        return [velocity_task(o, law), *gap_tasks(o, law)]
+        o, times = self.options, self.recipe.times
+        return [velocity_task(o, times.equal_law or times.law), *gap_tasks(o, times.law)]
 
     @property
     def objective(self) -> Objective:

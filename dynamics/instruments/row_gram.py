@@ -76,14 +76,14 @@ class RowGramProbe(Probe[RowGramOptions]):
     def rows(self) -> Rows:
         """Draw the rows, each independent of the others."""
         o, num_equal = self.options, max(1, round(self.options.equal_share * self.options.num_rows))
-        recipe, seed, law = self.recipe, self.recipe.seed, self.recipe.times.law
+        recipe, seed, laws = self.recipe, self.recipe.seed, self.recipe.times
         seeds = [generator(seed, "row gram", i).initial_seed() for i in range(o.num_rows)]
         images, conditions = zip(*(recipe.data.batch(own, 0, 1) for own in seeds), strict=True)
         x, c = torch.cat(images), concatenated(conditions)
         e = torch.randn(x.shape, generator=generator(seed, "row gram", "noise"))
         times = generator(seed, "row gram", "times")
-        gap_law = law if o.t_law == "training" else UniformGap()
-        equal_law = law if o.t_law == "training" else UniformGap(low=0, high=0)
+        gap_law = laws.law if o.t_law == "training" else UniformGap()
+        equal_law = laws.equal_law or laws.law if o.t_law == "training" else UniformGap(low=0, high=0)
         t_equal, _ = equal_law.sample(num_equal, times)
         t, r = gap_law.sample(o.num_rows - num_equal, times)
         dropped = torch.zeros(o.num_rows, dtype=torch.bool)

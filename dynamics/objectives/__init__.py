@@ -6,11 +6,13 @@ from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
+from dynamics.objectives.tvm import TVM
 from dynamics.options import import_all
 
 import_all(__name__, __path__)
 
 __all__ = [
+    "TVM",
     "Adaptive",
     "CorruptedMeanFlow",
     "FlowMatching",

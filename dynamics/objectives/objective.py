@@ -51,6 +51,10 @@ class Objective(Family):
         """
         return rows
 
+    def teachers(self) -> tuple[str, ...]:
+        """Return which averaged weights the loss asks (see `Network.frozen`): a run must have them."""
+        return ()
+
     @abstractmethod
     def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
         """Return the losses of some rows.
