@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any, Self
 import torch
 from pydantic import ValidationError, model_validator
 
-from dynamics.curricula import BETA, MIN_SNR, Curriculum, GapLaw, Progress, denoising_difficulty, plan_for
+from dynamics.curricula import (
+    BETA,
+    MIN_SNR,
+    Curriculum,
+    GapLaw,
+    LearnedVariance,
+    Progress,
+    denoising_difficulty,
+    plan_for,
+)
 from dynamics.data import (
     IMAGENET_IMAGES,
     Checkerboard,
@@ -25,7 +35,7 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
-from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime
+from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime, TwoLogitNormals
 from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
@@ -261,6 +271,19 @@ PRESETS: dict[str, RunConfig] = {
             "objective": TVM(guidance=Guidance(w=4 / 3), teacher="0.99"),
             "times": TimesOptions(law=GapThenEnd(), equal_law=LogitNormalTime(), gap_share=0.5),
             "training": _DIGITS.model_copy(update={"ema_decays": (0.995, 0.99)}),
+        }
+    ),
+    # 2510.24474 and its official code: the loss of MeanFlow, other laws of times, a learned weight; ours: trained from
+    # scratch, all blocks know t and r
+    "digits-dmf": _BASELINE.model_copy(
+        update={
+            "objective": MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(w=1.0, k=0.25)),
+            "times": TimesOptions(
+                law=TwoLogitNormals(later_mean=0.4, earlier_mean=-1.2),
+                equal_law=LogitNormalTime(mean=0.0),
+                gap_share=0.5,
+            ),
+            "curricula": (LearnedVariance(form="log", initial=math.log(64), eps=0.01, learning_rate=2e-3),),
         }
     ),
     "mnist-meanflow": _BASELINE.model_copy(

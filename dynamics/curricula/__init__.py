@@ -4,6 +4,7 @@ from dynamics.curricula.beta import Beta
 from dynamics.curricula.constant import Constant
 from dynamics.curricula.dtd import DTD
 from dynamics.curricula.gap_law import GapLaw
+from dynamics.curricula.learned_variance import LearnedVariance
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, State, plan_for
 from dynamics.curricula.readings import BETA, MIN_SNR, denoising_difficulty
@@ -21,6 +22,7 @@ __all__ = [
     "Constant",
     "Curriculum",
     "GapLaw",
+    "LearnedVariance",
     "MinSNR",
     "Plan",
     "Progress",
