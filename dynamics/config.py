@@ -18,6 +18,7 @@ from dynamics.curricula import (
     GapLaw,
     LearnedVariance,
     Progress,
+    TemporalEquilibrium,
     denoising_difficulty,
     plan_for,
 )
@@ -40,7 +41,7 @@ from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import TVM, Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import TEMF, TVM, Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
@@ -284,6 +285,14 @@ PRESETS: dict[str, RunConfig] = {
                 gap_share=0.5,
             ),
             "curricula": (LearnedVariance(form="log", initial=math.log(64), eps=0.01, learning_rate=2e-3),),
+        }
+    ),
+    # TEMF (CVPR 2026), at second hand; the effective guidance is the baseline's
+    "digits-temf": _BASELINE.model_copy(
+        update={
+            "objective": TEMF(guidance=Guidance(w=0.4, k=0.7), mix_to=0.1),
+            "times": TimesOptions(law=LogitNormalTime(r="ordered"), gap_share=0.1),
+            "curricula": (TemporalEquilibrium(),),
         }
     ),
     "mnist-meanflow": _BASELINE.model_copy(

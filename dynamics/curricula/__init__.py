@@ -8,6 +8,7 @@ from dynamics.curricula.learned_variance import LearnedVariance
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, State, plan_for
 from dynamics.curricula.readings import BETA, MIN_SNR, denoising_difficulty
+from dynamics.curricula.temporal_equilibrium import TemporalEquilibrium
 from dynamics.flow.progress import Progress
 from dynamics.options import import_all
 from dynamics.record import StepRecord
@@ -28,6 +29,7 @@ __all__ = [
     "Progress",
     "State",
     "StepRecord",
+    "TemporalEquilibrium",
     "denoising_difficulty",
     "plan_for",
 ]

@@ -5,6 +5,7 @@ from dynamics.objectives.flow_matching import FlowMatching
 from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
+from dynamics.objectives.temf import TEMF
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
 from dynamics.objectives.tvm import TVM
 from dynamics.options import import_all
@@ -12,6 +13,7 @@ from dynamics.options import import_all
 import_all(__name__, __path__)
 
 __all__ = [
+    "TEMF",
     "TVM",
     "Adaptive",
     "CorruptedMeanFlow",

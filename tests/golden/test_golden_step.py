@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics.curricula import Beta, Curriculum, MinSNR
+from dynamics.curricula import Beta, Curriculum, LearnedVariance, MinSNR, TemporalEquilibrium
 from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
-from dynamics.objectives import FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import TEMF, TVM, Adaptive, FlowMatching, Guidance, MeanFlow, Objective
 from dynamics.training import Recipe, TrainingNetwork, TrainingOptions, draw, start, train_step
 
 FILE = Path(__file__).with_name("step.json")
@@ -28,6 +28,9 @@ CASES: dict[str, tuple[Objective, float, tuple[Curriculum, ...]]] = {
     "meanflow": (MeanFlow(), 0.25, ()),
     "guided": (MeanFlow(guidance=Guidance(w=1.0, k=0.5)), 0.25, ()),
     "improved": (MeanFlow(), 0.25, (MinSNR(), Beta())),
+    "tvm": (TVM(guidance=Guidance(w=4 / 3)), 0.5, ()),
+    "dmf": (MeanFlow(adaptive=Adaptive(p=0)), 0.5, (LearnedVariance(form="log"),)),
+    "temf": (TEMF(), 0.1, (TemporalEquilibrium(),)),
 }
 
 

@@ -10,8 +10,11 @@ from builders import LABELS, MODELS, NOW, batch, gradients, network, plain_torch
 from fixed_point import z_scores
 from torch import Tensor, nn
 
+from dynamics.config import PRESETS, RunConfig, with_values
+from dynamics.curricula import plan_for
+from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformPair
+from dynamics.flow.times import UniformPair, within_gap_bin
 from dynamics.models import Network
 from dynamics.objectives import TVM, Adaptive, FlowMatching, Guidance
 from dynamics.oracles import GaussianOracle
@@ -102,6 +105,44 @@ def test_calls_do_not_depend_on_the_rows(monkeypatch: pytest.MonkeyPatch) -> Non
         net = Network(GaussianOracle(0.7).u)
         TVM(guidance=GUIDANCES["guided"], teacher="model").loss(net, rows_of(GUIDANCES["guided"], num_equal), NOW)
         assert calls == ["frozen", "__call__", "jvp", "frozen"]
+
+
+def sampled_times(num_rows: int) -> tuple[Tensor, Tensor]:
+    """The official code's t and s: a gap, then s by the truncated normal."""
+    torch.manual_seed(0)
+    gap = (torch.randn(num_rows, dtype=torch.float64) - 0.8).sigmoid()
+    most = torch.log((1 - gap) / gap)
+    normal = torch.distributions.Normal(torch.full_like(gap, -0.4), torch.ones_like(gap))
+    s = normal.icdf(torch.rand_like(gap) * normal.cdf(most)).sigmoid()
+    return (s + gap).clamp(max=1), s
+
+
+def test_times_have_the_official_law() -> None:
+    (t, s), (ours_t, ours_r) = sampled_times(20_000), GapThenEnd().sample(20_000, torch.Generator().manual_seed(1))
+    for theirs, ours in ((t, ours_t.double()), (s, ours_r.double()), (t - s, (ours_t - ours_r).double())):
+        levels = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+        cdf = torch.stack([(ours <= edge).double().mean() for edge in theirs.quantile(levels)])
+        assert float((cdf - levels).abs().max()) < 4.5 * (0.25 * 2 / 20_000) ** 0.5
+    inside = within_gap_bin(GapThenEnd(), 0.3, 0.5)
+    drawn_t, drawn_r = inside.sample(1000, torch.Generator().manual_seed(2))
+    assert 0.3 - 1e-6 <= float((drawn_t - drawn_r).min()) < float((drawn_t - drawn_r).max()) <= 0.5 + 1e-6
+    kept = (t - s >= 0.3) & (t - s <= 0.5)
+    assert inside.expect(lambda t, r: t) == pytest.approx(float(t[kept].mean()), abs=0.01)
+    with pytest.raises(ValueError, match="gap bin"):
+        within_gap_bin(inside, 0.6, 0.9)
+
+
+def test_the_law_of_r_equal_t_rows_is_its_own() -> None:
+    config = PRESETS["digits-tvm"]
+    plan = plan_for(config.times, (), NOW, [])
+    assert (plan.equal_law, plan.gap_law, plan.gap_share) == (LogitNormalTime(), GapThenEnd(), 0.5)
+    assert RunConfig.model_validate_json(config.to_json()) == config
+    assert '"equal_law"' not in PRESETS["digits-meanflow"].to_json(), "ids of earlier runs stay"
+
+
+def test_a_teacher_that_is_not_averaged_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective.teacher.*0\.9.*training.ema_decays"):
+        with_values(PRESETS["digits-tvm"], {"objective.teacher": "0.9"})
 
 
 def test_the_truth_is_its_fixed_point() -> None:
