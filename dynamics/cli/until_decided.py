@@ -1,6 +1,7 @@
 """`submit --until-decided`: run, judge the claims, go on with what is undecided, until nothing is or the seeds end."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from dynamics import progress_bar
@@ -10,7 +11,7 @@ from dynamics.options import invalid
 from dynamics.sweep.claims_so_far import Look, look
 from dynamics.sweep.grid import check_plan, plan
 from dynamics.sweep.machine_files import remembered
-from dynamics.sweep.seeds_begun import SeedsBegun, begin, seeds_of_axes, went_on
+from dynamics.sweep.seeds_begun import SeedsBegun, arm_text, begin, seeds_of_axes, went_on
 from dynamics.sweep.slurm import SlurmError
 from dynamics.sweep.status import ACTIVE, Status, statuses
 from dynamics.sweep.submit import ClusterOptions, destination, startable
@@ -44,14 +45,14 @@ def submit_until_decided(sweep: Sweep, to: ClusterOptions, max_seeds: int | None
         print(f"look {made} of at most {len(begun.looks)}: after {begun.at} seeds, {len(sweep.runs)} runs", flush=True)
         found = _run_all(sweep, to)
         seen = look(sweep.folder, sweep.experiment, sweep.runs, begun)
-        going = seen.arms if made < len(begun.looks) else []
+        going = begun.behind(seen.arms)
         begun = went_on(sweep.folder, made, going)
         print(look_text(seen, begun, going))
         if not going:
             print(f"next: {PROGRAM} {sweep.experiment.name} collect --scale {sweep.scale}")
             return
         most = len(_planned(sweep, begun.further(going, begun.looks[-1])).runs) - len(sweep.runs)
-        hours = measured_hours(found)
+        hours = measured_hours([status for status in found if arm_text(status.run.knobs) in going])
         each = "" if hours is None else f", {most * hours:.3g} hours one after another ({duration(hours * 3600)} each)"
         print(f"at most {most} runs more{each}", flush=True)
 
@@ -93,7 +94,8 @@ def _run_all(sweep: Sweep, to: ClusterOptions) -> list[Status]:
     check_plan(sweep.runs)
     found = _ended(sweep)
     if startable(found):
-        start_runs(sweep, found, *destination(sweep.folder, to, sweep.resources, found))
+        with suppress(SystemExit):  # of what did not end well here, another process may be at work on the rest
+            start_runs(sweep, found, *destination(sweep.folder, to, sweep.resources, found))
         found = _ended(sweep)
     open_ones = [status for status in found if status.state != "done"]
     if open_ones:

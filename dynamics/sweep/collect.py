@@ -66,7 +66,7 @@ def collect_sweep(
         progress: Show a bar.
 
     Raises:
-        ValueError: The merged file there would lose runs.
+        ValueError: The merged file there would lose runs, or the looks that its claims are judged by.
     """
     target = out or sweep.merged
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,11 +84,12 @@ def collect_sweep(
     left = stale(sweep, runs)
     if not members:
         return Collected(None, 0, missing, left, {})
-    revisions = _revisions([groups["/"].attrs for _, groups in contents])
+    revisions, begun = _revisions([groups["/"].attrs for _, groups in contents]), seeds_begun(sweep)
     with locked(target):
         if not replace:
-            _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members}, missing)
-        tree = merged_runs(contents, members, experiment, sweep.scale, seeds_begun(sweep))
+            looks = list(begun.looks) if begun else []
+            _check_loss(target, {run.run_id for run in runs}, {run.run_id for run in members}, missing, looks)
+        tree = merged_runs(contents, members, experiment, sweep.scale, begun)
         tree.attrs |= {"num_planned": len(runs), "missing": json.dumps(missing)}
         write_tree(target, slim(tree) if small else tree)
     return Collected(target, len(members), missing, left, revisions)
@@ -219,7 +220,9 @@ def _checked(path: Path, run: Planned, beside: bool = True) -> Groups:
     return groups
 
 
-def _check_loss(target: Path, planned: set[str], members: set[str], missing: Mapping[str, str]) -> None:
+def _check_loss(
+    target: Path, planned: set[str], members: set[str], missing: Mapping[str, str], looks: Sequence[int]
+) -> None:
     if not target.exists():
         return
     try:
@@ -234,6 +237,11 @@ def _check_loss(target: Path, planned: set[str], members: set[str], missing: Map
         first = f"{lost[0]}, of which events.jsonl and files say: {missing[lost[0]]}"
         received = f"{len(lost)} finished runs that are not on this disk, such as {first}"
         raise invalid(str(target), received, "a merged file that loses nothing", "--out FILE, or --replace")
+    before = json.loads(there.attrs.get("looks", "[]"))
+    if before and before != looks:  # judged without them, the same runs would say more than they may
+        received = f"a file of looks after {before} seeds, where seeds.json says {looks or 'nothing of any'}"
+        remedy = f"submit --until-decided --max-seeds {before[-1]} finds them again; or --out FILE, or --replace"
+        raise invalid(str(target), received, "a merged file that keeps its looks", remedy)
 
 
 def _wanted(members: Sequence[Planned]) -> list[str]:

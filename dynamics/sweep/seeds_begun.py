@@ -39,6 +39,13 @@ class SeedsBegun(Options):
         """Seeds at which the next look is taken, or the last one was."""
         return max(self.arms.values(), default=self.looks[0])
 
+    def behind(self, arms: Collection[str]) -> list[str]:
+        """Return those of some arms that have not come to the last look.
+
+        These are all of them until somebody has; later, those that stopped before a change of the experiment's file.
+        """
+        return [arm for arm in arms if self.arms.get(arm, self.looks[0]) < self.looks[-1]]
+
     def further(self, arms: Collection[str], num_seeds: int) -> "SeedsBegun":
         """Return the same where these arms go on to a number of seeds."""
         there = {arm: self.arms.get(arm, self.looks[0]) for arm in (*self.arms, *arms)}
@@ -71,7 +78,7 @@ def looks_until(most: int, own: int) -> tuple[int, ...]:
     """
     if most < max(own, 2):
         allowed = f"at least {max(own, 2)}: the experiment itself names {own}"
-        raise invalid("max-seeds", most, allowed, "--max-seeds 32, say")
+        raise invalid("max-seeds", most, allowed, f"--max-seeds {max(32, own)}, say")
     return (*(n for n in range(EVERY, most - EVERY // 2, EVERY) if n >= own), most)
 
 
@@ -100,7 +107,9 @@ def seeds_begun(sweep: SweepFolder) -> SeedsBegun | None:
     Raises:
         ValueError: The file that remembers it is damaged.
     """
-    return recall(_path(sweep), SeedsBegun, "remove the file; submit --until-decided finds the runs that are there")
+    return recall(
+        _path(sweep), SeedsBegun, "remove it; submit --until-decided with the same --max-seeds finds it all again"
+    )
 
 
 def begin(sweep: SweepFolder, own: int, most: int | None, default: int = 32) -> SeedsBegun:
@@ -132,7 +141,7 @@ def went_on(sweep: SweepFolder, made: int, arms: Collection[str]) -> SeedsBegun:
         there = seeds_begun(sweep)
         if there is None:
             raise invalid(str(_path(sweep)), "no file", "what was begun", "the same command again")
-        after = there.further(arms, there.looks[made]) if arms else there
+        after = there.further(arms, there.looks[min(made, len(there.looks) - 1)]) if arms else there
         after = after.model_copy(update={"made": max(made, there.made)})
         if after != there:
             remember(_path(sweep), after)

@@ -87,6 +87,8 @@ class SpeedUp(Claim):
     @property
     def equivalence(self) -> float:
         """Half the width of the region of no effect, in logs of ratios of lengths."""
+        if self.by is not None:
+            return 0.0
         return float(np.log1p(MARGIN if self.margin is None else self.margin))
 
 

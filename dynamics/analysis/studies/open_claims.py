@@ -6,8 +6,9 @@ in Holm's procedure, no verdict is taken back by what comes later, so that the r
 * The primary claim of a family is judged by itself. While it is undecided, no component can have a direction, however
   clear it is by itself; such a component is open, and its runs go on: they wait for the primary claim, and narrow the
   component's own interval meanwhile.
-* A primary claim that ends with "no effect" leaves its components that one verdict. A component whose own interval lies
-  outside the region of no effect can then get none: it is undecided for good, and nothing is spent on it.
+* A primary claim that ends with "no effect" leaves its components that one verdict. A component that has no region of
+  no effect, or whose own interval lies outside it, can then get none: it is undecided for good, and nothing is spent
+  on it.
 * Second looks, and what was not measured, hold up nothing.
 
 An arm goes on while an open claim compares it, the other side of the comparison included; all others stop. The cores
@@ -29,7 +30,8 @@ def open_claims(found: Sequence[Finding]) -> list[Finding]:
     primary = {f.claim.family: f.verdict for f in found if f.claim.primary and not f.claim.post_hoc}
 
     def settled(f: Finding) -> bool:
-        outside = f.low > f.claim.equivalence or f.high < -f.claim.equivalence
+        margin = f.claim.equivalence
+        outside = not margin or f.low > margin or f.high < -margin
         return bool(f.held_by) and primary[f.claim.family] == "no effect" and outside
 
     return [f for f in found if f.verdict == "undecided" and not f.claim.post_hoc and not settled(f)]

@@ -103,10 +103,11 @@ class Finding:
         """Return the verdict in words, and of what is undecided what would decide it."""
         if self.verdict == "undecided":
             return f"undecided ({self.budget_text()})"
+        words = {"opposite": WORDS["opposite"] if self.claim.by is None else "not by so much"}
         if self.claim.source and self.verdict in WORDS:
-            return f"{'' if self.verdict == 'supported' else 'not reproduced: '}{WORDS[self.verdict]}"
-        opposite = "the opposite" if self.claim.by is None else "not by so much"
-        return opposite if self.verdict == "opposite" else self.verdict
+            said = {**WORDS, **words}[self.verdict]
+            return f"{'' if self.verdict == 'supported' else 'not reproduced: '}{said}"
+        return words.get(self.verdict, self.verdict)
 
     def budget_text(self) -> str:
         """Return what would decide the claim."""

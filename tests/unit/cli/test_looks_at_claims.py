@@ -15,10 +15,12 @@ from dynamics.cli.start_runs import Sweep
 from dynamics.cli.until_decided import look_text
 from dynamics.planning.resources import RESOURCES
 from dynamics.sweep.claims_so_far import Look
+from dynamics.sweep.events import Event
 from dynamics.sweep.grid import Planned
 from dynamics.sweep.seeds_begun import SeedsBegun
 from dynamics.sweep.slurm import SlurmError
 from dynamics.sweep.status import State, Status
+from dynamics.sweep.submit import ClusterOptions
 from dynamics.sweep.sweep_folder import SweepFolder
 
 
@@ -62,6 +64,48 @@ def test_a_look_waits_for_runs_wherever_they_are_and_for_nothing_else(
         said[:] = [states]  # type: ignore[list-item]
         with pytest.raises(SlurmError, match=message):
             until_decided._ended(sweep)
+
+
+def test_runs_that_another_process_took_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who give the same command here share the runs; the one that is through first does not give up."""
+    tiny = small("tiny", tmp_path)
+    sweep = Sweep(tiny.experiment, "digits", tiny.folder, tiny.runs[2:4], RESOURCES["digits"])
+    said: list[tuple[State, State]] = [("new", "new"), ("done", "running"), ("done", "done")]
+
+    def next_states(folder: SweepFolder, runs: Sequence[Planned]) -> list[Status]:
+        return [Status(run, state, ()) for run, state in zip(runs, said.pop(0), strict=True)]
+
+    def start(*given: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(until_decided, "statuses", next_states)
+    monkeypatch.setattr(until_decided, "start_runs", start)
+    monkeypatch.setattr(until_decided, "POLL_SECONDS", 0.0)
+    found = until_decided._run_all(sweep, ClusterOptions(cluster="local"))
+    assert [status.state for status in found] == ["done", "done"]
+
+
+def test_what_is_left_costs_what_runs_of_the_arms_that_go_on_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked = small("looked", tmp_path)
+    sweep = Sweep(looked.experiment, "digits", looked.folder, looked.runs, RESOURCES["digits"])
+    arms = [["arm=slow"], ["arm=slow", "arm=fast"], []]  # the claim of another arm joins after the last look
+
+    def took(run: Planned) -> list[Event]:
+        hours = 2.0 if run.knobs["arm"] == "slow" else 20.0
+        return [{"kind": "started", "time": 0.0}, {"kind": "finished", "time": 3600 * hours}]
+
+    def ran(sweep: Sweep, to: ClusterOptions) -> list[Status]:
+        return [Status(run, "done", took(run)) for run in sweep.runs]
+
+    monkeypatch.setattr(until_decided, "_run_all", ran)
+    monkeypatch.setattr(until_decided, "look", lambda *given: Look([], [], arms.pop(0)))
+    until_decided.submit_until_decided(sweep, ClusterOptions(), 10)
+    said = capsys.readouterr().out
+    assert "at most 5 runs more, 10 hours one after another (2:00:00 each)" in said
+    assert "1 arms go on, to 10 seeds: arm=fast" in said
+    assert said.count("look 2 of at most 2") == 2
 
 
 def test_the_last_word_says_why() -> None:

@@ -11,6 +11,7 @@ from sweeps._sweep import Small
 from dynamics.store import open_results, read_run, write_run
 from dynamics.sweep.collect import collect_sweep, set_aside
 from dynamics.sweep.events import events, record
+from dynamics.sweep.seeds_begun import begin
 from dynamics.sweep.status import statuses
 
 Done = Callable[..., None]
@@ -202,3 +203,16 @@ def test_two_people_collect_at_once(tiny_sweep: Small, have_done: Done) -> None:
     assert open_results(tiny_sweep.folder.merged)["training"].sizes["run"] == 2
     left = sorted(path.name for path in tiny_sweep.folder.merged.parent.iterdir())
     assert left == [".digits.nc.lock", "digits", "digits.nc"]
+
+
+def test_collecting_without_the_looks_that_were_made_is_refused(tiny_sweep: Small, have_done: Done) -> None:
+    folder, runs = tiny_sweep.folder, tiny_sweep.runs[2:4]
+    have_done(*runs)
+    begin(folder, 2, 10)
+    collect_sweep(folder, tiny_sweep.experiment, runs, progress=False)
+    (folder.path / "seeds.json").unlink()
+    with pytest.raises(ValueError, match=r"looks after \[5, 10\] seeds, .*nothing of any.*--max-seeds 10 finds them"):
+        collect_sweep(folder, tiny_sweep.experiment, runs, progress=False)
+    assert open_results(folder.merged).attrs["looks"] == "[5, 10]"
+    begin(folder, 2, 10)
+    assert collect_sweep(folder, tiny_sweep.experiment, runs, progress=False).num_runs == 2

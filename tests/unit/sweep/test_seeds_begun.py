@@ -53,11 +53,15 @@ def test_what_was_begun_is_found_again_and_never_shrinks(tiny_sweep: Small) -> N
     after = went_on(folder, 1, [FAST])
     assert (after.made, after.arms, after.at) == (1, {FAST: 10}, 10)
     assert went_on(folder, 1, [FAST]) == went_on(folder, 1, []) == seeds_begun(folder) == after
+    after = went_on(folder, 2, ["later"])
+    assert (after.made, after.arms, after.behind([FAST, "later", "new"])) == (2, {FAST: 10, "later": 10}, ["new"])
     path = folder.path / "seeds.json"
     path.write_text(path.read_text().replace("10", "15"))
-    with pytest.raises(ValueError, match=r"seeds\.json: received 'damaged text'"):
+    with pytest.raises(ValueError, match=r"seeds\.json: received 'damaged text'.*with the same --max-seeds"):
         seeds_begun(folder)
     path.unlink()
     with pytest.raises(ValueError, match="max-seeds: received 3; allowed: at least 4"):
         begin(folder, 4, 3)
+    with pytest.raises(ValueError, match=r"max-seeds: received 32; allowed: at least 40: .*remedy: --max-seeds 40"):
+        begin(folder, 40, None)
     assert not path.exists()

@@ -125,6 +125,9 @@ def test_a_claim_of_a_size_is_judged_at_that_size() -> None:
     (harmless,) = family(0.0, by=-0.05)
     assert harmless.verdict == "supported", "at most 5% higher, where no effect would say less"
     assert Claim("", "cosine", {}, "higher", by=0.1).threshold == 0.1
+    (published,) = family(np.log(0.9), by=0.12, source="2511.19065")
+    assert published.verdict_text() == "not reproduced: not by so much"
+    assert SpeedUp("", "v_error", {}, "lower", by=0.1).equivalence == 0, "no region of no effect, whatever the kind"
 
 
 def test_no_effect_is_an_interval_inside_the_region_that_was_fixed() -> None:

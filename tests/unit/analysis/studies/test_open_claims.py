@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,12 @@ def test_second_looks_and_what_was_not_measured_hold_up_nothing() -> None:
     look, missing = claim("part", post_hoc=True), claim("part", metric="one_step_error")
     assert still_open(None, UNSURE, look, missing) == ["part"]
     assert still_open(None, CLEAR, claim("gone")) == []
+
+
+def test_a_claim_of_a_size_does_not_wait_for_a_direction_that_will_not_come() -> None:
+    sized = replace(claim("part"), text="sized", by=0.02)
+    assert still_open(NOTHING, UNSURE, sized) == ["part"], "it has no region of no effect either"
+    assert still_open(UNSURE, UNSURE, sized) == ["whole", "part", "sized"]
 
 
 def test_both_sides_of_a_comparison_go_on() -> None:
