@@ -60,6 +60,9 @@ class RunConfig(Options):
             if missing := sorted(curriculum.READS - set(kinds)):
                 allowed = f"{', '.join(missing)} among them, which the curriculum {curriculum.kind} reads"
                 raise invalid("observers", kinds, allowed, "add it, or leave the curriculum out")
+        for teacher in self.objective.teachers():
+            if teacher not in (known := ("model", "ema", *self.training.averages)):
+                raise invalid("objective.teacher", teacher, ", ".join(known), "add its decay to training.ema_decays")
         series_of(self.objective, self.curricula)
         return self
 

@@ -4,9 +4,11 @@ from dynamics.curricula.beta import Beta
 from dynamics.curricula.constant import Constant
 from dynamics.curricula.dtd import DTD
 from dynamics.curricula.gap_law import GapLaw
+from dynamics.curricula.learned_variance import LearnedVariance
 from dynamics.curricula.min_snr import MinSNR
 from dynamics.curricula.plan import Curriculum, Plan, State, plan_for
 from dynamics.curricula.readings import BETA, MIN_SNR, denoising_difficulty
+from dynamics.curricula.temporal_equilibrium import TemporalEquilibrium
 from dynamics.flow.progress import Progress
 from dynamics.options import import_all
 from dynamics.record import StepRecord
@@ -21,11 +23,13 @@ __all__ = [
     "Constant",
     "Curriculum",
     "GapLaw",
+    "LearnedVariance",
     "MinSNR",
     "Plan",
     "Progress",
     "State",
     "StepRecord",
+    "TemporalEquilibrium",
     "denoising_difficulty",
     "plan_for",
 ]

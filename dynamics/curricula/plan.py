@@ -17,6 +17,8 @@ from dynamics.record import StepRecord
 
 Weight = Callable[["Plan", Tensor, Tensor], Tensor]
 """(plan, t [B], r [B]) -> weight [B]; the plan is the final one, so that a weight can depend on the law in force."""
+LossWeight = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(t [B], r [B], raw loss [B] without gradient) -> weight [B]"""
 State = dict[str, Any]
 """What a curriculum remembers between steps: JSON values and tensors by name, since it lives in the checkpoint."""
 
@@ -35,6 +37,8 @@ class Plan:
     """Factors of the weight of an r = t row."""
     u_weights: tuple[Weight, ...] = ()
     """Factors of the weight of an r < t row."""
+    loss_weights: tuple[LossWeight, ...] = ()
+    """Factors of the weight of any row that know its loss."""
     series: dict[str, float] = field(default_factory=dict)
     """Numbers worth recording at every step, by name."""
 
@@ -45,6 +49,13 @@ class Plan:
     def u_weight(self, t: Tensor, r: Tensor) -> Tensor:
         """Return the weight [B] of r < t rows."""
         return self._product(self.u_weights, t, r)
+
+    def loss_weight(self, t: Tensor, r: Tensor, raw: Tensor) -> Tensor:
+        """Return the weight [B] of rows with raw losses [B] without gradient."""
+        out = t.new_ones(t.shape)
+        for weight in self.loss_weights:
+            out = out * weight(t, r, raw)
+        return out
 
     def _product(self, weights: tuple[Weight, ...], t: Tensor, r: Tensor) -> Tensor:
         out = t.new_ones(t.shape)
@@ -114,6 +125,11 @@ def weigh_v(plan: Plan, weight: Weight) -> Plan:
 def weigh_u(plan: Plan, weight: Weight) -> Plan:
     """Return the plan with one more factor on r < t rows."""
     return replace(plan, u_weights=(*plan.u_weights, weight))
+
+
+def weigh_by_loss(plan: Plan, weight: LossWeight) -> Plan:
+    """Return the plan with one more factor on all rows, which knows their losses."""
+    return replace(plan, loss_weights=(*plan.loss_weights, weight))
 
 
 def record(plan: Plan, **series: float) -> Plan:

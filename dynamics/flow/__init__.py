@@ -1,1 +1,1 @@
-import dynamics.flow.separate_draws  # noqa: F401  (laws join their family by being defined)
+import dynamics.flow.published_laws  # noqa: F401  (laws join their family by being defined)

@@ -92,7 +92,7 @@ class GapProbe(Probe[GapsOptions]):
 
     @property
     def noise(self) -> Tensor | None:
-        """What the target of each r = t row has beyond its mean given z_t, [n, C, H, W]; None as for `exact`."""
+        """What e - x of each r = t row has beyond its mean given z_t, [n, C, H, W]; None as for `exact`."""
         return _truth(self.recipe.data, self.recipe.objective, self.options, self.recipe.seed)[1]
 
     @property
@@ -148,6 +148,7 @@ class GapProbe(Probe[GapsOptions]):
             if part != "cell" and exact is not None:
                 table.add_covariance(part, dims, columns["error"][where], columns["scale"][where])
         if noise is not None:
+            noise = self.recipe.objective.at(now).target_noise(noise, self.rows.part(0, n))
             irreducible = squared_norm(noise.to(device))
             excess = squared_norm(terms.prediction[:n] - (terms.target[:n] - noise.to(device)))
             table.add("v", "irreducible", ("t_bin",), irreducible)
@@ -194,7 +195,7 @@ def _bin_rows(data: DataSource, o: GapsOptions, seed: int) -> Rows:
 
 @lru_cache(maxsize=32)
 def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """Solve for what the objective converges to on the rows, and say what noise their targets have."""
+    """Solve for what the objective converges to on the rows, and say what noise v has on those with r = t."""
     oracle = data.oracle()
     if oracle is None:
         return None, None
@@ -210,7 +211,7 @@ def _truth(data: DataSource, objective: Objective, o: GapsOptions, seed: int) ->
     )
     exact = torch.cat([equal, average])
     sample_noise = v[:n] - (equal if truth is oracle else oracle.v(z[:n], rows.t[:n], rows.c[:n]))
-    return exact, objective.target_noise(sample_noise, rows.part(0, n))
+    return exact, sample_noise
 
 
 def squared_norm(a: Tensor) -> Tensor:

@@ -9,12 +9,16 @@ from dynamics.objectives.objective import Objective
 from dynamics.objectives.shortcut import Shortcut
 from dynamics.objectives.split import SplitMeanFlow
 from dynamics.objectives.soflow import SoFlow
+from dynamics.objectives.temf import TEMF
 from dynamics.objectives.terms import Adaptive, LossTerms, squared_error
+from dynamics.objectives.tvm import TVM
 from dynamics.options import import_all
 
 import_all(__name__, __path__)
 
 __all__ = [
+    "TEMF",
+    "TVM",
     "Adaptive",
     "AlphaFlow",
     "Annealed",

@@ -115,7 +115,7 @@ class Guidance(Options):
             dropped &= self.inside(rows.t).cpu()
         return rows.drop(dropped)
 
-    def velocities(self, net: Network, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor]:
+    def velocities(self, net: Network, rows: Rows, z: Tensor, weights: str = "model") -> tuple[Tensor, Tensor]:
         """Compute the network's velocities that guidance needs, in one pass without gradient.
 
         The conditional velocity of an r = t row is the prediction itself, so only r < t rows ask for it; dropped rows
@@ -125,6 +125,7 @@ class Guidance(Options):
             net: The network.
             rows: B rows.
             z: z_t of the rows, [B, ...].
+            weights: Which weights compute them, see `Network.frozen`.
 
         Returns:
             v_unc and v_con, [B, ...] each, zero where they are not used.
@@ -141,7 +142,7 @@ class Guidance(Options):
         unc, con = pick[: len(unc)], pick[len(unc) :]
         t, c = rows.t[pick], concatenated([rows.condition.null(rows.c[unc]), rows.c[con]])
         # called whichever rows were drawn: ranks that split the weights of a network all have to
-        out = net.frozen(z[pick], t, t, c).to(z.dtype)
+        out = net.frozen(z[pick], t, t, c, weights).to(z.dtype)
         v_unc[unc], v_con[con] = out[: len(unc)], out[len(unc) :]
         return v_unc, v_con
 

@@ -59,6 +59,14 @@ class Objective(Family):
         """
         return rows
 
+    def teachers(self) -> tuple[str, ...]:
+        """Return which averaged weights the loss asks (see `Network.frozen`): a run must have them."""
+        return ()
+
+    def at(self, now: Progress) -> "Objective":
+        """Return the objective as it stands at some progress, if it moves by itself; `target_noise` is asked of it."""
+        return self
+
     @abstractmethod
     def loss(self, net: Network, rows: Rows, now: Progress) -> LossTerms:
         """Return the losses of some rows.

@@ -78,10 +78,11 @@ def draw(recipe: Recipe, plan: Plan, step: int, drawn: Images | None = None) -> 
     return recipe.objective.prepare(rows, recipe.rows_seed, step)
 
 
-def curriculum_weights(plan: Plan, rows: Rows) -> Tensor:
-    """Return alpha(t) of the r = t rows and beta of the r < t rows, [B]."""
+def curriculum_weights(plan: Plan, rows: Rows, raw: Tensor) -> Tensor:
+    """Return alpha(t) of the r = t rows and beta of the r < t rows, [B], times what depends on their raw losses [B]."""
     n = rows.num_equal
-    return torch.cat([plan.v_weight(rows.t[:n]), plan.u_weight(rows.t[n:], rows.r[n:])])
+    weights = torch.cat([plan.v_weight(rows.t[:n]), plan.u_weight(rows.t[n:], rows.r[n:])])
+    return weights * plan.loss_weight(rows.t, rows.r, raw.detach())
 
 
 def train_step(state: TrainState, net: TrainingNetwork, recipe: Recipe, plan: Plan, rows: Rows) -> StepRecord:
@@ -110,7 +111,7 @@ def train_step(state: TrainState, net: TrainingNetwork, recipe: Recipe, plan: Pl
         # gradients become means over the ranks, and the mean of the shards' mean losses is that of the batch
         with nullcontext() if index == passes - 1 else net.alone():
             terms = recipe.objective.loss(net, shard, now)
-            weight = curriculum_weights(plan, shard)
+            weight = curriculum_weights(plan, shard, terms.raw)
             loss = (weight * terms.adaptive * terms.raw).mean() / passes
             loss.backward()  # type: ignore[no-untyped-call]
         shards.append((shard, terms, weight))

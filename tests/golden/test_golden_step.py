@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamics.curricula import Beta, Curriculum, MinSNR
+from dynamics.curricula import Beta, Curriculum, LearnedVariance, MinSNR, TemporalEquilibrium
 from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
-from dynamics.objectives import AlphaFlow, Annealed, FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SoFlow, SplitMeanFlow
+from dynamics.objectives import TEMF, TVM, Adaptive, AlphaFlow, Annealed, FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SoFlow, SplitMeanFlow
 from dynamics.training import Recipe, TrainingNetwork, TrainingOptions, draw, start, train_step
 
 FILE = Path(__file__).with_name("step.json")
@@ -32,6 +32,9 @@ CASES: dict[str, tuple[Objective, float, tuple[Curriculum, ...]]] = {
     "split": (SplitMeanFlow(guidance=Guidance(w=1.0, k=0.5)), 0.5, ()),
     "alphaflow": (AlphaFlow(alpha=Annealed(path="linear")), 0.5, ()),
     "soflow": (SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025)), 0.25, ()),
+    "tvm": (TVM(guidance=Guidance(w=4 / 3)), 0.5, ()),
+    "dmf": (MeanFlow(adaptive=Adaptive(p=0)), 0.5, (LearnedVariance(form="log"),)),
+    "temf": (TEMF(), 0.1, (TemporalEquilibrium(),)),
 }
 
 
