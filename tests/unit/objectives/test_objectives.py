@@ -281,9 +281,10 @@ def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
     guidance, adaptive = Guidance(w=0.5, k=0.4), Adaptive(p=0.7, c=0.3)
     objective = MEMBERS[kind].model_validate({"guidance": guidance, "adaptive": adaptive})
     run, off = objective.measured("run"), objective.measured("off")
-    guided = MeanFlow(adaptive=adaptive, guidance=guidance)
+    stands_for = type(objective) if kind == "imf" else MeanFlow
+    guided = stands_for(adaptive=adaptive, guidance=guidance)
     assert run == (guided if objective.TAKES_GAPS else MeanFlow(adaptive=adaptive))
-    assert off == MeanFlow(adaptive=adaptive)
+    assert off == stands_for(adaptive=adaptive)
     assert type(run.truth(oracle)) is type(objective.truth(oracle)), "what is measured ends where training does"
     assert run.measured("run") == run
     assert off.measured("run") == off == off.measured("off") == run.measured("off")
