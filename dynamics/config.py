@@ -29,7 +29,7 @@ from dynamics.flow.times import LogitNormalPair, TimesOptions
 from dynamics.instruments import CellsOptions, GapsOptions, InstrumentOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow, Objective
+from dynamics.objectives import Adaptive, FlowMatching, Guidance, GuidanceLaw, IMeanFlow, MeanFlow, Objective
 from dynamics.options import Family, Options, explained_problem, invalid, later
 from dynamics.training import Recipe, StartOptions, TrainingOptions, series_of
 
@@ -233,6 +233,17 @@ def _at_paper_scale(row: _Paper, schedule: str) -> RunConfig:
     )
 
 
+def _imf(scale: str, interval: tuple[float, float]) -> RunConfig:
+    """Return a config as the official code of Improved Mean Flows (2512.02012) has it for B/2, on the plain DiT."""
+    epoch = IMAGENET_IMAGES / 1024
+    training = {"batch_size": 1024, "num_steps": round(640 * epoch), "warmup_steps": round(10 * epoch)}
+    return with_values(
+        _at_paper_scale(_PAPER[scale], "meanflow"),
+        {"times.gap_share": 0.5, **{f"training.{name}": value for name, value in training.items()}}
+        | {"objective": IMeanFlow(sampled=GuidanceLaw(asked_scale=8.0, asked_interval=interval))},
+    )
+
+
 def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
     match schedule:
         case "improved-minsnr":
@@ -251,6 +262,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
+    "digits-imf": with_values(_BASELINE, {"objective": IMeanFlow(sampled=GuidanceLaw()), "times.gap_share": 0.5}),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),
@@ -276,6 +288,8 @@ PRESETS: dict[str, RunConfig] = {
         )
         for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
     },
+    "b2-imf": _imf("b2", (0.4, 0.65)),
+    "xl2-imf": _imf("xl2", (0.42, 0.62)),
     **{f"{name}-{schedule}": _at_paper_scale(row, schedule) for name, row in _PAPER.items() for schedule in _SCHEDULES},
 }
 """One row per preset; every value not named here is the default of its room."""

@@ -88,7 +88,8 @@ class RowGramProbe(Probe[RowGramOptions]):
         t, r = gap_law.sample(o.num_rows - num_equal, times)
         dropped = torch.zeros(o.num_rows, dtype=torch.bool)
         t, r = torch.cat([t_equal, t]), torch.cat([t_equal, r])
-        return asking(Rows(x, e, t, r, c, dropped, num_equal, recipe.data.condition), recipe.objective)
+        rows = Rows(x, e, t, r, c, dropped, num_equal, recipe.data.condition)
+        return asking(rows, o.objective(recipe.objective))
 
 
 def labels_of(rows: Rows) -> dict[str, tuple[Tensor, str, str]]:

@@ -34,7 +34,7 @@ class AskedGuidance(Joint):
         return (t >= self.t_min) & (t <= self.t_max)
 
 
-def asking(c: Tensor, scale: float = 1.0, t_min: float = 0.0, t_max: float = 1.0) -> AskedGuidance:
+def same_guidance(c: Tensor, scale: float = 1.0, t_min: float = 0.0, t_max: float = 1.0) -> AskedGuidance:
     """Return a condition of the data whose rows all ask for the same guidance; for none, if nothing else is said."""
     return AskedGuidance(c, *(torch.full((len(c),), value, device=c.device) for value in (scale, t_min, t_max)))
 
@@ -57,10 +57,10 @@ class GuidedCondition(Condition):
         return AskedGuidance(self.of_data.null(c.of_data), one, zero, one)
 
     def example(self, num_rows: int) -> AskedGuidance:
-        return asking(self.of_data.example(num_rows))
+        return same_guidance(self.of_data.example(num_rows))
 
     def draw(self, num_rows: int, mode: Literal["uniform", "balanced"], stream: torch.Generator) -> AskedGuidance:
-        return asking(self.of_data.draw(num_rows, mode, stream))
+        return same_guidance(self.of_data.draw(num_rows, mode, stream))
 
 
 class GuidanceEmbedding(nn.Module):
@@ -75,7 +75,8 @@ class GuidanceEmbedding(nn.Module):
         self.scale, self.t_min, self.t_max = (TimeEmbedding(dim) for _ in range(3))
 
     def forward(self, c: AskedGuidance) -> Tensor:
-        of_guidance: Tensor = self.scale(1 - 1 / c.scale) + self.t_min(c.t_min) + self.t_max(c.t_max)
+        effect = 1 - 1 / c.scale.clamp(min=1e-2)  # finite also for a rank without rows, which asks about one of zeros
+        of_guidance: Tensor = self.scale(effect) + self.t_min(c.t_min) + self.t_max(c.t_max)
         out: Tensor = self.of_data(c.of_data) + of_guidance
         return out
 
@@ -109,7 +110,7 @@ class GuidanceLaw(Options):
 
     def ask(self, c: Tensor) -> AskedGuidance:
         """Return a condition of the data whose rows ask for `asked_scale` inside `asked_interval`."""
-        return asking(c, self.asked_scale, *self.asked_interval)
+        return same_guidance(c, self.asked_scale, *self.asked_interval)
 
     def draw(self, rows: Rows, seed: int, step: int) -> AskedGuidance:
         """Return the condition of the rows of a step beside guidance of their own."""

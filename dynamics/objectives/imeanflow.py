@@ -13,7 +13,6 @@ from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
 from dynamics.objectives.asked_guidance import AskedGuidance, AskedOracle, GuidanceLaw, GuidedCondition
-from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
 from dynamics.objectives.terms import LossTerms, squared_error
@@ -81,12 +80,13 @@ class IMeanFlow(MeanFlow):
         t, r = rows.t[n:], rows.r[n:]
         v_u, v_c = self._boundary(net, rows, z)
         _, du_dt = net.jvp(z[n:], t, r, rows.c[n:], dz=v_c, dt=1.0, dr=0.0)
-        u = net(z, rows.t, rows.r, rows.c).to(z.dtype)
+        prediction = net(z, rows.t, rows.r, rows.c).to(z.dtype)
         w, k = (expand(weight, z) for weight in self._weights(rows))
-        target = w * v + (1 - w - k) * v_u + k * torch.cat([u[:n].detach(), v_c])
-        prediction = torch.cat([u[:n], u[n:] + expand(t - r, z) * du_dt])
+        v_g = w * v + (1 - w - k) * v_u + k * torch.cat([prediction[:n].detach(), v_c])
+        # V - v_g = u - (v_g - (t - r) sg(du/dt)): instruments see a regression of u, as MeanFlow's
+        target = torch.cat([v_g[:n], v_g[n:] - expand(t - r, z) * du_dt])
         raw = squared_error(prediction, target)
-        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=u, du_dt=du_dt)
+        return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=prediction, du_dt=du_dt)
 
     def _weights(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return the weights of v and v_c in v_g, [B] each; what is left is that of v_u."""
@@ -120,15 +120,6 @@ class IMeanFlow(MeanFlow):
         if guidance == "run" or self.sampled is None:
             return super().measured(guidance)
         return self.asking_for(1.0, (0.0, 1.0))
-
-    def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
-        """Return trajectory flow matching and trajectory consistency, of which the gradient is the sum; see MeanFlow."""
-        assert terms.u is not None, "our own"
-        pull = (terms.prediction - terms.u).detach()
-        return {
-            "flow_matching": squared_error(terms.u, terms.target),
-            "consistency": 2 * (terms.u * pull).flatten(1).sum(1),
-        }
 
     def forwards_per_row(self, gap_share: float) -> float:
         return 3.0 + 3.0 * gap_share + (1 - self.guidance.label_drop_prob) * self._needs_null

@@ -170,10 +170,12 @@ def test_at_its_fixed_point_the_expected_gradient_vanishes(branch: str) -> None:
     def deviations(net_of: Network) -> Tensor:
         terms = objective.loss(net_of, rows, NOW)
         z, t, r = rows.path()[0], expand(rows.t, rows.x), expand(rows.r, rows.x)
-        by_row = torch.stack([
-            (2 * (terms.prediction - terms.target) * way).flatten(1).sum(1).detach()
-            for way in (z, t * z, (t - r) * z, (t - r) * r * z)
-        ])
+        by_row = torch.stack(
+            [
+                (2 * (terms.prediction - terms.target) * way).flatten(1).sum(1).detach()
+                for way in (z, t * z, (t - r) * z, (t - r) * r * z)
+            ]
+        )
         whole = torch.autograd.grad(terms.raw.mean(), net.weights)[0]
         torch.testing.assert_close(whole, by_row.mean(1), rtol=1e-9, atol=1e-12)
         return by_row.mean(1).abs() / (by_row.std(1) / len(rows) ** 0.5)
