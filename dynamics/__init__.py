@@ -76,7 +76,7 @@ def evaluate(
         progress: Show a bar.
         replace: Measure anew what was measured before in the same way; it stays otherwise.
         options: Of `dynamics.evaluation.EvaluationOptions`, such as nfe=(1, 2, 32) and num_samples=2000, or
-            ema_length=0.05.
+            ema_length=0.05 or guidance_scale=2.
     """
     from dynamics.evaluation import EvaluationOptions
     from dynamics.runner import evaluate_run
@@ -121,7 +121,12 @@ def open_results(path: str | PathLike[str]) -> Results:
 
 
 def load_model(
-    run_dir: str | PathLike[str], weights: str = "ema", checkpoint: int | None = None, ema_length: float | None = None
+    run_dir: str | PathLike[str],
+    weights: str = "ema",
+    checkpoint: int | None = None,
+    ema_length: float | None = None,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
 ) -> Velocity:
     """Return the trained network u(z, t, r, y) of a run.
 
@@ -131,11 +136,14 @@ def load_model(
         checkpoint: Step of the checkpoint; None takes a finished run's last one, otherwise the newest intact one.
         ema_length: Instead of `weights`: length of an average, as a share of training, rebuilt from the snapshots up to
             `checkpoint`.
+        guidance_scale: What a network conditioned on guidance is asked for; None as the run's config says.
+        guidance_interval: First and last time at which it is asked for guidance.
     """
     from dynamics.runner import load_network
     from dynamics.training import weights_name
 
-    return load_network(Path(run_dir), weights_name(weights, ema_length), checkpoint)[0]
+    which = weights_name(weights, ema_length)
+    return load_network(Path(run_dir), which, checkpoint, guidance_scale, guidance_interval)[0]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,10 +1,20 @@
 """Named configs: those of the laptop, of the studies and of the papers."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dynamics.config import RunConfig
-from dynamics.curricula import BETA, MIN_SNR, Curriculum, GapLaw, denoising_difficulty
+from dynamics.config import RunConfig, with_values
+from dynamics.curricula import (
+    BETA,
+    MIN_SNR,
+    Curriculum,
+    GapLaw,
+    LearnedVariance,
+    TemporalEquilibrium,
+    denoising_difficulty,
+)
 from dynamics.data import (
     IMAGENET_IMAGES,
     Checkerboard,
@@ -16,11 +26,26 @@ from dynamics.data import (
     Spiral,
     TwoMoons,
 )
-from dynamics.flow.times import LogitNormalPair, TimesOptions
+from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime, SeparateDraws, TwoLogitNormals
+from dynamics.flow.times import LogitNormalPair, TimesOptions, UniformPair
 from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.models import DiTOptions, MLPOptions
 from dynamics.models.dit import SIZES
-from dynamics.objectives import Adaptive, FlowMatching, Guidance, MeanFlow
+from dynamics.objectives import (
+    TEMF,
+    TVM,
+    Adaptive,
+    AlphaFlow,
+    Annealed,
+    FlowMatching,
+    Guidance,
+    GuidanceLaw,
+    IMeanFlow,
+    MeanFlow,
+    Shortcut,
+    SoFlow,
+    SplitMeanFlow,
+)
 from dynamics.options import invalid
 from dynamics.training import TrainingOptions
 
@@ -110,6 +135,95 @@ def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
     return ()
 
 
+# laws of times of the other objectives; r = t rows take one draw of t. AlphaFlow's code leaves them out: MeanFlow's
+_ALPHAFLOW_TIMES = TimesOptions(equal_law=LogitNormalTime(), gap_share=0.5)
+_SOFLOW_TIMES = TimesOptions(law=SeparateDraws(), equal_law=LogitNormalTime(mean=-0.2), gap_share=0.25)
+_TVM_TIMES = TimesOptions(law=GapThenEnd(), equal_law=LogitNormalTime(), gap_share=0.5)
+_DMF_TIMES = TimesOptions(
+    law=TwoLogitNormals(later_mean=0.4, earlier_mean=-1.2), equal_law=LogitNormalTime(mean=0.0), gap_share=0.5
+)
+
+
+def _family_on_digits() -> dict[str, RunConfig]:
+    """Return the other objectives on digits, at the effective guidance of the baseline, 4/3; laws of times, weights and
+    teachers are those of the papers' codes."""
+    shortcut = Shortcut(guidance_scale=4 / 3)
+    values: dict[str, dict[str, Any]] = {
+        "alphaflow": {
+            "objective": AlphaFlow(guidance=Guidance(k=0.25, label_drop="guided")),
+            "times": _ALPHAFLOW_TIMES,
+        },
+        "soflow": {
+            "objective": SoFlow(guidance=Guidance(w=1 / 3, k=0.75, t_end=0.8, fade=0.025)),
+            "times": _SOFLOW_TIMES,
+        },
+        # the paper's share of r < t rows (section 3.2); its code's default is 1/8
+        "shortcut": {"objective": shortcut, "times": shortcut.times(0.25)},
+        "split": {
+            "objective": SplitMeanFlow(guidance=Guidance(k=0.25)),
+            "times": TimesOptions(law=UniformPair(), gap_share=0.5),
+        },
+        "tvm": {
+            "objective": TVM(guidance=Guidance(w=4 / 3), teacher="0.99"),
+            "times": _TVM_TIMES,
+            "training.ema_decays": (0.995, 0.99),
+        },
+        # 2510.24474: the loss of MeanFlow with a learned weight; ours: trained from scratch, all blocks know t and r
+        "dmf": {
+            "objective": MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(k=0.25)),
+            "times": _DMF_TIMES,
+            "curricula": (LearnedVariance(form="log", initial=math.log(64), eps=0.01, learning_rate=2e-3),),
+        },
+        # at second hand (CVPR 2026)
+        "temf": {
+            "objective": TEMF(guidance=Guidance(w=0.4, k=0.7), mix_to=0.1),
+            "times": TimesOptions(law=LogitNormalTime(r="ordered"), gap_share=0.1),
+            "curricula": (TemporalEquilibrium(),),
+        },
+        "imf": {"objective": IMeanFlow(sampled=GuidanceLaw()), "times.gap_share": 0.5},
+    }
+    return {f"digits-{name}": with_values(_BASELINE, changes) for name, changes in values.items()}
+
+
+def _family_at_paper_scale() -> dict[str, RunConfig]:
+    """Return the other objectives as their official codes have them; latents and precision are as for MeanFlow."""
+    b4, b2, xl2 = (_at_paper_scale(_PAPER[name], "meanflow") for name in ("b4", "b2", "xl2"))
+    # snap-research/alphaflow, experiments-alphaflow.yaml: alpha moves from step 600,000 to 1,000,000
+    guidance = Guidance(w=0.2, k=0.92, t_end=0.75, label_drop="guided")
+    alphaflow = AlphaFlow(guidance=guidance, alpha=Annealed(start=1 / 2, end=5 / 6), target_clamp=4.0)
+    of_alphaflow = {"objective": alphaflow, "times": _ALPHAFLOW_TIMES, "training.num_steps": 1_200_000}
+    # not in its code: XL/2+ goes on from XL/2 (start.run), with alpha = 0, for 60 epochs of larger batches
+    longer = {"training.num_steps": round(60 * IMAGENET_IMAGES / 1024), "training.batch_size": 1024}
+    at_the_end = {"objective.alpha": Annealed(path="constant", first=0.0)}
+    # zlab-princeton/SoFlow, imagenet.yaml: cfg_scale 3, mix_ratio 1/4, so w = 3/4 and k = 3/4
+    soflow = SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025))
+    of_soflow = {"objective": soflow, "times": _SOFLOW_TIMES, "training.num_steps": 400_000}
+    # kvfrans/shortcut-models, README and train.py
+    shortcut = Shortcut(guidance_scale=1.5)
+    of_shortcut = {"objective": shortcut, "times": shortcut.times(1 / 8), "training.num_steps": 810_000} | {
+        f"training.{name}": value
+        for name, value in {"betas": (0.9, 0.999), "weight_decay": 0.1, "ema_decays": (0.999,)}.items()
+    }
+    return {
+        "xl2-alphaflow": with_values(xl2, of_alphaflow),
+        "xl2plus-alphaflow": with_values(xl2, of_alphaflow | longer | at_the_end),
+        "b4-soflow": with_values(b4, of_soflow | {"training.betas": (0.9, 0.99)}),
+        "b2-shortcut": with_values(b2, of_shortcut),
+        "xl2-shortcut": with_values(xl2, of_shortcut),
+        "b2-imf": with_values(b2, _of_imf((0.4, 0.65))),
+        "xl2-imf": with_values(xl2, _of_imf((0.42, 0.62))),
+    }
+
+
+def _of_imf(interval: tuple[float, float]) -> dict[str, Any]:
+    """Return what the official code of Improved Mean Flows (2512.02012) has for B/2, on the plain DiT."""
+    epoch = IMAGENET_IMAGES / 1024
+    training = {"batch_size": 1024, "num_steps": round(640 * epoch), "warmup_steps": round(10 * epoch)}
+    objective = IMeanFlow(sampled=GuidanceLaw(asked_scale=8.0, asked_interval=interval))
+    of_training = {f"training.{name}": value for name, value in training.items()}
+    return {"objective": objective, "times.gap_share": 0.5} | of_training
+
+
 PRESETS: dict[str, RunConfig] = {
     "digits-meanflow": _BASELINE,
     "digits-improved": _BASELINE.model_copy(update={"curricula": (MIN_SNR, BETA)}),
@@ -119,6 +233,7 @@ PRESETS: dict[str, RunConfig] = {
     "digits-flow-matching": _BASELINE.model_copy(
         update={"objective": FlowMatching(), "times": TimesOptions(gap_share=0.0)}
     ),
+    **_family_on_digits(),
     "mnist-meanflow": _BASELINE.model_copy(
         update={"data": Mnist5k(), "model": _DIT.model_copy(update={"patch_size": 7})}
     ),
@@ -145,6 +260,7 @@ PRESETS: dict[str, RunConfig] = {
         for data in (Checkerboard(), Spiral(), EightGaussians(), TwoMoons())
     },
     **{f"{name}-{schedule}": _at_paper_scale(row, schedule) for name, row in _PAPER.items() for schedule in _SCHEDULES},
+    **_family_at_paper_scale(),
 }
 """One row per preset; every value not named here is the default of its room."""
 

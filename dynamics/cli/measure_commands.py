@@ -1,6 +1,7 @@
 """Commands that measure and show finished runs."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +16,8 @@ class EvaluateArgs:
     """Measure a finished run: Frechet and kernel distance, class accuracy, exact velocity errors, sample grids.
 
     Adds the group `evaluation` to DIR/run.nc. What was measured before stays: other settings are added to the group,
-    and what is measured in another way (samples, seed, labels, method, weights, checkpoint) is a group beside it.
+    and what is measured in another way (samples, seed, labels, method, weights, guidance, checkpoint) is a group beside
+    it.
     """
 
     dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -39,6 +41,10 @@ class EvaluateArgs:
     ema_length: tuple[float, ...] = ()
     """Instead of --weights: lengths of averages, as shares of training such as 0.05, one evaluation each. They are
     rebuilt from the snapshots that a run with --training.ema-lengths keeps."""
+    guidance_scale: tuple[float, ...] = ()
+    """Guidance scales, one evaluation each, of a network that is conditioned on them, such as that of digits-imf."""
+    guidance_interval: tuple[float, float] | None = None
+    """First and last time at which such a network is asked for guidance."""
     exact_rows: int = 128
     """Rows per bin for the exact velocity errors."""
     replace: bool = False
@@ -91,9 +97,11 @@ def _show(measured: "xr.Dataset", folder: Path) -> None:
 
 
 def _samplings(args: EvaluateArgs) -> list[dict[str, Any]]:
-    """Return the arguments that say what to sample, by name: once for each length of an average."""
-    names = ("nfe", "num_samples", "field", "method", "label_mode", "seed")
-    return [{**{n: getattr(args, n) for n in names}, "ema_length": length} for length in args.ema_length or (None,)]
+    """Return the arguments that say what to sample, by name: once for each length of an average and guidance scale."""
+    names = ("nfe", "num_samples", "field", "method", "label_mode", "seed", "guidance_interval")
+    both = product(args.ema_length or (None,), args.guidance_scale or (None,))
+    same = {n: getattr(args, n) for n in names}
+    return [{**same, "ema_length": length, "guidance_scale": scale} for length, scale in both]
 
 
 def _evaluate_fid(args: EvaluateArgs) -> None:

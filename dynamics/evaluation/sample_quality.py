@@ -57,6 +57,10 @@ class EvaluationOptions(Options):
     """Samples per network pass."""
     ema_length: float | None = later(None)
     """Sample the average of this length, a share of training, rebuilt from a run's snapshots."""
+    guidance_scale: float | None = later(None, gt=0)
+    """Guidance scale that a network conditioned on it is asked for; None as the run's config says."""
+    guidance_interval: tuple[float, float] | None = later(None)
+    """First and last time at which such a network is asked for guidance; None as the run's config says."""
     only_frechet: bool = later(False)
     """Leave out kernel distance, precision and recall, which take longest where there are many samples."""
 
@@ -66,6 +70,13 @@ class EvaluationOptions(Options):
         if length is not None:
             check_length(length)
         return length
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _is_an_interval(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        if interval is not None and not 0 <= interval[0] <= interval[1] <= 1:
+            raise invalid("guidance_interval", interval, "two times in order, 0..1", "such as 0.4 0.65")
+        return interval
 
 
 @dataclass(frozen=True)
@@ -217,7 +228,13 @@ def sampled_as(options: EvaluationOptions) -> dict[str, str | int | float]:
     length = options.ema_length
     names = {"num_samples": "num_samples", "label_mode": "label_mode", "method": "method", "seed": "evaluation_seed"}
     rebuilt = {} if length is None else {"ema_length": length, "weights": weights_name("ema", length)}
-    return {attribute: getattr(options, name) for name, attribute in names.items()} | rebuilt
+    guided = {} if options.guidance_scale is None else {"guidance_scale": options.guidance_scale}
+    within = (
+        {}
+        if options.guidance_interval is None
+        else {"guidance_interval": "{:g}-{:g}".format(*options.guidance_interval)}
+    )
+    return {attribute: getattr(options, name) for name, attribute in names.items()} | rebuilt | guided | within
 
 
 def draw_conditions(options: EvaluationOptions, condition: Condition) -> Any:

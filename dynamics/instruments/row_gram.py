@@ -89,7 +89,7 @@ class RowGramProbe(Probe[RowGramOptions]):
         dropped = torch.zeros(o.num_rows, dtype=torch.bool)
         t, r = torch.cat([t_equal, t]), torch.cat([t_equal, r])
         rows = Rows(x, e, t, r, c, dropped, num_equal, recipe.data.condition)
-        return asking(rows, recipe.objective, seed, "row gram", "more")
+        return asking(rows, o.objective(recipe.objective), seed, "row gram", "more")
 
 
 def labels_of(rows: Rows) -> dict[str, tuple[Tensor, str, str]]:

@@ -129,7 +129,7 @@ def task_rows(task: Task, split: int, options: TaskOptions, recipe: Recipe) -> R
     if task.equal:
         r = t
     rows = Rows(x, e, t, r, c, torch.zeros(n, dtype=torch.bool), n if task.equal else 0, data.condition)
-    return asking(rows, recipe.objective, seed, "task more", whose, split)
+    return asking(rows, options.objective(recipe.objective), seed, "task more", whose, split)
 
 
 def task_loss(objective: Objective, loss: str, terms: LossTerms, rows: Rows) -> Tensor:

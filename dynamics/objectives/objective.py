@@ -12,7 +12,7 @@ from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows
 from dynamics.models import Network
 from dynamics.objectives.terms import LossTerms
-from dynamics.options import Family
+from dynamics.options import Family, invalid
 from dynamics.oracles import Oracle
 
 
@@ -44,6 +44,22 @@ class Objective(Family):
     def ask(self, c: Any) -> Any:
         """Return the network's condition, as `condition` describes it, for a condition c of the data."""
         return c
+
+    def asking_for(self, scale: float | None, interval: tuple[float, float] | None) -> "Objective":
+        """Return the same objective whose `ask` asks for other guidance, of a network that is conditioned on it.
+
+        Args:
+            scale: Guidance scale; None leaves it as it is.
+            interval: First and last time at which guidance acts; None leaves it as it is.
+
+        Raises:
+            ValueError: The network is not conditioned on guidance.
+        """
+        if scale is None and interval is None:
+            return self
+        allowed = f"nothing: the network of a {self.kind} run is not conditioned on guidance"
+        remedy = "leave it out, or train one that is, such as digits-imf"
+        raise invalid("guidance scale and interval", (scale, interval), allowed, remedy)
 
     def prepare(self, rows: Rows, seed: int, step: int) -> Rows:
         """Return the global batch of a step as the loss needs it: conditions dropped, more drawn for each row.

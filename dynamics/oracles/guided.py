@@ -44,9 +44,14 @@ class GuidedOracle:
         self.base, self.inside = base, _Guided(base, scale)
         self.t_start, self.t_end = t_start, t_end
 
+    def interval(self, c: Any) -> tuple[Tensor | float, Tensor | float]:
+        """Return the first and last time at which guidance acts, for all rows or each [B]."""
+        return self.t_start, self.t_end
+
     def v(self, z: Tensor, t: Tensor, c: Any = None) -> Tensor:
         """v*(z, t | c), [B, ...]; see `PosteriorOracle.v`."""
-        guided = expand((t >= self.t_start) & (t <= self.t_end), z)
+        start, end = self.interval(c)
+        guided = expand((t >= start) & (t <= end), z)
         return torch.where(guided, self.inside.v(z, t, c), self.base.v(z, t, c))
 
     def u(self, z: Tensor, t: Tensor, r: Tensor, c: Any = None) -> Tensor:
@@ -55,7 +60,8 @@ class GuidedOracle:
         The field jumps at the interval's edges, which no Runge-Kutta step may cross, so the path is followed piece by
         piece: above, inside and below the interval.
         """
-        pieces = ((self.t_end, 1.0, self.base), (self.t_start, self.t_end, self.inside), (0.0, self.t_start, self.base))
+        start, end = self.interval(c)
+        pieces = ((end, 1.0, self.base), (start, end, self.inside), (0.0, start, self.base))
         gap, moved = t - r, torch.zeros_like(z)
         for low, high, field in pieces:
             a, b = t.clamp(max=high), r.clamp(min=low)

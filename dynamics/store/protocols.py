@@ -31,6 +31,10 @@ def protocol_name(attrs: Mapping[Any, Any], last_step: int | None = None) -> str
     """
     parts = [f"n{attrs.get('num_samples')}", f"seed{attrs.get('evaluation_seed')}", str(attrs.get("weights", "ema"))]
     parts += [str(attrs[name]) for name, usual in USUAL.items() if attrs.get(name, usual) != usual]
+    if (scale := attrs.get("guidance_scale")) is not None:
+        parts.append(f"guidance{scale:g}")
+    if attrs.get("guidance_interval"):
+        parts.append(f"within{attrs['guidance_interval']}")
     if attrs.get("exact_rows_per_bin", USUAL_ROWS) != USUAL_ROWS:
         parts.append(f"rows{attrs['exact_rows_per_bin']}")
     if last_step is not None and attrs.get("checkpoint", last_step) != last_step:

@@ -214,6 +214,7 @@ def check_plan(runs: Sequence[Planned]) -> None:
             sampling = evaluation.fid if isinstance(evaluation, FidRequest) else evaluation
             if sampling.ema_length is not None:
                 config.training.check_ema_length(sampling.ema_length)
+            config.objective.asking_for(sampling.guidance_scale, sampling.guidance_interval)
         key = (config.data, config.objective, config.times, config.observers)
         of_ones_own = not isinstance(config.data, Latents) and getattr(config.data, "path", None) is not None
         if of_ones_own or key in seen:

@@ -16,7 +16,20 @@ from dynamics.curricula import Beta, Curriculum, LearnedVariance, MinSNR, Tempor
 from dynamics.data import Digits
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
-from dynamics.objectives import TEMF, TVM, Adaptive, AlphaFlow, Annealed, FlowMatching, Guidance, MeanFlow, Objective, Shortcut, SoFlow, SplitMeanFlow
+from dynamics.objectives import (
+    TEMF,
+    TVM,
+    Adaptive,
+    AlphaFlow,
+    Annealed,
+    FlowMatching,
+    Guidance,
+    MeanFlow,
+    Objective,
+    Shortcut,
+    SoFlow,
+    SplitMeanFlow,
+)
 from dynamics.training import Recipe, TrainingNetwork, TrainingOptions, draw, start, train_step
 
 FILE = Path(__file__).with_name("step.json")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.path import expand
 from dynamics.flow.progress import Progress
-from dynamics.flow.rows import Rows
 from dynamics.flow.published_laws import SeparateDraws
+from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformPair, within_gap_bin
 from dynamics.models import Network
 from dynamics.objectives import Adaptive, Guidance, SoFlow

@@ -57,8 +57,11 @@ def _evaluations(ds: xr.Dataset, name: str, folder: Path) -> list[str]:
         known |= {"inception": "INCEPTION", "reference": attribute(ds, name, "reference")[0]}
         decoder = str(attribute(ds, name, "decoder")[0])
         known["vae"] = None if decoder == "none" else decoder.split()[0]
+    known["guidance_scale"] = attribute(ds, name, "guidance_scale")[0]
     given = {f"--{name.replace('_', '-')}": number(value) for name, value in known.items() if value is not None}
     options = [*(["--fid"] if sample_group(name) == "fid" else []), *(part for pair in given.items() for part in pair)]
+    if interval := attribute(ds, name, "guidance_interval")[0]:
+        options += ["--guidance-interval", *str(interval).split("-")]
     lines, sampled = [], sampled_settings(ds).isel(run=0)
     for field in ds.field.values:
         nfe = ds.nfe.values[sampled.sel(field=field).values].tolist()

@@ -16,7 +16,10 @@ from dynamics.store import protocol_groups
 T_FROM = 0.3
 """On a finite data set the exact v* memorises below this t, so that its error there does not measure quality."""
 
-_SAMPLES = ("num_samples", "num_reference", "label_mode", "method", "evaluation_seed", "data", "data_sha256", "weights")
+_SAMPLES = (
+    *("num_samples", "num_reference", "label_mode", "method", "evaluation_seed", "data", "data_sha256", "weights"),
+    *("guidance_scale", "guidance_interval"),
+)
 SampleGroup = Literal["evaluation", "fid"]
 """Groups of what samples are worth."""
 PROTOCOL: dict[SampleGroup, tuple[str, ...]] = {

@@ -68,7 +68,7 @@ def evaluate_fid_run(
         on_first(lambda: until_the_end.enter_context(folder.held(GROUP, "evaluating")))
         network = on_all(lambda: load_inception(inception, device))
         statistics = on_all(lambda: load_statistics(reference, network))
-        source, about = on_all(lambda: _source(folder, config.data.load(), vae, checkpoint, weights, device))
+        source, about = on_all(lambda: _source(folder, config.data.load(), vae, checkpoint, weights, options, device))
         about |= protocol(options, network, statistics)
         agree("evaluation", {**about, **options.model_dump(mode="json")})
         last = config.training.num_steps
@@ -90,11 +90,12 @@ def _source(
     vae: Path | str | None,
     checkpoint: int | None,
     weights: str,
+    options: FidOptions,
     device: torch.device,
 ) -> tuple[ImageSource, dict[str, str | int | float]]:
     """Return what makes the images, and what to say about it."""
     decode, decoder = _decoder(data, vae, device)
-    u, step = load_network(folder.path, weights, checkpoint)
+    u, step = load_network(folder.path, weights, checkpoint, options.guidance_scale, options.guidance_interval)
     about: dict[str, str | int | float] = {
         "checkpoint": step,
         "weights": weights,

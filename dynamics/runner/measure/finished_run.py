@@ -18,12 +18,19 @@ from dynamics.store import group_of_protocol, protocol_name, read_run
 from dynamics.training import TrainState, device_for, length_in, start
 
 
-def load_network(run_dir: Path, weights: str = "ema", checkpoint: int | None = None) -> tuple[Velocity, int]:
+def load_network(
+    run_dir: Path,
+    weights: str = "ema",
+    checkpoint: int | None = None,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+) -> tuple[Velocity, int]:
     """Return u(z, t, r, c) of a run, c being a condition of its data, and the step of its checkpoint."""
     folder = RunFolder(Path(run_dir))
     config = folder.read_config()
+    objective = config.objective.asking_for(guidance_scale, guidance_interval)
     net, step = network_at(folder, config, weights, checkpoint)
-    return asked_by_data(net, config.objective), step
+    return asked_by_data(net, objective), step
 
 
 def network_at(

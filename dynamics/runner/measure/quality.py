@@ -29,7 +29,7 @@ def evaluate_run(
     """Evaluate a run's network and put the result into its run.nc, beside what was measured by other protocols.
 
     The first protocol of a run is the group `evaluation`; another sample count, seed, label mode, method, checkpoint,
-    kind of weights or number of exact rows is a group beside it. Settings that were measured before stay.
+    kind of weights, guidance or number of exact rows is a group beside it. Settings that were measured before stay.
 
     Args:
         run_dir: The run folder.
@@ -52,6 +52,7 @@ def evaluate_run(
     options = options.model_copy(update={"ema_length": length_in(weights)})
     folder = RunFolder(Path(run_dir))
     config = folder.finished_config()
+    objective = config.objective.asking_for(options.guidance_scale, options.guidance_interval)
     torch.set_num_threads(threads_for(config.training))
     with folder.held(GROUP, "evaluating"):
         data, device = config.data.load(), device_for(config.training)
@@ -62,11 +63,11 @@ def evaluate_run(
         group, content = earlier(folder, GROUP, about, last, replace)
         missing = still_missing(content, options.field, options.nfe, replace, progress)
         if content is None or missing:
-            u = asked_by_data(net, config.objective)
+            u = asked_by_data(net, objective)
             now = options.model_copy(update={"nfe": missing})
             measured = evaluate(u, reference_for(data), now, device, progress)
             if content is None or replace:
-                recipe = changed(config.recipe(data), seed=options.seed)
+                recipe = changed(config.recipe(data), objective=objective, seed=options.seed)
                 exact = GapProbe(recipe, GapsOptions(rows_per_bin=exact_rows)).errors(
                     net, recipe.progress(step), device
                 )
