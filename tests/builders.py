@@ -218,7 +218,7 @@ class Counting(Network):
     def __init__(self, u: Velocity) -> None:
         super().__init__(self._noted)
         self.inside, self.calls = u, list[tuple[str, int]]()
-        self.reached: dict[str, list[int]] = {"gradient": [], "frozen": [], "jvp": []}
+        self.reached: dict[str, list[int]] = {kind: [] for kind in ("gradient", "frozen", "jvp", "jvp with gradient")}
         self._now = "gradient"
 
     def __call__(self, z: Tensor, t: Tensor, r: Tensor, c: Any) -> Tensor:
@@ -228,7 +228,8 @@ class Counting(Network):
         return self._call("frozen", len(z), lambda: super(Counting, self).frozen(z, t, r, c, weights))
 
     def jvp(self, z: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        return self._call("jvp", len(z), lambda: super(Counting, self).jvp(z, *rest, **named))
+        kind = "jvp with gradient" if named.get("differentiable") else "jvp"
+        return self._call(kind, len(z), lambda: super(Counting, self).jvp(z, *rest, **named))
 
     def _call(self, kind: str, num_rows: int, compute: Any) -> Any:
         self.calls.append((kind, num_rows))
@@ -237,5 +238,5 @@ class Counting(Network):
 
     def _noted(self, z: Tensor, t: Tensor, r: Tensor, c: Any) -> Tensor:
         self.reached[self._now].append(len(z))
-        assert torch.is_grad_enabled() == (self._now == "gradient"), "a pass without gradient keeps no graph"
+        assert torch.is_grad_enabled() == ("gradient" in self._now), "a pass without gradient keeps no graph"
         return self.inside(z, t, r, c)

@@ -51,7 +51,8 @@ class LearnedVariance(Curriculum):
 
     def log_variance(self, state: State, t: Tensor, r: Tensor) -> Tensor:
         """Return l(t, r), [B], for times t and r [B]."""
-        return _features(t, r) @ state["weights"].to(t) + self.initial
+        out: Tensor = _features(t, r) @ state["weights"].to(t) + self.initial
+        return out
 
     def apply(self, plan: Plan, progress: Progress, state: State) -> Plan:
         def weight(t: Tensor, r: Tensor, raw: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Annealed(Options):
         if moved > 1:
             return self.last
         if self.path == "exponential":
-            return self.first * (self.last / self.first) ** moved
+            return self.first * math.exp(moved * math.log(self.last / self.first))
         if self.path == "sigmoid":
             moved = 1 / (1 + math.exp(-self.steepness * (moved - 0.5)))
         return self.first + (self.last - self.first) * moved

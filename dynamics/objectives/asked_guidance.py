@@ -1,14 +1,13 @@
 """Guidance that the network is conditioned on: drawn for each row of training, chosen when samples are drawn."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dynamics.flow.condition import Condition, Joint
-from dynamics.flow.path import expand
 from dynamics.flow.rows import Rows
 from dynamics.models.embeddings import TimeEmbedding
 from dynamics.options import Options, invalid
@@ -131,7 +130,7 @@ class AskedOracle(GuidedOracle):
     """Guided velocities of the data, each row's by the guidance that its condition asks for."""
 
     def __init__(self, base: Oracle) -> None:
-        self.base, self.inside = _OfData(base), _Scaled(base)
+        super().__init__(_OfData(base), lambda t, c: c.scale)
 
     def interval(self, c: AskedGuidance | None) -> tuple[Tensor | float, Tensor | float]:
         return (0.0, 1.0) if c is None else (c.t_min, c.t_max)
@@ -141,28 +140,10 @@ class _OfData:
     """Velocities of the data, whatever guidance is asked for."""
 
     def __init__(self, base: Oracle) -> None:
-        self.base = base
+        self.base, self.num_steps = base, getattr(base, "num_steps", PosteriorOracle.num_steps)
 
     def v(self, z: Tensor, t: Tensor, c: AskedGuidance | None = None) -> Tensor:
         return self.base.v(z, t, None if c is None else c.of_data)
 
     def u(self, z: Tensor, t: Tensor, r: Tensor, c: AskedGuidance | None = None) -> Tensor:
         return self.base.u(z, t, r, None if c is None else c.of_data)
-
-
-class _Scaled(PosteriorOracle):
-    """Guided at every time, each row by its own scale."""
-
-    def __init__(self, base: Oracle) -> None:
-        self.base = base
-        self.num_steps = getattr(base, "num_steps", PosteriorOracle.num_steps)
-
-    def v(self, z: Tensor, t: Tensor, c: Any = None) -> Tensor:
-        if c is None or bool((c.scale == 1).all()):
-            return self.base.v(z, t, None if c is None else c.of_data)
-        scale = expand(c.scale.to(z.dtype), z)
-        return scale * self.base.v(z, t, c.of_data) + (1 - scale) * self.base.v(z, t)
-
-    def posterior(self, z: Tensor, t: Tensor, c: Any) -> tuple[Tensor, Tensor]:
-        v, s = self.v(z, t, c), t[:, None]
-        return z - s * v, z + (1 - s) * v

@@ -82,18 +82,13 @@ class Guidance(Options):
         if math.isclose(scale, 1):
             return oracle
         if self.fade:
-            return GuidedOracle(oracle, self.scale, self.t_start, 1.0)
+            return GuidedOracle(oracle, lambda t, c: self.scale(t), self.t_start, 1.0)
         return GuidedOracle(oracle, scale, self.t_start, self.t_end)
 
     def target_noise(self, noise: Tensor, t: Tensor) -> Tensor:
         """Return what guided targets at times t [B] have beyond their mean given z_t, from that of v, [B, ...]."""
         # the network's own terms are functions of z_t: they have no variance given it
         return torch.where(expand(self.inside(t) & self.active, noise), self._of_v(t, noise) * noise, noise)
-
-    def target_noise(self, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what guided targets at times t [B] have beyond their mean given z_t, from that of v, [B, ...]."""
-        # the network's own terms are functions of z_t: they have no variance given it
-        return torch.where(expand(self.inside(t) & self.active, noise), self.w * noise, noise)
 
     def forwards_per_row(self, gap_share: float) -> float:
         """Return the forward passes that a row's guidance costs: v_unc of every row, v_con of r < t rows."""

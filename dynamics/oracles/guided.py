@@ -9,8 +9,8 @@ from torch import Tensor
 from dynamics.flow.path import expand
 from dynamics.oracles.posterior import Oracle, PosteriorOracle
 
-Scale = float | Callable[[Tensor], Tensor | float]
-"""Guidance scale, the same at all times or one for each t [B]."""
+Scale = float | Callable[[Tensor, Any], Tensor | float]
+"""Guidance scale, the same for all rows, or [B] for times t [B] and their conditions."""
 
 
 class _Guided(PosteriorOracle):
@@ -18,14 +18,16 @@ class _Guided(PosteriorOracle):
 
     def __init__(self, base: Oracle, scale: Scale) -> None:
         self.base, self.scale = base, scale
-        self.num_steps = base.num_steps if isinstance(base, PosteriorOracle) else PosteriorOracle.num_steps
+        self.num_steps = getattr(base, "num_steps", PosteriorOracle.num_steps)
 
     def v(self, z: Tensor, t: Tensor, c: Any = None) -> Tensor:
         conditional = self.base.v(z, t, c)
-        if c is None or self.scale == 1:
+        if c is None:
             return conditional
-        scale = self.scale(t) if callable(self.scale) else self.scale
-        scale = expand(scale, z) if isinstance(scale, Tensor) else scale
+        scale = self.scale(t, c) if callable(self.scale) else self.scale
+        if bool(torch.as_tensor(scale == 1).all()):
+            return conditional
+        scale = expand(scale.to(z.dtype), z) if isinstance(scale, Tensor) else scale
         return scale * conditional + (1 - scale) * self.base.v(z, t)
 
     def posterior(self, z: Tensor, t: Tensor, c: Any) -> tuple[Tensor, Tensor]:

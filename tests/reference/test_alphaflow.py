@@ -1,7 +1,8 @@
-"""AlphaFlow against an independent transcription of its official code (snap-research/alphaflow, loss.py), in float64."""
+"""AlphaFlow against an independent transcription of its official code (snap-research/alphaflow) in float64."""
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def steady(alpha: float, **options: object) -> AlphaFlow:
 
 def official(net: nn.Module, rows: Rows, g: Guidance, alpha: float, clamp: float, eps: float) -> dict[str, Tensor]:
     """The loss of each row, and the two that the paper takes it apart into; r = t rows stand first."""
-    t, r, y, size = rows.t, rows.r, rows.c, len(rows)
+    t, r, y = rows.t, rows.r, rows.c
     wide = (-1, 1, 1, 1)
     dt = torch.cat([torch.zeros(rows.num_equal).double(), alpha * (t - r)[rows.num_equal :]])
     x_t = (1 - t).view(wide) * rows.x + t.view(wide) * rows.e
@@ -130,7 +131,7 @@ def test_the_schedule_is_the_official_one(total: int) -> None:
 def test_what_a_schedule_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"start, end: received \(0\.5, 0\.5\); allowed: start < end"):
         Annealed(start=0.5, end=0.5)
-    with pytest.raises(ValueError, match="first, last: received .*exponential"):
+    with pytest.raises(ValueError, match=r"first, last: received .*exponential"):
         Annealed(path="exponential")
 
 
@@ -196,7 +197,7 @@ def test_the_expected_gradient_vanishes_at_the_fixed_point(name: str) -> None:
 
 
 def test_the_fixed_point_moves_to_the_average_velocity_as_alpha_falls() -> None:
-    """A step along v_g ends beside the trajectory: the targets of the exact u are wrong by a^2, those of MeanFlow not."""
+    """A step along v_g ends beside the trajectory: the targets of the exact u are wrong by a^2, MeanFlow's not."""
     rows = batch(64, 64, law=UniformPair())
     z, t = rows.path()[0], expand(rows.t, rows.x)
     v = ORACLE.v(z, rows.t)
@@ -204,7 +205,7 @@ def test_the_fixed_point_moves_to_the_average_velocity_as_alpha_falls() -> None:
     for alpha in (0.08, 0.04, 0.02):
         terms = steady(alpha, target_clamp=None).loss(Network(ORACLE.u), rows, HALF_WAY)
         wrong.append(float(terms.raw.sum().sqrt()))
-    assert [a / b for a, b in zip(wrong, wrong[1:], strict=False)] == pytest.approx([4, 4], rel=0.1)
+    assert [a / b for a, b in pairwise(wrong)] == pytest.approx([4, 4], rel=0.1)
 
 
 def test_adaptive_weights_of_a_mean() -> None:

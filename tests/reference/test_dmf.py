@@ -13,12 +13,12 @@ import torch
 from builders import LABELS, NOW, batch, gradients, network, plain_torch, relative
 from torch import Tensor, nn
 
-from dynamics.config import PRESETS
 from dynamics.curricula import LearnedVariance, Progress, State, plan_for
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import TimesOptions, UniformPair
 from dynamics.models import Network
 from dynamics.objectives import Adaptive, Guidance, MeanFlow
+from dynamics.presets import PRESETS
 from dynamics.record import RowTable, StepRecord, summarise
 from dynamics.training.step import curriculum_weights
 

@@ -81,7 +81,7 @@ def consistency_loss(
 @pytest.mark.parametrize("branch", SETTINGS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_soflow_equals_the_official_formula(kind: str, branch: str, p: float) -> None:
-    """Loss and gradient of r = t rows, the squared quotient and the gradient of r < t rows; one gap is below 1e-4 / rho."""
+    """Loss and gradient of r = t rows, quotient squared and gradient of r < t rows; one gap is below 1e-4 / rho."""
     net, guidance, now, size = network(kind), guidance_of(*SETTINGS[branch]), Progress(600, 1000), 32
     rows = guidance.drop_conditions(batch(16, 8, law=UniformPair()), seed=0, step=0)
     rows = replace(rows, r=rows.r.index_copy(0, torch.tensor([9]), rows.t[9:10] - 5e-4))

@@ -10,7 +10,7 @@ from builders import LABELS, MODELS, NOW, batch, gradients, network, plain_torch
 from fixed_point import z_scores
 from torch import Tensor, nn
 
-from dynamics.config import PRESETS, RunConfig, with_values
+from dynamics.config import RunConfig, with_values
 from dynamics.curricula import plan_for
 from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime
 from dynamics.flow.rows import Rows
@@ -18,6 +18,7 @@ from dynamics.flow.times import UniformPair, within_gap_bin
 from dynamics.models import Network
 from dynamics.objectives import TVM, Adaptive, FlowMatching, Guidance
 from dynamics.oracles import GaussianOracle
+from dynamics.presets import PRESETS
 
 NUM_ROWS, NUM_EQUAL = 12, 7
 TOLERANCE = 1e-10

@@ -37,7 +37,7 @@ def test_an_objective_asks_only_for_what_it_needs(guidance: Guidance, without: l
     """One gradient pass of all rows, the derivative on r < t rows only, guidance in one pass."""
     counting = Counting(network())
     MeanFlow(guidance=guidance).loss(counting, rows_of(16, 4), NOW)
-    assert counting.reached == {"gradient": [16], "jvp": [4], "frozen": without}
+    assert counting.reached == {"gradient": [16], "jvp": [4], "jvp with gradient": [], "frozen": without}
 
 
 def test_dropped_rows_ask_for_no_guidance() -> None:
@@ -179,9 +179,11 @@ MEMBERS = {
     if member.__module__.startswith("dynamics.") and "guidance" in member.model_fields
 }
 STEADY: dict[str, dict[str, object]] = {
-    kind: {"alpha": {"path": "constant", "first": 0.002, "clamp": 0.0}} for kind in ("alphaflow", "soflow")
+    **{kind: {"alpha": {"path": "constant", "first": 0.002, "clamp": 0.0}} for kind in ("alphaflow", "soflow")},
+    "tvm": {"teacher": "model"},
 }
-"""What makes those that move with training the same at all steps, and near enough to the end to have its truth."""
+"""What makes those that move with training the same at all steps, and near enough to the end to have its truth; and
+what needs no averages."""
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
@@ -194,7 +196,7 @@ def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
         terms = objective.loss(Network(net), rows, NOW)
         parts = objective.parts(terms, rows)
         if not parts:
-            assert kind in ("flow_matching", "split_meanflow")
+            assert kind in ("flow_matching", "split_meanflow", "tvm")
             continue
         assert all(part.shape == (8,) for part in parts.values())
         weight = torch.rand(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -219,13 +221,13 @@ def test_parts_add_up_to_the_gradient_of_the_raw_loss(kind: str) -> None:
 )
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_forwards_per_row_are_those_that_are_made(kind: str, guidance: Guidance) -> None:
-    """A pass with gradient counts three, a derivative two; labels dropped at exactly their probability."""
+    """A pass with gradient counts three, a derivative two, one with gradient six; the share of labels is exact."""
     objective = MEMBERS[kind].model_validate({"guidance": guidance, **STEADY.get(kind, {})})
-    for num_gap in (4, 8, 16) if objective.TAKES_GAPS else (0,):
+    for num_gap in (4, 8, 12) if objective.TAKES_GAPS else (0,):
         rows, counting = batch(16, num_gap).drop(torch.arange(16) % 4 == 1), Counting(network())
         objective.loss(counting, rows, NOW)
         made = {name: sum(of_call) for name, of_call in counting.reached.items()}
-        expected = (3 * made["gradient"] + 2 * made["jvp"] + made["frozen"]) / 16
+        expected = (3 * made["gradient"] + 2 * made["jvp"] + 6 * made["jvp with gradient"] + made["frozen"]) / 16
         assert objective.forwards_per_row(num_gap / 16) == pytest.approx(expected)
 
 
@@ -294,8 +296,9 @@ def test_what_instruments_measure(kind: str, oracle: MixtureOracle) -> None:
     run, off = objective.measured("run"), objective.measured("off")
     clean = MeanFlow if kind in ("flow_matching", "corrupted_meanflow") else type(objective)
     values = {"adaptive": adaptive, **STEADY.get(kind, {})}
+    unguided = MeanFlow if kind == "temf" else clean
     assert run == clean.model_validate(values | ({"guidance": guidance} if objective.TAKES_GAPS else {}))
-    assert off == clean.model_validate(values)
+    assert off == unguided.model_validate(values)
     assert type(run.truth(oracle)) is type(objective.truth(oracle)), "what is measured ends where training does"
     assert run.measured("run") == run
     assert off.measured("run") == off == off.measured("off") == run.measured("off")
