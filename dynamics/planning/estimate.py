@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from dynamics.config import RunConfig
+from dynamics.curricula import Progress, plan_for
 from dynamics.options import Options, invalid
 from dynamics.planning.cost import Cost, cost
 
@@ -85,9 +86,12 @@ def cost_of(config: RunConfig) -> Cost:
 def forwards_per_row(config: RunConfig) -> float:
     """Return what a training step costs a row, in forward passes of the network.
 
-    The objective says what its passes cost; recomputing blocks costs one more.
+    The objective says what its passes cost, on average over a training in which curricula may move the share of r < t
+    rows; recomputing blocks costs one more.
     """
-    return config.objective.forwards_per_row(config.times.gap_share) + (config.training.recompute == "blocks")
+    states = [curriculum.initial_state() for curriculum in config.curricula]
+    shares = [plan_for(config.times, config.curricula, Progress(i, 100), states).gap_share for i in range(100)]
+    return config.objective.forwards_per_row(sum(shares) / 100) + (config.training.recompute == "blocks")
 
 
 def memory(config: RunConfig, ranks: int = 1) -> Memory:
