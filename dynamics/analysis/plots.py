@@ -14,7 +14,7 @@ from dynamics.analysis.report.loss_maps import loss_map
 from dynamics.analysis.report.plane_figures import points_by_nfe, vector_fields
 from dynamics.analysis.report.sample_figures import distance_by_nfe, fid_by_nfe, sample_grids
 from dynamics.analysis.report.training_figures import error_by_gap, losses, velocity_errors
-from dynamics.analysis.studies.arm_figures import arms, decomposition_by_arm, errors_by_length
+from dynamics.analysis.studies.arm_figures import arms, decomposition_by_arm, errors_by_length, frontier
 from dynamics.analysis.studies.average_lengths import errors_by_ema_length
 from dynamics.analysis.studies.course_figures import cosines_over_training, naive_against_unbiased, over_training
 from dynamics.analysis.studies.effect_figures import effects
@@ -36,6 +36,7 @@ __all__ = [
     "errors_by_ema_length",
     "errors_by_length",
     "fid_by_nfe",
+    "frontier",
     "grid_heatmap",
     "lookahead_heatmap",
     "loss_map",

@@ -84,6 +84,50 @@ def arms(
 
 
 @styled
+def frontier(table: pd.DataFrame, axis: Names, x: str, y: str, baseline: str | None = None) -> Figure:
+    """Draw each arm's mean of two metrics with both intervals, numbered; filled where no arm is better in both.
+
+    Args:
+        table: From `study`.
+        axis: The axis, or several, whose labels are the arms.
+        x: Column of the table, the lower the better.
+        y: Another one, the lower the better.
+        baseline: Arm through whose means lines are drawn.
+
+    Raises:
+        ValueError: There is no such axis, metric or arm.
+    """
+    columns = {name: seed_values(table, axis, name) for name in (x, y)}
+    names = list(dict.fromkeys(columns[x].arm))
+    if baseline is not None:
+        check_known("baseline", baseline, names)
+    of_x, of_y = (over_seeds(columns[name], ["arm"], is_ratio(name)).loc[names] for name in (x, y))
+    places = np.stack([of_x["mean"], of_y["mean"]], axis=1)
+    beaten = [bool(((places <= place).all(1) & (places < place).any(1)).any()) for place in places]
+    figure = new_figure("Which arms are beaten by no other in both?", PAGE_WIDTH, max(4.5, 1.5 + 0.19 * len(names)))
+    ax, dots = figure.subplots(), []
+    for number, (name, (right, up), worse) in enumerate(zip(names, places, beaten, strict=True), start=1):
+        colour = "0.6" if worse else "#0173b2"
+        interval_bar(ax, of_x.loc[name], up, colour, "none", flat=True)
+        interval_bar(ax, of_y.loc[name], right, colour, "none")
+        face = "white" if worse else colour
+        dots += ax.plot(right, up, "o", color=colour, markerfacecolor=face, label=f"{number}  {name}", linewidth=0)
+        ax.annotate(str(number), (right, up), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    if baseline is not None:
+        ax.axvline(of_x["mean"][baseline], color="0.5", linestyle=":", linewidth=1.2)
+        ax.axhline(of_y["mean"][baseline], color="0.5", linestyle=":", linewidth=1.2)
+    ax.set(xlabel=column_words(x), ylabel=fill(column_words(y), 34))
+    if is_ratio(x):
+        log_axis(ax, "x")
+    if is_ratio(y):
+        log_axis(ax)
+    line = f"; dotted: means of {baseline}" if baseline is not None else ""
+    figure.legend(handles=dots, loc="outside right upper", fontsize=8)
+    figure.legend(handles=[], loc="outside lower center", title=f"filled: not beaten; bars: {SEEDS_NOTE}{line}")
+    return figure
+
+
+@styled
 def errors_by_length(
     table: pd.DataFrame,
     metrics: Sequence[str],

@@ -11,6 +11,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 from synthetic_grams import TASKS, dataset, gradients
 from synthetic_runs import STEPS, bins, evaluation, exact, training
@@ -136,6 +137,9 @@ DRAWN: dict[str, Callable[[xr.DataTree, pd.DataFrame, list[Finding]], Figure]] =
     "grid_heatmap": lambda tree, table, found: plots.grid_heatmap(table, "arm", "length", "one_step_error"),
     "schedule_map": lambda tree, table, found: plots.schedule_map(table, AXES, ["v_error"], "arm", "length"),
     "errors_by_length": lambda tree, table, found: plots.errors_by_length(table, ["v_error", "fd_u_nfe1"], by="arm"),
+    "frontier": lambda tree, table, found: plots.frontier(
+        table, "arm", "v_error", "one_step_error", baseline="vanilla"
+    ),
     "decomposition_by_arm": lambda tree, table, found: plots.decomposition_by_arm(tree, "arm"),
 }
 
@@ -149,6 +153,19 @@ def test_a_figure_asks_a_question_and_leaves_the_settings_alone(
     assert dict(rcParams) == before
     assert figure.get_suptitle().endswith("?")
     figure.savefig("/dev/null", format="png")
+
+
+def test_the_frontier_are_the_arms_that_none_beats_in_both(table: pd.DataFrame) -> None:
+    figure = plots.frontier(table, "arm", "v_error", "one_step_error")
+    filled = {str(d.get_label()).split(maxsplit=1)[1]: d.get_markerfacecolor() != "white" for d in dots_of(figure)}
+    means = {arm: [float(by_seed(table, arm, n).mean()) for n in ("v_error", "one_step_error")] for arm in filled}
+    for arm, (x, y) in means.items():
+        assert filled[arm] == (not any(a <= x and b <= y and [a, b] != [x, y] for a, b in means.values())), arm
+    assert len(set(filled.values())) == 2
+
+
+def dots_of(figure: Figure) -> list[Line2D]:
+    return [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 
 
 def test_effects_are_where_the_findings_are(found: list[Finding]) -> None:
