@@ -14,7 +14,7 @@ from dynamics.flow.published_laws import SeparateDraws
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformPair, within_gap_bin
 from dynamics.models import Network
-from dynamics.objectives import Adaptive, Guidance, SoFlow
+from dynamics.objectives import Adaptive, Annealed, Guidance, SoFlow
 from dynamics.oracles import GuidedOracle, MixtureOracle
 
 NULL, TOLERANCE = LABELS.num_classes, 1e-10
@@ -105,6 +105,11 @@ def test_the_step_shrinks_exponentially() -> None:
     """The official code's `get_middle_time`, of the steps done so far."""
     for step in (0, 1, 250, 999):
         assert SoFlow().alpha.at(step / 1000) == pytest.approx(0.1 * (0.002 / 0.1) ** (step / 1000))
+
+
+def test_the_step_never_vanishes() -> None:
+    with pytest.raises(ValueError, match=r"objective.alpha: received \(0.1, 0.0\); allowed: shares above 0"):
+        SoFlow(alpha=Annealed(path="exponential", first=0.1, last=0.002))
 
 
 def test_the_truth_of_fading_guidance() -> None:
