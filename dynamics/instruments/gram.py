@@ -18,7 +18,15 @@ from torch import Tensor
 from dynamics.instruments.gradients import Gradients
 from dynamics.instruments.group_gradients import Array, GradientOptions, Group, check_memory, collect
 from dynamics.instruments.instrument import InstrumentOptions, Probe, said
-from dynamics.instruments.tasks import Task, TaskOptions, check_part, gap_tasks, task_coordinates, task_rows, velocity_task
+from dynamics.instruments.tasks import (
+    Task,
+    TaskOptions,
+    check_part,
+    gap_tasks,
+    task_coordinates,
+    task_rows,
+    velocity_task,
+)
 from dynamics.objectives import Objective
 from dynamics.training import Recipe, TrainState
 

@@ -120,8 +120,11 @@ class AlphaFlow(MeanFlow):
         return terms.adaptive * self._share(gap, alpha)
 
     def truth(self, oracle: Oracle) -> Oracle:
-        """Return the velocities at which the loss is least once a = 0. For a > 0 its least is elsewhere, at v* for a = 1:
-        the step along v_g leaves the trajectory, by a term in a; exact errors hold that distance too."""
+        """Return the velocities at which the loss is least once a = 0.
+
+        While a > 0 it is least elsewhere, by a term in a, since the step along v_g leaves the trajectory, and at v for
+        a = 1; exact errors hold that distance too.
+        """
         return super().truth(oracle)
 
     def forwards_per_row(self, gap_share: float) -> float:

@@ -47,7 +47,9 @@ def train(name: str, shared: str = "ddp 1") -> Trained:
         model=DiTOptions(dim=16, depth=2, heads=2),
         objective=OBJECTIVES[name],
         times=TimesOptions(gap_share=0.5),
-        training=TrainingOptions.model_validate({**options, "ema_decays": (0.5, 0.99), "num_threads": 1, "clip_norm": 1.0}),
+        training=TrainingOptions.model_validate(
+            {**options, "ema_decays": (0.5, 0.99), "num_threads": 1, "clip_norm": 1.0}
+        ),
     )
     recipe, stream = config.recipe(), torch.Generator().manual_seed(0)
     model = build(config.model, recipe.data.shape, recipe.condition, config.seed)

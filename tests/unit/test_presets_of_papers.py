@@ -117,7 +117,7 @@ def test_alphaflow() -> None:
 
 
 def test_soflow() -> None:
-    """2512.15657; official code, imagenet.yaml: cfg_scale 3, mix_ratio 0.25, cfg_decay_time 0.8, time_mean, time_std."""
+    """2512.15657; official code, imagenet.yaml: cfg_scale 3, mix_ratio 0.25, cfg_decay_time 0.8."""
     config, training = PRESETS["b4-soflow"], PRESETS["b4-soflow"].training
     guidance = Guidance(w=0.25 * 3.0, k=1 - 0.25, t_end=0.8, fade=0.025, label_drop_prob=0.1)
     assert config.objective == SoFlow(guidance=guidance)

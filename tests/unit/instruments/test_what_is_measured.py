@@ -20,9 +20,9 @@ from dynamics.instruments import (
 )
 from dynamics.models import Network
 from dynamics.objectives import (
+    TVM,
     Adaptive,
     CorruptedMeanFlow,
-    TVM,
     FlowMatching,
     Guidance,
     LossTerms,
