@@ -151,3 +151,8 @@ def test_times_are_drawn_as_in_the_official_code(low: float, high: float) -> Non
     for found, expected in zip(drawn, (t[kept], r[kept]), strict=True):
         error = (found.var() / len(found) + expected.var() / len(expected)).sqrt()
         assert abs(float(found.double().mean() - expected.mean())) < 4.5 * float(error)
+
+
+def test_the_earliest_time_leaves_room_for_a_step() -> None:
+    t, r = SeparateDraws(t_mean=-30.0).quantile(*torch.full((2, 1), 0.5, dtype=torch.float64))
+    assert (float(t), float(r)) == pytest.approx((1e-4, 0.0), abs=1e-12)
