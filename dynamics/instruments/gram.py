@@ -18,7 +18,15 @@ from torch import Tensor
 from dynamics.instruments.gradients import Gradients
 from dynamics.instruments.group_gradients import Array, GradientOptions, Group, check_memory, collect
 from dynamics.instruments.instrument import InstrumentOptions, Probe, said
-from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_coordinates, task_rows, velocity_task
+from dynamics.instruments.tasks import (
+    Task,
+    TaskOptions,
+    check_part,
+    gap_tasks,
+    task_coordinates,
+    task_rows,
+    velocity_task,
+)
 from dynamics.objectives import Objective
 from dynamics.training import Recipe, TrainState
 
@@ -57,7 +65,8 @@ class TaskProbe(Probe[T]):
         return self.options.objective(self.recipe.objective)
 
     def __post_init__(self) -> None:
-        _ = self.tasks, self.objective  # what cannot be measured fails here, before any work
+        for task in self.tasks:  # what cannot be measured fails here, before any work
+            check_part(self.objective, task.loss)
 
 
 @dataclass(frozen=True)

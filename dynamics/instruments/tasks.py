@@ -132,19 +132,21 @@ def task_rows(task: Task, split: int, options: TaskOptions, recipe: Recipe) -> R
     return asking(rows, options.objective(recipe.objective), seed, "task more", whose, split)
 
 
-def task_loss(objective: Objective, loss: str, terms: LossTerms, rows: Rows) -> Tensor:
-    """Return a task's loss of each row, [B], with gradient.
+def check_part(objective: Objective, loss: str) -> None:
+    """Refuse a task whose loss is no part of the objective's.
 
     Raises:
         ValueError: The objective has no part of that name.
     """
-    if loss == WHOLE:
-        return terms.raw
-    parts = objective.parts(terms, rows)
-    if loss not in parts:
-        received, allowed = f"{loss} of {objective.kind}", ", ".join(parts) or "an objective whose loss has parts"
+    if loss not in (WHOLE, *objective.PARTS):
+        received = f"{loss} of {objective.kind}"
+        allowed = ", ".join(objective.PARTS) or "an objective whose loss has parts"
         raise invalid("part of the loss", received, allowed, "leave this instrument out")
-    return parts[loss]
+
+
+def task_loss(objective: Objective, loss: str, terms: LossTerms, rows: Rows) -> Tensor:
+    """Return a task's loss of each row, [B], with gradient."""
+    return terms.raw if loss == WHOLE else objective.parts(terms, rows)[loss]
 
 
 Coordinate = tuple[str, "list[str] | list[float] | list[int] | np.ndarray[Any, Any]", dict[str, str]]

@@ -16,6 +16,7 @@ from dynamics.models import Network
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.terms import Adaptive, LossTerms
 from dynamics.options import Options, invalid
+from dynamics.oracles import Oracle
 
 
 class Annealed(Options):
@@ -117,6 +118,14 @@ class AlphaFlow(MeanFlow):
     def _weight(self, terms: LossTerms, gap: Tensor, alpha: float) -> Tensor:
         """Return the adaptive weight of rows [B] while a > 0."""
         return terms.adaptive * self._share(gap, alpha)
+
+    def truth(self, oracle: Oracle) -> Oracle:
+        """Return the velocities at which the loss is least once a = 0.
+
+        While a > 0 it is least elsewhere, by a term in a, since the step along v_g leaves the trajectory, and at v for
+        a = 1; exact errors hold that distance too.
+        """
+        return super().truth(oracle)
 
     def forwards_per_row(self, gap_share: float) -> float:
         values = [self.alpha.at((i + 0.5) / 1000) for i in range(1000)]

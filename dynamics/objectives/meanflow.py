@@ -19,6 +19,7 @@ class MeanFlow(Objective):
     """u is regressed on u_tgt = sg(v_g - (t - r) du/dt)."""
 
     ONE_PASS: ClassVar[bool] = True
+    PARTS: ClassVar[tuple[str, ...]] = ("flow_matching", "consistency")
 
     kind: Literal["meanflow"] = "meanflow"
     adaptive: Adaptive = Adaptive()

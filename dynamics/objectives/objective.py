@@ -30,6 +30,8 @@ class Objective(Family):
     ONE_PASS: ClassVar[bool] = False
     """Whether the loss calls the network with gradient exactly once, on all rows in their order: instruments then take
     the gradients of many groups of rows from one pass."""
+    PARTS: ClassVar[tuple[str, ...]] = ()
+    """Names of what `parts` returns."""
 
     kind: str
 
@@ -121,7 +123,7 @@ class Objective(Family):
         """
 
     def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
-        """Return losses [B] by name whose gradients add up to that of the raw loss; none if nobody knows any."""
+        """Return losses [B] by name whose gradients add up to that of the raw loss; asked if there are PARTS."""
         return {}
 
     def forwards_per_row(self, gap_share: float) -> float:

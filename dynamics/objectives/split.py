@@ -1,7 +1,7 @@
 """SplitMeanFlow: average velocities that add up over a split interval (2507.16884)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class SplitMeanFlow(MeanFlow):
     and of the network itself, as in Mean Flows, so that it trains from scratch. Guidance needs no place elsewhere.
     """
 
+    PARTS: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["split_meanflow"] = "split_meanflow"  # type: ignore[assignment]
     adaptive: Adaptive = Adaptive(p=0.0)
     """Adaptive weight of a row; off by default."""
@@ -60,9 +62,6 @@ class SplitMeanFlow(MeanFlow):
         target = torch.cat([v_equal, late + expand(share, z) * (early - late)])
         raw = squared_error(prediction, target)
         return LossTerms(raw, self.adaptive.weight(raw), prediction, target, u=prediction)
-
-    def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
-        return {}
 
     def forwards_per_row(self, gap_share: float) -> float:
         return 3.0 + 2.0 * gap_share + (1 - gap_share) * self.guidance.forwards_per_row(0.0)

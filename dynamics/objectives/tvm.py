@@ -24,6 +24,7 @@ class TVM(MeanFlow):
     # C, H, W; here a row has one of them, so that a batch of B images is one of 2 B rows with gap_share 0.5.
     # DIFFERS: its network is also conditioned on the guidance scale w and multiplied by it; here w is one number.
     ONE_PASS: ClassVar[bool] = False
+    PARTS: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["tvm"] = "tvm"  # type: ignore[assignment]
     adaptive: Adaptive = Adaptive(p=0.0)
@@ -53,9 +54,6 @@ class TVM(MeanFlow):
 
     def teachers(self) -> tuple[str, ...]:
         return (self.teacher,)
-
-    def parts(self, terms: LossTerms, rows: Rows) -> dict[str, Tensor]:
-        return {}
 
     def forwards_per_row(self, gap_share: float) -> float:
         # a derivative with gradient is twice a pass with gradient

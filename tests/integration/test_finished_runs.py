@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from builders import FAMILY
 
 from dynamics import load_model, open_results
 from dynamics.analysis import write_report
@@ -14,6 +16,7 @@ from dynamics.evaluation import EvaluationOptions
 from dynamics.exchange.import_export import export_run
 from dynamics.instruments import RowGramOptions
 from dynamics.runner import RunFolder, evaluate_run, run
+from dynamics.runner.measure.finished_run import network_at
 from dynamics.runner.measure.probe import probe
 from dynamics.store import collect, read_groups, write_run
 from dynamics.training import DamagedCheckpointError
@@ -70,6 +73,20 @@ def test_files_that_do_not_belong_together_are_refused(out: Path, damage: Callab
         with pytest.raises(ValueError, match=re.escape(said)):
             opens(out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}.items() >= before.items()
+
+
+def test_a_loss_is_measured_with_its_teacher(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> None:
+    """Which need not be the first average."""
+    config = tiny.model_copy(update={"objective": FAMILY["shortcut"]})
+    (name,) = config.objective.teachers()
+    folder, z, t = RunFolder(twin(config)), torch.randn(2, 1, 8, 8), torch.full((2,), 0.5)
+    asked = (z, t, t, torch.tensor([1, 2]))
+    first, wanted = (network_at(folder, config, weights)[0].frozen(*asked) for weights in ("ema", name))
+    for weights in ("ema", "model"):
+        net, _ = network_at(folder, config, weights)
+        assert torch.equal(net.frozen(*asked, weights=name), wanted)
+        assert torch.equal(net.frozen(*asked, weights="ema"), first)
+    assert not torch.equal(first, wanted)
 
 
 def test_no_older_checkpoint_answers_for_the_last_one(out: Path) -> None:

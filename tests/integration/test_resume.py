@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import FAMILY
 from forks import ended, forked, killed_run
 from sweeps._sweep import same_results
 
@@ -36,6 +37,16 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
         ended(forked(partial(killed_run, tiny, out, after)))
     run(tiny, out, progress=False)
     same_results(out, undisturbed)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_other_objectives_go_on(tiny: RunConfig, twin: Callable[[RunConfig], Path], tmp_path: Path, name: str) -> None:
+    """From the middle of the way of what moves, with a teacher that is an average."""
+    config, out = tiny.model_copy(update={"objective": FAMILY[name]}), tmp_path / "killed"
+    ended(forked(partial(killed_run, config, out, 17)))
+    assert RunFolder(out).checkpoints().steps()[-1] == 10
+    run(config, out, progress=False)
+    same_results(out, twin(config))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])

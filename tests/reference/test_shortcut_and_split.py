@@ -241,6 +241,8 @@ def test_guidance_of_shortcut_ends_at_what_it_declares() -> None:
     torch.testing.assert_close(truth.u(z, t, t, c), oracle.u(z, t, t, c), rtol=1e-12, atol=1e-12)
     assert isinstance(SPLITS["guided"].truth(oracle), GuidedOracle)
     assert Shortcut().truth(oracle) is oracle
+    assert objective.measured("run") is objective
+    assert objective.measured("off") == Shortcut(teacher="model", clip=None)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dynamics.flow.published_laws import SeparateDraws
 from dynamics.flow.rows import Rows
 from dynamics.flow.times import UniformPair, within_gap_bin
 from dynamics.models import Network
-from dynamics.objectives import Adaptive, Guidance, SoFlow
+from dynamics.objectives import Adaptive, Annealed, Guidance, SoFlow
 from dynamics.oracles import GuidedOracle, MixtureOracle
 
 NULL, TOLERANCE = LABELS.num_classes, 1e-10
@@ -107,6 +107,11 @@ def test_the_step_shrinks_exponentially() -> None:
         assert SoFlow().alpha.at(step / 1000) == pytest.approx(0.1 * (0.002 / 0.1) ** (step / 1000))
 
 
+def test_the_step_never_vanishes() -> None:
+    with pytest.raises(ValueError, match=r"objective.alpha: received \(0.1, 0.0\); allowed: shares above 0"):
+        SoFlow(alpha=Annealed(path="exponential", first=0.1, last=0.002))
+
+
 def test_the_truth_of_fading_guidance() -> None:
     """v_g = v_g(truth) on average where strength fades: the scale falls from 3 to 1 between t_end and 1."""
     means = torch.tensor([[1.0, 0.2], [-0.5, 1.0], [-1.0, -0.3], [0.4, -1.1]])
@@ -146,3 +151,8 @@ def test_times_are_drawn_as_in_the_official_code(low: float, high: float) -> Non
     for found, expected in zip(drawn, (t[kept], r[kept]), strict=True):
         error = (found.var() / len(found) + expected.var() / len(expected)).sqrt()
         assert abs(float(found.double().mean() - expected.mean())) < 4.5 * float(error)
+
+
+def test_the_earliest_time_leaves_room_for_a_step() -> None:
+    t, r = SeparateDraws(t_mean=-30.0).quantile(*torch.full((2, 1), 0.5, dtype=torch.float64))
+    assert (float(t), float(r)) == pytest.approx((1e-4, 0.0), abs=1e-12)

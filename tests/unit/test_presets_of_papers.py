@@ -5,8 +5,9 @@ import pytest
 from dynamics.config import RunConfig
 from dynamics.curricula import DTD, Beta, MinSNR
 from dynamics.flow.condition import ClassLabels
+from dynamics.flow.published_laws import LogitNormalTime, SeparateDraws
 from dynamics.flow.times import DyadicSteps, LogitNormalPair
-from dynamics.objectives import MeanFlow, Shortcut
+from dynamics.objectives import AlphaFlow, Annealed, Guidance, MeanFlow, Shortcut, SoFlow
 from dynamics.planning.cost import cost
 from dynamics.presets import PRESETS, baseline, preset
 
@@ -101,3 +102,27 @@ def test_shortcut_models(scale: str) -> None:
     assert (config.times.gap_share, config.times.law) == (1 / 8, DyadicSteps(longest=0, shortest=6))
     assert config.times.equal_law == DyadicSteps(longest=7, shortest=7)
     assert PRESETS["digits-shortcut"].times.law == config.times.law
+
+
+def test_alphaflow() -> None:
+    """2510.20771; official code, experiments-alphaflow.yaml, alphaflow-sigmoid-latentspace-XL-2-cfg-training."""
+    config, training = PRESETS["xl2-alphaflow"], PRESETS["xl2-alphaflow"].training
+    guidance = Guidance(w=0.2, k=0.92, t_start=0.0, t_end=0.75, label_drop_prob=0.1, label_drop="guided")
+    alpha = Annealed(path="sigmoid", first=1.0, last=0.0, start=0.5, end=5 / 6, steepness=25.0, clamp=0.005)
+    assert config.objective == AlphaFlow(guidance=guidance, alpha=alpha, target_clamp=4.0)
+    assert (config.times.gap_share, training.num_steps, training.batch_size) == (0.5, 1_200_000, 256)
+    assert (training.learning_rate, training.betas, training.weight_decay) == (1e-4, (0.9, 0.95), 0.0)
+    assert [alpha.at(step / 1_200_000) for step in (600_000, 800_000, 1_000_000)] == [1.0, pytest.approx(0.5), 0.0]
+    assert PRESETS["xl2plus-alphaflow"].objective.alpha.at(0.0) == 0  # type: ignore[attr-defined]
+
+
+def test_soflow() -> None:
+    """2512.15657; official code, imagenet.yaml: cfg_scale 3, mix_ratio 0.25, cfg_decay_time 0.8."""
+    config, training = PRESETS["b4-soflow"], PRESETS["b4-soflow"].training
+    guidance = Guidance(w=0.25 * 3.0, k=1 - 0.25, t_end=0.8, fade=0.025, label_drop_prob=0.1)
+    assert config.objective == SoFlow(guidance=guidance)
+    assert [SoFlow().alpha.at(fraction) for fraction in (0.0, 1.0)] == pytest.approx([0.1, 0.002])
+    assert config.times.law == SeparateDraws(t_mean=0.2, t_std=0.8, r_mean=-1.0, r_std=0.8)
+    assert (config.times.gap_share, config.times.equal_law) == (0.25, LogitNormalTime(mean=-0.2, std=1.0))
+    assert (training.num_steps, training.batch_size, training.learning_rate) == (400_000, 256, 1e-4)
+    assert (training.betas, training.weight_decay, training.ema_decays) == ((0.9, 0.99), 0.0, (0.9999,))

@@ -20,6 +20,7 @@ from dynamics.instruments import (
 )
 from dynamics.models import Network
 from dynamics.objectives import (
+    TVM,
     Adaptive,
     CorruptedMeanFlow,
     FlowMatching,
@@ -27,6 +28,8 @@ from dynamics.objectives import (
     LossTerms,
     MeanFlow,
     Objective,
+    Shortcut,
+    SplitMeanFlow,
     squared_error,
 )
 from dynamics.oracles import Oracle
@@ -68,6 +71,13 @@ def test_gradients_by_gap_need_a_loss_of_gaps(instrument: str) -> None:
     )
     with pytest.raises(ValueError, match=message):
         OF_GRADIENTS[instrument].observer(recipe(OnlyVelocities()))
+
+
+@pytest.mark.parametrize("objective", [Shortcut(), SplitMeanFlow(), TVM()])
+def test_parts_are_taken_of_losses_that_have_some(objective: Objective) -> None:
+    """The refusal comes when the observer is made, and not at the first measurement."""
+    with pytest.raises(ValueError, match=rf"'flow_matching of {objective.kind}'; allowed: an objective whose loss has"):
+        OF_GRADIENTS["decomposition"].observer(recipe(objective))
 
 
 def test_gaps_of_an_objective_without_a_loss_of_gaps() -> None:
