@@ -1,6 +1,7 @@
 """Objectives that ask the network about as many rows as the data say, none included: two ranks are like one."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -8,15 +9,20 @@ from invented import Picky
 from ranks import Result, launch
 from torch import Tensor
 
-from dynamics.config import RunConfig
+from dynamics.config import RunConfig, with_values
+from dynamics.curricula import State
 from dynamics.flow.times import TimesOptions
 from dynamics.models import DiTOptions, build
+from dynamics.presets import PRESETS
 from dynamics.training import TrainingNetwork, TrainingOptions, draw, joined, split, start, train_step, world
 from dynamics.training.distributed import whole
 
 PASSES = ("ordinary", "derivative", "slope", "both")
+FAMILY = ("imf", "tvm", "temf", "dmf")
+"""Presets on digits whose losses are the same of one rank and two."""
 SHARED = ("ddp 1", "ddp 2", "fsdp 1", "fsdp 2")
 """Who holds the weights, and how many passes a step has."""
+SHARED_BY_FAMILY = ("ddp 1", "fsdp 2")
 STEPS, BATCH = 6, 16
 
 
@@ -27,27 +33,36 @@ class Trained:
     weights: dict[str, Tensor]
     """Raw ones and their average."""
     numbers: Tensor
-    """Loss, norm of the gradient and share of rows asked about, by step."""
+    """Loss, norm of the gradient and series, such as the share of rows asked about, by step."""
     picked: Tensor
-    """Which rows the network was asked about, [step, row] bool."""
+    """Which rows the network was asked about, [step, row] bool; of presets nobody counts."""
+    memories: list[State]
+    """What the curricula remember."""
+
+
+def config_of(name: str) -> RunConfig:
+    """Return the config of an objective of tests, by the way of its gradients, or of a preset."""
+    if name in FAMILY:
+        return PRESETS[f"digits-{name}"]
+    objective, training = Picky.model_validate({"passes": name}), TrainingOptions(ema_decays=(0.5,))
+    return RunConfig(objective=objective, times=TimesOptions(gap_share=0.5), training=training)
 
 
 def train(passes: str, shared: str = "ddp 1") -> Trained:
     """Train a few steps with all ranks that there are."""
     parallel, accumulation = shared.split()
     options = {"parallel": parallel, "accumulation": int(accumulation), "num_steps": STEPS, "batch_size": BATCH}
-    config = RunConfig(
-        model=DiTOptions(dim=16, depth=2, heads=2),
-        objective=Picky.model_validate({"passes": passes}),
-        times=TimesOptions(gap_share=0.5),
-        training=TrainingOptions.model_validate({**options, "ema_decays": (0.5,), "num_threads": 1, "clip_norm": 1.0}),
+    config = with_values(
+        config_of(passes),
+        {"model": DiTOptions(dim=16, depth=2, heads=2)}
+        | {f"training.{name}": value for name, value in {**options, "num_threads": 1, "clip_norm": 1.0}.items()},
     )
     recipe, stream = config.recipe(), torch.Generator().manual_seed(0)
     model = build(config.model, recipe.data.shape, recipe.condition, config.seed)
     with torch.no_grad():  # at initialisation u = 0 and du/dt = 0: nothing to see
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream))
-    state = start(model, config.training, ())
+    state = start(model, config.training, config.curricula)
     # Adam's first steps are lr * sign(gradient), also of gradients that are zero up to rounding
     state.optimizer.param_groups[0]["eps"] = 1e-3
     if parallel == "fsdp" and world().size > 1:
@@ -56,17 +71,17 @@ def train(passes: str, shared: str = "ddp 1") -> Trained:
     for step in range(STEPS):
         plan = recipe.plan(step, state.curricula)
         record = train_step(state, net, recipe, plan, draw(recipe, plan, step))
-        numbers.append([record.loss, record.grad_norm, record.series["picked"]])
-        picked.append(record.rows.extras["picked"].bool())
+        numbers.append([record.loss, record.grad_norm, *record.series.values()])
+        picked.append(record.rows.extras.get("picked", torch.zeros(BATCH)).bool())
     parts = dict(state.model.named_parameters()) | {f"ema {name}": w for name, w in state.average().items()}
     weights = {name: whole(part.detach()).clone() for name, part in parts.items()}
-    return Trained(weights, torch.tensor(numbers), torch.stack(picked))
+    return Trained(weights, torch.tensor(numbers), torch.stack(picked), state.curricula)
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
     """Runs of one rank, by passes."""
-    return {passes: train(passes) for passes in PASSES}
+    return {passes: train(passes) for passes in (*PASSES, *FAMILY)}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +92,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     def act(rank: int) -> Result:
         out: Result = {}
         with joined(torch.device("cpu")):
-            for passes in PASSES:
-                for shared in SHARED:
+            for passes in (*PASSES, *FAMILY):
+                for shared in SHARED if passes in PASSES else SHARED_BY_FAMILY:
                     (folder / f"at{rank}").write_text(f"{passes}, {shared}")
                     try:
                         out[f"{passes}, {shared}"] = train(passes, shared)
@@ -110,8 +125,9 @@ def test_the_draw_is_what_it_has_to_be(alone: dict[str, Trained]) -> None:
         assert bool((alone[passes].numbers[:, 1] > 0).any())
 
 
-@pytest.mark.parametrize("shared", SHARED)
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize(
+    ("passes", "shared"), [*product(PASSES, SHARED), *product(FAMILY, SHARED_BY_FAMILY)], ids=" ".join
+)
 def test_two_ranks_are_one(passes: str, shared: str, alone: dict[str, Trained], together: list[Result]) -> None:
     expected = alone[passes]
     scale = max(float(weight.abs().max()) for weight in expected.weights.values())
@@ -123,5 +139,9 @@ def test_two_ranks_are_one(passes: str, shared: str, alone: dict[str, Trained], 
         assert found.weights.keys() == expected.weights.keys()
         for name, weight in expected.weights.items():
             assert float((found.weights[name] - weight).abs().max()) <= 1e-5 * scale, name
+        for memory, other in zip(found.memories, expected.memories, strict=True):
+            torch.testing.assert_close(memory, other, rtol=1e-4, atol=1e-6)
     first, second = (result[f"{passes}, {shared}"] for result in together)
+    for memory, other in zip(first.memories, second.memories, strict=True):
+        torch.testing.assert_close(memory, other, rtol=0, atol=0)
     assert all(torch.equal(first.weights[name], weight) for name, weight in second.weights.items())
