@@ -123,7 +123,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = RunConfig(
         model=DiTOptions(dim=16, depth=1, heads=2),
         objective=SAMPLED,
-        training=TrainingOptions(num_steps=2, batch_size=8, checkpoint_every=1, num_threads=1),
+        training=TrainingOptions(
+            num_steps=4, batch_size=8, checkpoint_every=1, num_threads=1, learning_rate=0.05, ema_decays=(0.1,)
+        ),
     )
     return run(config, tmp_path_factory.mktemp("asked") / "run", progress=False)
 
