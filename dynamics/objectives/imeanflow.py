@@ -50,8 +50,8 @@ class IMeanFlow(MeanFlow):
             received, allowed = (self.guidance.w, self.guidance.k), "w = 1 and k = 0 where guidance is sampled"
             raise invalid("guidance.w and guidance.k", received, allowed, "leave them out, or set sampled to none")
         if self.guidance.fade or self.guidance.label_drop == "guided":
-            received, allowed = (self.guidance.fade, self.guidance.label_drop), "0, and independent or first_rows"
-            raise invalid("guidance.fade and guidance.label_drop", received, allowed, "leave fade and label_drop out")
+            both, allowed = (self.guidance.fade, self.guidance.label_drop), "0, and independent or first_rows"
+            raise invalid("guidance.fade and guidance.label_drop", both, allowed, "leave fade and label_drop out")
         return self
 
     def condition(self, base: Condition) -> Condition:

@@ -125,9 +125,7 @@ def test_the_draw_is_what_it_has_to_be(alone: dict[str, Trained]) -> None:
         assert bool((alone[passes].numbers[:, 1] > 0).any())
 
 
-@pytest.mark.parametrize(
-    ("passes", "shared"), [*product(PASSES, SHARED), *product(FAMILY, SHARED_BY_FAMILY)], ids=" ".join
-)
+@pytest.mark.parametrize(("passes", "shared"), [*product(PASSES, SHARED), *product(FAMILY, SHARED_BY_FAMILY)])
 def test_two_ranks_are_one(passes: str, shared: str, alone: dict[str, Trained], together: list[Result]) -> None:
     expected = alone[passes]
     scale = max(float(weight.abs().max()) for weight in expected.weights.values())

@@ -130,7 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(config, tmp_path_factory.mktemp("asked") / "run", progress=False)
 
 
-def test_guidance_is_chosen_when_samples_are_drawn(folder: Path) -> None:
+def test_guidance_is_chosen_when_samples_are_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scale is a protocol of its own, and the exact errors are those against its own truth."""
     small = ["--nfe", "1", "--num-samples", "12", "--exact-rows", "2"]
     main(["evaluate", str(folder), *small])
@@ -145,9 +145,9 @@ def test_guidance_is_chosen_when_samples_are_drawn(folder: Path) -> None:
     z, t, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([3, 4])
     first, other = (dynamics.load_model(folder, guidance_scale=scale)(z, t, 0 * t, y) for scale in (None, 4.0))
     assert not torch.equal(first, other)
-    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IMeanFlow, "asking_for", MeanFlow.asking_for)  # as of a network that knows no guidance
-        patch.setattr("dynamics.runner.measure.quality.network_at", lambda *_: pytest.fail("nothing is computed"))
+    monkeypatch.setattr(IMeanFlow, "asking_for", MeanFlow.asking_for)  # as of a network that knows no guidance
+    monkeypatch.setattr("dynamics.runner.measure.quality.network_at", lambda *_: pytest.fail("nothing is computed"))
+    with pytest.raises(SystemExit):
         main(["evaluate", str(folder), *small, "--guidance-scale", "2"])
     with pytest.raises(ValidationError, match="guidance_interval"):
         dynamics.evaluate(folder, guidance_interval=(0.8, 0.2))
