@@ -168,7 +168,8 @@ def _family_on_digits() -> dict[str, RunConfig]:
             "times": _TVM_TIMES,
             "training.ema_decays": (0.995, 0.99),
         },
-        # 2510.24474: the loss of MeanFlow with a learned weight; ours: trained from scratch, all blocks know t and r
+        # 2510.24474: the loss of MeanFlow with a learned weight; ours: trained from scratch, all blocks know t and r, a
+        # row is of one kind where each image is of both, and no gradient is clipped
         "dmf": {
             "objective": MeanFlow(adaptive=Adaptive(p=0.0), guidance=Guidance(k=0.25)),
             "times": _DMF_TIMES,

@@ -16,8 +16,7 @@ from dynamics.sweep.grid import Axes, Changes, with_values
 
 QUESTION = "What do alpha, DTD, beta and the law of gaps each bring, and is it their order or only their average?"
 PRIMARY, FRECHET, BY_V, PAPER = "one_step_error", "fd_u_nfe1", "fd_v_nfe32", "2511.19065"
-SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}
-LAW = "50% u, 25% uniform"
+SEEDS, LAW = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "b4": 1, "xl2": 1}, "50% u, 25% uniform"
 _WHOLE = ("vanilla", "minsnr v + beta", "dtd + beta")
 REPEATED = {"digits-dit": (*_WHOLE, "minsnr v", "dtd", "beta", "50% u, growing late to 50%"), "mnist5k": _WHOLE}
 _BOTH, _DTD, _GAPS = "minsnr + beta", "dtd + beta", "ours: law of gaps"

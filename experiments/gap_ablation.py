@@ -20,7 +20,6 @@ QUESTION = "Which gaps t - r build, refine or destroy v = u(z, t, t), from rando
 PRIMARY = "v_error_end"
 BINS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
 SEEDS = {"digits": 5, "digits-dit": 3, "mnist5k": 3, "testbed": 5, "testbed-mlp": 5, "b4": 3, "xl2": 1}
-
 _START, _LARGE = "v_error_start", "0.7-0.9 matched"
 
 

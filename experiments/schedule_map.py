@@ -53,18 +53,20 @@ def base(scale: str) -> RunConfig:
 
 def axes(scale: str) -> Axes:
     late = GapLaw(share_from=0.0, share_to=0.25, start=0.75, end=1.0, gap_share_to=0.75)
-    constant = {"times.gap_share": 0.5, "curricula": (GapLaw(share_from=0.25, share_to=0.25),)}
     # DTD's 20 clusters join within 19 steps, 0.6 to 5% of training (published: 0.6%); 0.399 is the mean of MinSNR's v
-    difficulty = DTD(pacing="fixed", stage_steps=1)
     chains = {
         **{"vanilla": (), RAW: (MinSNR(), Beta()), NORMALISED: (MinSNR(normalise=True), Beta()), "beta": (Beta(),)},
-        **{DIFFICULTY: (difficulty, Beta()), "constant alpha + beta": (Constant(v=0.399), Beta()), LATE: (late,)},
-        BOTH: (MinSNR(normalise=True), Beta(), late),
+        **{
+            DIFFICULTY: (DTD(pacing="fixed", stage_steps=1), Beta()),
+            "constant alpha + beta": (Constant(v=0.399), Beta()),
+        },
+        **{LATE: (late,), BOTH: (MinSNR(normalise=True), Beta(), late)},
     }
     schedules: dict[str, Changes] = {name: {"curricula": chain} for name, chain in chains.items()}
     regimes = {LABEL.format(*regime): _changes(scale, *regime) for regime in REGIMES[scale]}
-    seeds = {seed: {"seed": seed} for seed in range(100, 100 + SEEDS[scale])}
-    return {"schedule": {**schedules, "50% u, 25% uniform": constant}, "regime": regimes, "seed": seeds}
+    seeds, law = range(100, 100 + SEEDS[scale]), GapLaw(share_from=0.25, share_to=0.25)
+    schedules["50% u, 25% uniform"] = {"times.gap_share": 0.5, "curricula": (law,)}
+    return {"schedule": schedules, "regime": regimes, "seed": {seed: {"seed": seed} for seed in seeds}}
 
 
 def _changes(scale: str, p: int, rate: float, steps: int, guided: str) -> Changes:

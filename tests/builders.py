@@ -21,15 +21,9 @@ from dynamics.flow.times import LogitNormalPair, TimeLaw, TimesOptions
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network, build, dit, mlp
 from dynamics.models.linear import Linear
 from dynamics.objectives import (
-    AlphaFlow,
-    Annealed,
-    Guidance,
     LossTerms,
     MeanFlow,
     Objective,
-    Shortcut,
-    SoFlow,
-    SplitMeanFlow,
     squared_error,
 )
 from dynamics.oracles import Oracle
@@ -45,16 +39,6 @@ MODELS: dict[str, ModelOptions] = {
     "dit": DiTOptions(patch_size=2, dim=16, depth=2, heads=2, mlp_ratio=2.0),
     "mlp": MLPOptions(dim=16, depth=2),
 }
-
-FAMILY: dict[str, Objective] = {
-    "alphaflow": AlphaFlow(
-        guidance=Guidance(k=0.5, t_end=0.8, label_drop="guided"), alpha=Annealed(path="linear", clamp=0.2)
-    ),
-    "soflow": SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025)),
-    "shortcut": Shortcut(guidance_scale=1.5, teacher="0.99"),
-    "split": SplitMeanFlow(guidance=Guidance(k=0.5)),
-}
-"""Objectives that draw, guide or teach otherwise than MeanFlow; alpha is 1, between and 0 in any run of six steps."""
 
 
 def network(

@@ -308,27 +308,3 @@ class TimesOptions(Options):
     """Share of rows with r < t, P(r != t); the others have r = t."""
     equal_law: TimeLaw | None = later(None)
     """Law whose t the r = t rows take; none takes that of `law`."""
-
-
-def within_gap_bin(law: TimeLaw, low: float, high: float) -> TimeLaw:
-    """Return a law given that low <= t - r <= high.
-
-    Raises:
-        ValueError: The law never draws such gaps, or is none of those that can be asked.
-    """
-    if isinstance(law, LogitNormalPair | UniformPair):
-        return GapBin(base=law, low=low, high=high)
-    if {"low", "high"} <= type(law).model_fields.keys():  # a law of the gap between two edges
-        edges = dict(law)
-        if max(edges["low"], low) >= min(edges["high"], high):
-            raise invalid(
-                "gap bin", (low, high), f"gaps between {edges['low']:g} and {edges['high']:g}", "move the edges"
-            )
-        return law.model_copy(update={"low": max(edges["low"], low), "high": min(edges["high"], high)})
-    if isinstance(law, DyadicSteps):
-        inside = [k for k in range(law.longest, law.shortest + 1) if low <= 2**-k < high or 2**-k == high == 1]
-        if not inside:
-            raise invalid("gap bin", (low, high), f"a bin with one of the gaps of {law}", "move the edges")
-        return DyadicSteps(longest=inside[0], shortest=inside[-1])
-    allowed = "logit_normal, uniform_pair, dyadic_steps, or a law with the edges low and high of the gap"
-    raise invalid("law", type(law).__name__, allowed, "ask for rows with t_law 'uniform' or 'matched' instead")

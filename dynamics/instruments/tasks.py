@@ -9,8 +9,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from dynamics.flow.gap_bins import within_gap_bin
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime, within_gap_bin
+from dynamics.flow.times import TimeLaw, UniformGap, UniformGapFromTime
 from dynamics.instruments.instrument import asking
 from dynamics.objectives import LossTerms, Objective
 from dynamics.options import Options, check_edges, invalid

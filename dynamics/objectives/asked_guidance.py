@@ -84,6 +84,8 @@ class GuidanceLaw(Options):
     """How the guidance of a row of training is drawn, and which one instruments and samplers ask for.
 
     The scale is log-uniform, the ends of the interval are uniform; r = t rows have guidance at every t (2512.02012).
+
+    DIFFERS: the official code also has densities w^-beta of the scale; its configs have beta = 1, which is this one.
     """
 
     scale: tuple[float, float] = (1.0, 8.0)

@@ -35,7 +35,8 @@ class IMeanFlow(MeanFlow):
     (z_t, t, r) alone, so that this is a loss of v; MeanFlow's target also holds the sample's v inside du/dt. The
     official code's guidance of scale w is `guidance` with w = 1 and k = 1 - 1/w.
 
-    DIFFERS: the official code takes v_c and v_u from a head of their own, which has a loss ||v - v_g||^2 beside this.
+    DIFFERS: the official code takes v_c and v_u from a head of their own, which has a loss ||v - v_g||^2 beside this;
+    its backbone knows t - r, not t.
     """
 
     kind: Literal["imf"] = "imf"  # type: ignore[assignment]
@@ -48,6 +49,9 @@ class IMeanFlow(MeanFlow):
         if self.sampled is not None and self.guidance.active:
             received, allowed = (self.guidance.w, self.guidance.k), "w = 1 and k = 0 where guidance is sampled"
             raise invalid("guidance.w and guidance.k", received, allowed, "leave them out, or set sampled to none")
+        if self.guidance.fade or self.guidance.label_drop == "guided":
+            both, allowed = (self.guidance.fade, self.guidance.label_drop), "0, and independent or first_rows"
+            raise invalid("guidance.fade and guidance.label_drop", both, allowed, "leave fade and label_drop out")
         return self
 
     def condition(self, base: Condition) -> Condition:

@@ -12,8 +12,9 @@ from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
 
 ROOT = Path(__file__).parents[2]
-# a sweep for new machines, a rehearsal of paper scale, and what has to hold before studies of the testbed
-NOT_STUDIES = ("seeds_smoke", "final_model", "testbed")
+# a sweep for new machines, a rehearsal of paper scale, what has to hold before studies of the testbed, and the league,
+# whose runs are not made yet
+NOT_STUDIES = ("seeds_smoke", "final_model", "testbed", "objectives", "objectives_tuning")
 STUDIES = [name for name in experiments("experiments") if name not in NOT_STUDIES]
 REPEATED = {
     "component_ablation": ("digits-dit", "mnist5k"),
@@ -24,8 +25,6 @@ REPEATED = {
 MENDED = {"component_ablation", "gap_ablation", "schedule_exponent", "task_affinity", "velocity_prerequisite"}
 """Studies that were changed after their runs (see LOG.md): their files speak for their own runs and claims."""
 WHERE = [(name, "digits") for name in STUDIES]
-if not (ROOT / "results" / "schedule_map").is_dir():  # its runs are not collected yet
-    WHERE.remove(("schedule_map", "digits"))
 WHERE += [(name, scale) for name, scales in REPEATED.items() for scale in scales]
 # as the command orders them
 PATHS = [ROOT / "results" / name / f"{scale}.nc" for name in STUDIES for scale in RESOURCES if (name, scale) in WHERE]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import FAMILY
 
 from dynamics import load_model, open_results
 from dynamics.analysis import write_report
@@ -15,6 +14,7 @@ from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.exchange.import_export import export_run
 from dynamics.instruments import RowGramOptions
+from dynamics.objectives import Shortcut
 from dynamics.runner import RunFolder, evaluate_run, run
 from dynamics.runner.measure.finished_run import network_at
 from dynamics.runner.measure.probe import probe
@@ -77,7 +77,7 @@ def test_files_that_do_not_belong_together_are_refused(out: Path, damage: Callab
 
 def test_a_loss_is_measured_with_its_teacher(tiny: RunConfig, twin: Callable[[RunConfig], Path]) -> None:
     """Which need not be the first average."""
-    config = tiny.model_copy(update={"objective": FAMILY["shortcut"]})
+    config = tiny.model_copy(update={"objective": Shortcut(teacher="0.99")})
     (name,) = config.objective.teachers()
     folder, z, t = RunFolder(twin(config)), torch.randn(2, 1, 8, 8), torch.full((2,), 0.5)
     asked = (z, t, t, torch.tensor([1, 2]))

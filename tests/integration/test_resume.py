@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import FAMILY
 from forks import ended, forked, killed_run
 from sweeps._sweep import same_results
 
 from dynamics import cli
-from dynamics.config import RunConfig
+from dynamics.config import RunConfig, with_values
 from dynamics.data import Npz
 from dynamics.instruments import GapsOptions
+from dynamics.models import DiTOptions
+from dynamics.presets import PRESETS
 from dynamics.runner import RunFolder, run
 from dynamics.store import RunLog, read_run
 from dynamics.training import DamagedCheckpointError, NonFiniteLossError, StartOptions
@@ -39,16 +40,6 @@ def test_kills_at_every_kind_of_step(tiny: RunConfig, undisturbed: Path, tmp_pat
     same_results(out, undisturbed)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_other_objectives_go_on(tiny: RunConfig, twin: Callable[[RunConfig], Path], tmp_path: Path, name: str) -> None:
-    """From the middle of the way of what moves, with a teacher that is an average."""
-    config, out = tiny.model_copy(update={"objective": FAMILY[name]}), tmp_path / "killed"
-    ended(forked(partial(killed_run, config, out, 17)))
-    assert RunFolder(out).checkpoints().steps()[-1] == 10
-    run(config, out, progress=False)
-    same_results(out, twin(config))
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "stopped"
@@ -56,6 +47,18 @@ def test_signals_leave_a_checkpoint(tiny: RunConfig, undisturbed: Path, tmp_path
     steps = RunFolder(out).checkpoints().steps()
     assert steps[-1] == RunFolder(out).log.read_text().count("raw_v") >= 6
     run(tiny, out, progress=False)
+    same_results(out, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["alphaflow", "soflow", "shortcut", "split", "imf", "tvm", "temf", "dmf"])
+def test_objectives_of_the_family_go_on(name: str, tmp_path: Path) -> None:
+    """With their teachers, what they draw for each row, and what their curricula have learned."""
+    options = {"num_steps": 6, "batch_size": 16, "checkpoint_every": 2, "num_threads": 1}
+    changes = {"model": DiTOptions(dim=16, depth=1, heads=2), "observers": ()}
+    config = with_values(PRESETS[f"digits-{name}"], changes | {f"training.{n}": value for n, value in options.items()})
+    out, undisturbed = tmp_path / "killed", run(config, tmp_path / "undisturbed", progress=False)
+    assert ended(forked(partial(killed_run, config, out, 5))) == -signal.SIGKILL
+    run(config, out, progress=False)
     same_results(out, undisturbed)
 
 

@@ -11,6 +11,8 @@ from scipy import integrate, special, stats
 from torch import Tensor
 
 from dynamics.curricula import MinSNR
+from dynamics.flow.gap_bins import within_gap_bin
+from dynamics.flow.published_laws import LogitNormalTime, TwoLogitNormals
 from dynamics.flow.times import (
     Blend,
     LogitNormalPair,
@@ -22,7 +24,6 @@ from dynamics.flow.times import (
     UniformWithinTimes,
     WithinTimes,
     mean_gap,
-    within_gap_bin,
 )
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -250,8 +251,17 @@ def test_quoted_means_of_alpha(form: str, quoted: float) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.3), (0.5, 0.7), (0.7, 0.95), (0.0, 0.1)])
-@pytest.mark.parametrize("base", [LogitNormalPair(), UniformPair(), LogitNormalPair(mean=0.5, std=2.0)])
-def test_a_gap_bin_has_the_law_that_rejection_would_give(base: MaxMinLaw, low: float, high: float) -> None:
+@pytest.mark.parametrize(
+    "base",
+    [
+        LogitNormalPair(),
+        UniformPair(),
+        LogitNormalPair(mean=0.5, std=2.0),
+        TwoLogitNormals(),
+        LogitNormalTime(r="ordered"),
+    ],
+)
+def test_a_gap_bin_has_the_law_that_rejection_would_give(base: TimeLaw, low: float, high: float) -> None:
     t, r = draw(base, 2_000_000, seed=5)
     inside = ((t - r) >= low) & ((t - r) <= high)
     direct_t, direct_r = draw(within_gap_bin(base, low, high), 4000, seed=6)
@@ -273,6 +283,9 @@ def test_gap_bins_of_other_laws() -> None:
     assert within_gap_bin(UniformGap(low=0.2, high=0.8), 0.1, 0.5) == UniformGap(low=0.2, high=0.5)
     with pytest.raises(ValueError, match=r"gap bin: received \(0\.85, 1\.0\); allowed: gaps between 0\.2 and 0\.8"):
         within_gap_bin(UniformGap(low=0.2, high=0.8), 0.85, 1.0)
+    never = Blend(base=UniformGap(low=0, high=0.2), other=UniformGap(low=0, high=0.3), share=0.5)
+    with pytest.raises(ValueError, match=r"gap bin: received \(0\.5, 1\.0\); allowed: gaps that Blend draws"):
+        draw(within_gap_bin(never, 0.5, 1.0), 1, seed=0)
     t, r = draw(UniformGapFromTime(t_min=0.7, low=0.1, high=0.3), 4000, seed=8)
     t_other, _ = draw(UniformGapFromTime(t_min=0.7, low=0.5, high=0.7), 4000, seed=8)
     assert torch.equal(t, t_other)

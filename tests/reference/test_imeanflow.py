@@ -7,6 +7,7 @@ the network at r = t with guidance at every t, as the paper's boundary form has 
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,12 @@ def test_it_equals_the_official_formula(kind: str, branch: str, num_equal: int) 
     theirs = gradients(net, expected[1])
     for name, gradient in gradients(net, loss).items():
         assert float((gradient - theirs[name]).norm()) <= TOLERANCE * max(float(theirs[name].norm()), 1e-3), name
+
+
+@pytest.mark.parametrize("guidance", [{"fade": 0.1}, {"label_drop": "guided"}])
+def test_guidance_that_it_has_no_target_for_is_refused(guidance: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"guidance.fade and guidance.label_drop: received .* independent or first_ro"):
+        IMeanFlow(guidance=Guidance.model_validate({"k": 0.5, "t_end": 0.8, **guidance}))
 
 
 def test_the_branches_differ() -> None:

@@ -8,11 +8,12 @@ from builders import LABELS, MODELS, batch, gradients, network, plain_torch, rel
 from torch import Tensor, nn
 
 from dynamics.flow.condition import ClassLabels
+from dynamics.flow.gap_bins import within_gap_bin
 from dynamics.flow.path import expand
 from dynamics.flow.progress import Progress
 from dynamics.flow.published_laws import SeparateDraws
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformPair, within_gap_bin
+from dynamics.flow.times import UniformPair
 from dynamics.models import Network
 from dynamics.objectives import Adaptive, Annealed, Guidance, SoFlow
 from dynamics.oracles import GuidedOracle, MixtureOracle

@@ -4,21 +4,27 @@ The reference writes the displacement f = z + (s - t) F and its terminal velocit
 code does, with all rows through every pass.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from builders import LABELS, MODELS, NOW, batch, gradients, network, plain_torch, relative
 from fixed_point import z_scores
 from torch import Tensor, nn
 
+import dynamics
 from dynamics.config import RunConfig, with_values
 from dynamics.curricula import plan_for
+from dynamics.flow.gap_bins import within_gap_bin
 from dynamics.flow.published_laws import GapThenEnd, LogitNormalTime
 from dynamics.flow.rows import Rows
-from dynamics.flow.times import UniformPair, within_gap_bin
+from dynamics.flow.times import UniformPair
 from dynamics.models import Network
 from dynamics.objectives import TVM, Adaptive, FlowMatching, Guidance
 from dynamics.oracles import GaussianOracle
 from dynamics.presets import PRESETS
+from dynamics.runner import RunFolder, run
+from dynamics.runner.measure.finished_run import network_at
 
 NUM_ROWS, NUM_EQUAL = 12, 7
 TOLERANCE = 1e-10
@@ -154,3 +160,18 @@ def test_the_truth_is_its_fixed_point() -> None:
     oracle, rows = GaussianOracle(0.7), rows_of(GUIDANCES["off"], 0)
     terms = objective.loss(Network(oracle.u, {"ema": oracle.u}), rows, NOW)
     assert float(terms.raw.max().detach()) < 1e-20
+
+
+def test_a_finished_run_has_the_teacher_that_is_named(tmp_path: Path) -> None:
+    """Here that is not the first of its averages."""
+    training = {"num_steps": 2, "batch_size": 8, "num_threads": 1, "ema_decays": (0.995, 0.5)}
+    of = {"model": MODELS["mlp"], "observers": (), **{f"training.{name}": value for name, value in training.items()}}
+    config = with_values(PRESETS["digits-tvm"], {"objective.teacher": "0.5", **of})
+    folder = RunFolder(run(config, tmp_path / "run", progress=False))
+    z, t, c = torch.randn(2, 1, 8, 8), torch.full((2,), 0.5), torch.tensor([3, 4])
+    (first, _), (other, _) = (network_at(folder, config, weights) for weights in ("ema", "0.5"))
+    found = first.frozen(z, t, t, c, "0.5")
+    assert torch.equal(found, other(z, t, t, c))
+    assert not torch.equal(found, first(z, t, t, c))
+    evaluated = dynamics.evaluate(folder.path, nfe=(1,), num_samples=4, exact_rows=2, progress=False)
+    assert bool((evaluated.u_loss > 0).all())

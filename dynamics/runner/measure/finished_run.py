@@ -36,8 +36,8 @@ def load_network(
 def network_at(
     folder: RunFolder, config: RunConfig, weights: str = "ema", checkpoint: int | None = None
 ) -> tuple[Network, int]:
-    """Return what may be done with a run's weights, its first average and those its loss asks for being teachers, and
-    the checkpoint's step.
+    """Return what may be done with a run's weights, and the checkpoint's step; teachers are its first average and those
+    that its objective names.
 
     Weights such as "length0.05" are rebuilt from the run's snapshots, and teach themselves where "ema" is asked for.
     """
@@ -54,10 +54,10 @@ def network_at(
 
     step, chosen = of(weights, folder.step_to_measure(config, checkpoint))
     teaches_itself = weights == "ema" or length_in(weights) is not None
-    averages = {str(config.training.ema_decays[0]): chosen if teaches_itself else of("ema", step)[1]}
-    for name in {*config.objective.teachers()} - {"model", "ema", *averages}:
-        averages[name] = of(name, step)[1]
-    return Network(chosen, averages), step
+    average = chosen if teaches_itself else of("ema", step)[1]
+    averages = {str(config.training.ema_decays[0]): average}
+    others = set(config.objective.teachers()) - {"model", "ema", *averages}
+    return Network(chosen, averages | {name: of(name, step)[1] for name in sorted(others)}), step
 
 
 def check_ema_lengths(run_dir: Path, lengths: Sequence[float], checkpoint: int | None = None) -> None:

@@ -8,6 +8,7 @@ import torch
 from builders import CPU, LABELS, LAW, Asked, LabelAndScale, batch
 
 from dynamics.curricula import Progress, plan_for
+from dynamics.flow.gap_bins import within_gap_bin
 from dynamics.flow.path import expand, interpolate
 from dynamics.flow.rows import Rows, chained
 from dynamics.flow.times import (
@@ -17,7 +18,6 @@ from dynamics.flow.times import (
     UniformGap,
     UniformWithinTimes,
     mean_gap,
-    within_gap_bin,
 )
 from dynamics.options import check_edges
 

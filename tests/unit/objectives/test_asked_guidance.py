@@ -123,12 +123,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = RunConfig(
         model=DiTOptions(dim=16, depth=1, heads=2),
         objective=SAMPLED,
-        training=TrainingOptions(num_steps=2, batch_size=8, checkpoint_every=1, num_threads=1),
+        training=TrainingOptions(
+            num_steps=4, batch_size=8, checkpoint_every=1, num_threads=1, learning_rate=0.05, ema_decays=(0.1,)
+        ),
     )
     return run(config, tmp_path_factory.mktemp("asked") / "run", progress=False)
 
 
-def test_guidance_is_chosen_when_samples_are_drawn(folder: Path) -> None:
+def test_guidance_is_chosen_when_samples_are_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scale is a protocol of its own, and the exact errors are those against its own truth."""
     small = ["--nfe", "1", "--num-samples", "12", "--exact-rows", "2"]
     main(["evaluate", str(folder), *small])
@@ -139,8 +141,13 @@ def test_guidance_is_chosen_when_samples_are_drawn(folder: Path) -> None:
     assert (four.attrs["guidance_scale"], four.attrs["guidance_interval"]) == (4.0, "0.2-0.8")
     assert float(one.one_step_scale) == pytest.approx(float(plain.one_step_scale), rel=1e-6), "no guidance, anywhere"
     assert float(four.one_step_scale) > float(plain.one_step_scale)
+    assert not np.array_equal(four.fd_digits, one.fd_digits), "samples too"
     z, t, y = torch.randn(2, 1, 8, 8), torch.ones(2), torch.tensor([3, 4])
     first, other = (dynamics.load_model(folder, guidance_scale=scale)(z, t, 0 * t, y) for scale in (None, 4.0))
     assert not torch.equal(first, other)
+    monkeypatch.setattr(IMeanFlow, "asking_for", MeanFlow.asking_for)  # as of a network that knows no guidance
+    monkeypatch.setattr("dynamics.runner.measure.quality.network_at", lambda *_: pytest.fail("nothing is computed"))
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folder), *small, "--guidance-scale", "2"])
     with pytest.raises(ValidationError, match="guidance_interval"):
         dynamics.evaluate(folder, guidance_interval=(0.8, 0.2))
