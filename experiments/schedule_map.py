@@ -2,8 +2,7 @@
 
 Schedules of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065), controls of equal average
 weight, a constant law of gaps, and the late shift of rows from v to u. A regime is p of the adaptive weight, learning
-rate, steps, and guidance inside u's target whose effective scale is 1 (w'=1), so that the truth stays that of the data.
-Seeds from 100 on: what gave rise to the claims was seen on smaller ones.
+rate, steps, and guidance inside u's target of an effective scale of 1 (w'=1). What led to the claims was seen below 100.
 """
 
 from dynamics.analysis import Claim
@@ -54,13 +53,11 @@ def base(scale: str) -> RunConfig:
 def axes(scale: str) -> Axes:
     late = GapLaw(share_from=0.0, share_to=0.25, start=0.75, end=1.0, gap_share_to=0.75)
     # DTD's 20 clusters join within 19 steps, 0.6 to 5% of training (published: 0.6%); 0.399 is the mean of MinSNR's v
+    dtd, normalised = DTD(pacing="fixed", stage_steps=1), MinSNR(normalise=True)
     chains = {
-        **{"vanilla": (), RAW: (MinSNR(), Beta()), NORMALISED: (MinSNR(normalise=True), Beta()), "beta": (Beta(),)},
-        **{
-            DIFFICULTY: (DTD(pacing="fixed", stage_steps=1), Beta()),
-            "constant alpha + beta": (Constant(v=0.399), Beta()),
-        },
-        **{LATE: (late,), BOTH: (MinSNR(normalise=True), Beta(), late)},
+        **{"vanilla": (), RAW: (MinSNR(), Beta()), NORMALISED: (normalised, Beta()), DIFFICULTY: (dtd, Beta())},
+        **{"beta": (Beta(),), "constant alpha + beta": (Constant(v=0.399), Beta())},
+        **{LATE: (late,), BOTH: (normalised, Beta(), late)},
     }
     schedules: dict[str, Changes] = {name: {"curricula": chain} for name, chain in chains.items()}
     regimes = {LABEL.format(*regime): _changes(scale, *regime) for regime in REGIMES[scale]}
