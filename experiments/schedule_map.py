@@ -2,7 +2,7 @@
 
 Schedules of "Understanding, Accelerating, and Improving MeanFlow Training" (2511.19065), controls of equal average
 weight, a constant law of gaps, and the late shift of rows from v to u. A regime is p of the adaptive weight, learning
-rate, steps, and guidance inside u's target of an effective scale of 1 (w'=1). What led to the claims was seen below 100.
+rate, steps, and guidance inside u's target of an effective scale of 1 (w'=1). Seeds below 100 led to the claims.
 """
 
 from dynamics.analysis import Claim

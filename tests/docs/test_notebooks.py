@@ -20,9 +20,6 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "analysis_notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
 PAIRS = pytest.mark.parametrize("name", NAMES)
-MAP = ROOT / "results" / "schedule_map" / "digits.nc"
-NOT_YET = pytest.mark.skipif(not MAP.is_file(), reason="the runs of the map are not collected yet")
-FILLED = pytest.mark.parametrize("name", [pytest.param(n, marks=[NOT_YET] * n.startswith("07")) for n in NAMES])
 
 
 class Displayed(DisplayHook):
@@ -94,7 +91,7 @@ def test_there_are_eight_pairs_and_nothing_else() -> None:
     assert sum(path.stat().st_size for path in FOLDER.glob("*.ipynb")) < 7e6
 
 
-@FILLED
+@PAIRS
 def test_it_runs_on_the_committed_results(
     name: str, shell: InteractiveShell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +116,7 @@ def test_script_and_notebook_have_the_same_cells(name: str) -> None:
         assert each.metadata.jupytext.formats == "ipynb,py:percent"
 
 
-@FILLED
+@PAIRS
 def test_the_committed_notebook_has_its_outputs(name: str) -> None:
     check_outputs(committed(name))
 
