@@ -163,9 +163,10 @@ class ProbeArgs:
     """The run folder."""
     checkpoint: int | None = None
     """Step of the checkpoint; the newest if left out."""
-    instruments: tuple[str, ...] = ("gaps", "gram", "decomposition", "lookahead")
-    """What to measure: losses and exact errors by time and gap; inner products of task gradients; parts of losses,
-    errors and gradients; how much a step on one task lowers the loss of another; or any instrument of another kind."""
+    instruments: tuple[str, ...] = ()
+    """What to measure; if left out, what the run's objective has of gaps, gram, decomposition and lookahead: losses and
+    exact errors by time and gap; inner products of task gradients; parts of losses, errors and gradients; how much a
+    step on one task lowers the loss of another."""
     per_row: bool = False
     """Also inner products between single rows (group gram_rows), to choose tasks afterwards."""
     gap_edges: tuple[float, ...] | None = None
@@ -207,10 +208,10 @@ class ProbeArgs:
 def probe(args: ProbeArgs) -> None:
     """Measure, and show the affinities."""
     from dynamics.analysis import affinity_table
-    from dynamics.runner.measure.probe import chosen
+    from dynamics.runner.measure.probe import chosen, usual
     from dynamics.runner.measure.probe import probe as measure
 
-    kinds = [*args.instruments, *(["gram_rows"] if args.per_row else [])]
+    kinds = [*(args.instruments or usual(args.dir)), *(["gram_rows"] if args.per_row else [])]
     own = {"dir", "checkpoint", "instruments", "per_row", "replace"}
     changes = {name: value for name, value in vars(args).items() if name not in own and value is not None}
     if "gaps" in kinds:

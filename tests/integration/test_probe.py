@@ -25,13 +25,15 @@ from dynamics.instruments import (
     said,
 )
 from dynamics.models import MLPOptions
+from dynamics.objectives import TVM, MeanFlow, Objective, SplitMeanFlow
 from dynamics.runner import run
-from dynamics.runner.measure.probe import chosen, probe
+from dynamics.runner.measure.probe import chosen, probe, usual
 from dynamics.store import read_run, write_run
 from dynamics.training import Recipe, TrainState
 
 SMALL = {"num_splits": 2, "rows_per_split": 4, "gap_edges": (0.1, 0.5, 0.9)}
 GRAM = GramOptions.model_validate(SMALL)
+USUAL = {"gaps", "gram", "decomposition", "lookahead"}
 COMMAND = ["--gap-edges", "0.1", "0.5", "0.9", "--num-splits", "2", "--rows-per-split", "4", "--rows-per-bin", "4"]
 
 
@@ -229,3 +231,12 @@ def test_every_instrument_leaves_training_bitwise_unchanged(
 def test_two_observers_of_a_kind_are_refused(tiny: RunConfig) -> None:
     with pytest.raises(ValueError, match=r"observers: received \['gram', 'gram'\]; allowed: each kind once"):
         RunConfig.model_validate({**dict(tiny), "observers": (GRAM, GRAM)})
+
+
+@pytest.mark.parametrize(
+    ("objective", "left_out"),
+    [(MeanFlow(), set()), (SplitMeanFlow(), {"decomposition"}), (TVM(), USUAL - {"gaps", "gram"})],
+)
+def test_what_is_measured_if_nothing_is_named(objective: Objective, left_out: set[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(RunConfig(objective=objective).to_json())
+    assert set(usual(tmp_path)) == USUAL - left_out

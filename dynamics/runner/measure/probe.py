@@ -63,6 +63,16 @@ def probe(
     return measured
 
 
+def usual(run_dir: Path) -> list[str]:
+    """Return the kinds of instruments that are measured if none is named: those that the run's objective has.
+
+    A decomposition needs a loss with parts, a lookahead one that regresses u(z_t, t, r) in one pass.
+    """
+    objective = RunFolder(Path(run_dir)).read_config().objective
+    fit = {"gaps": True, "gram": True, "decomposition": bool(objective.PARTS), "lookahead": objective.ONE_PASS}
+    return [kind for kind, fits in fit.items() if fits]
+
+
 def chosen(run_dir: Path, kinds: Sequence[str], changes: Mapping[str, Any]) -> list[InstrumentOptions]:
     """Return a run's own options of each kind of instrument (or the general ones), with changes where they apply.
 
