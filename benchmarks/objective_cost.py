@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 
 import torch
-from step_cost import MODELS, provenance
+from step_cost import MODELS, network_and_images, provenance
 
-from dynamics.flow.condition import ClassLabels
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, draw_rows
 from dynamics.flow.times import TimesOptions
-from dynamics.models import Network, build
+from dynamics.models import Network
 from dynamics.objectives import (
     TEMF,
     TVM,
@@ -38,7 +37,6 @@ from dynamics.objectives import (
     SplitMeanFlow,
 )
 from dynamics.presets import preset
-from dynamics.rng import generator
 
 MOVING = Annealed(path="constant", first=0.1)
 OBJECTIVES: dict[str, tuple[str, Objective]] = {
@@ -60,22 +58,14 @@ class Steps:
     """One network, and for each objective a batch of its own rows."""
 
     def __init__(self, name: str, seed: int) -> None:
-        options, shape, num_classes, num_rows = MODELS[name]
-        labels = ClassLabels(num_classes)
-        self.model = build(options, shape, labels, seed)
-        stream = generator(seed, "perturbation")
-        with torch.no_grad():  # the zero-initialised layers would make the derivative and most gradients zero
-            for p in self.model.parameters():
-                p.add_(0.02 * torch.randn(p.shape, generator=stream))
-        x = torch.randn(num_rows, *shape, generator=generator(seed, "x"))
-        y = torch.randint(num_classes, (num_rows,), generator=generator(seed, "y"))
+        self.model, labels, x, y = network_and_images(name, seed)
         self.rows, self.floors = dict[str, Rows](), dict[str, float]()
         for key, (source, objective) in OBJECTIVES.items():
             times: TimesOptions = preset(f"digits-{source}").times
-            laws, num_gap = (times.equal_law or times.law, times.law), round(times.gap_share * num_rows)
+            laws, num_gap = (times.equal_law or times.law, times.law), round(times.gap_share * len(x))
             rows = draw_rows(x, y, labels, equal_law=laws[0], gap_law=laws[1], num_gap=num_gap, seed=seed, tag="bench")
             self.rows[key] = objective.prepare(rows, seed, 0)
-            self.floors[key] = objective.forwards_per_row(num_gap / num_rows) / 3
+            self.floors[key] = objective.forwards_per_row(num_gap / len(x)) / 3
 
     def step(self, key: str) -> None:
         self.model.zero_grad(set_to_none=True)

@@ -135,20 +135,24 @@ SCHEMES: dict[str, tuple[str, Callable[[nn.Module, Rows], Tensor]]] = {
 }
 
 
+def network_and_images(name: str, seed: int) -> tuple[nn.Module, ClassLabels, Tensor, Tensor]:
+    """Return a network of `MODELS` with gradients everywhere, its condition, and a batch of images and labels."""
+    options, shape, num_classes, num_rows = MODELS[name]
+    labels = ClassLabels(num_classes)
+    model, stream = build(options, shape, labels, seed), generator(seed, "perturbation")
+    with torch.no_grad():  # the zero-initialised layers would make the derivative and most gradients zero
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=stream))
+    x = torch.randn(num_rows, *shape, generator=generator(seed, "x"))
+    return model, labels, x, torch.randint(num_classes, (num_rows,), generator=generator(seed, "y"))
+
+
 class Bench:
     """One network and one batch, and a step of every scheme on them."""
 
     def __init__(self, name: str, seed: int) -> None:
-        options, shape, num_classes, num_rows = MODELS[name]
-        labels = ClassLabels(num_classes)
-        self.model = build(options, shape, labels, seed)
-        stream = generator(seed, "perturbation")
-        with torch.no_grad():  # the zero-initialised layers would make the derivative and most gradients zero
-            for p in self.model.parameters():
-                p.add_(0.02 * torch.randn(p.shape, generator=stream))
-        x = torch.randn(num_rows, *shape, generator=generator(seed, "x"))
-        y = torch.randint(num_classes, (num_rows,), generator=generator(seed, "y"))
-        law, num_gap = LogitNormalPair(), round(GAP_SHARE * num_rows)
+        self.model, labels, x, y = network_and_images(name, seed)
+        law, num_gap = LogitNormalPair(), round(GAP_SHARE * len(x))
         rows = draw_rows(x, y, labels, equal_law=law, gap_law=law, num_gap=num_gap, seed=seed, tag="bench")
         self.rows = GUIDED.drop_conditions(rows, seed, 0)
 
