@@ -74,7 +74,7 @@ rooms: $(VENV)/.installed
 # three workers on two cores: that of the clusters waits more than it works
 tests: $(VENV)/.installed
 	@echo ">>> tests"
-	$(BIN)/pytest -n 3 --dist loadgroup tests dynamics --doctest-modules
+	$(BIN)/pytest -n 3 --dist loadgroup --durations 10 --durations-min 5 tests dynamics --doctest-modules
 
 test: $(VENV)/.installed
 	$(MAKE) --no-print-directory --jobs 2 tests check
