@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     with named(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path)
         with _flocked(temporary):
             try:
                 yield temporary
@@ -71,7 +71,7 @@ def _flocked(path: Path, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove temporary files of killed writers of `path`: those that nobody holds a lock on."""
     for entry in path.parent.iterdir():
         if entry.name.startswith(f".{path.name}.") and entry.name.endswith(".tmp"):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from psutil import virtual_memory
 
-from dynamics.atomic import replacing
+from dynamics.atomic import remove_leftovers, replacing
 from dynamics.config import RunConfig
 from dynamics.models import build
 from dynamics.options import invalid
@@ -123,6 +123,7 @@ def _take(folder: RunFolder, config: RunConfig, until: ExitStack) -> bool:
     folder.claim(config)
     if finished := folder.result.exists():
         folder.check_result(config)
+        remove_leftovers(folder.path / "heartbeat.json")  # of a process killed at its last beat: none comes after it
     return finished
 
 

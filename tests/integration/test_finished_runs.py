@@ -105,3 +105,12 @@ def test_no_older_checkpoint_answers_for_the_last_one(out: Path) -> None:
             loads(out)
     (out / "run.nc").unlink()  # a run that goes on is another matter
     load_model(out)
+
+
+def test_a_finished_run_keeps_no_file_of_a_writer_killed_at_its_last_beat(
+    tiny: RunConfig, twin: Callable[[RunConfig], Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(twin(tiny), tmp_path / "run")
+    (out / ".heartbeat.json.0123.tmp").touch()
+    run(tiny, out, progress=False)
+    assert not list(out.glob(".*.tmp"))
