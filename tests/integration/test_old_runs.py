@@ -25,7 +25,8 @@ NOT_OF_THE_MATHEMATICS = {"step_seconds"}
 def folders(tmp_path: Path) -> Path:
     """`finished`, and `halfway`: the same run, stopped after 17 of 24 steps."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
+        archive.extractall(tmp_path)
     return tmp_path
 
 

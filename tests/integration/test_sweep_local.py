@@ -33,11 +33,13 @@ def arguments(sweep: Small, *words: str) -> list[str]:
 
 def start(sweep: Small, hold: Path, *words: str) -> "subprocess.Popen[str]":
     """Start the command as a shell does, in a process group of its own; its runs last while `hold` is there."""
+    # tests that a shell runs in its background inherit that SIGINT is ignored
     program = """
-import sys
+import signal, sys
 from pathlib import Path
 from dynamics.cli.experiments import main
 from sweeps._held import held
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with held(Path(sys.argv[1])):
     main("sweeps", sys.argv[2:])
 """

@@ -72,7 +72,8 @@ def test_what_does_not_belong_together_is_named(run_dir: Path, capsys: Said) -> 
 
 def test_runs_of_earlier_versions_and_latents(tmp_path: Path, capsys: Said) -> None:
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not before Python 3.11.4
+        archive.extractall(tmp_path)
     for name in ("finished", "halfway"):
         assert verified(tmp_path / name, capsys) == (0, [])
     folder = write_latents(tmp_path / "latents")
