@@ -11,13 +11,11 @@ moves, and AlphaFlow at its end.
 
 import argparse
 import json
-import random
 import statistics
-import time
 from pathlib import Path
 
 import torch
-from step_cost import MODELS, network_and_images, provenance
+from step_cost import MODELS, network_and_images, provenance, time_rounds
 
 from dynamics.flow.progress import Progress
 from dynamics.flow.rows import Rows, draw_rows
@@ -76,14 +74,8 @@ class Steps:
 
 
 def measure(name: str, rounds: int, seed: int) -> dict[str, object]:
-    steps, order = Steps(name, seed), random.Random(seed)
-    seconds: dict[str, list[float]] = {key: [] for key in OBJECTIVES}
-    for index in range(rounds + 1):
-        for key in order.sample(list(OBJECTIVES), len(OBJECTIVES)):
-            began = time.process_time()
-            steps.step(key)
-            if index:  # the first round warms up
-                seconds[key].append(time.process_time() - began)
+    steps = Steps(name, seed)
+    seconds = time_rounds(steps.step, list(OBJECTIVES), rounds, seed)
     found: dict[str, object] = {}
     for key, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds["flow_matching"], strict=True)]

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -187,14 +187,15 @@ def count_flops(bench: Bench, scheme: str, floor: bool) -> int:
     return int(counter.get_total_flops())
 
 
-def time_rounds(bench: Bench, rounds: int, seed: int) -> dict[str, list[float]]:
-    order, seconds = random.Random(seed), {scheme: [] for scheme in SCHEMES}
+def time_rounds(step: Callable[[str], None], names: Sequence[str], rounds: int, seed: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of each step by name, all of them once a round in an order of its own."""
+    order, seconds = random.Random(seed), {name: [] for name in names}
     for index in range(rounds + 1):
-        for scheme in order.sample(list(SCHEMES), len(SCHEMES)):
+        for name in order.sample(names, len(names)):
             began = time.process_time()
-            bench.step(scheme)
+            step(name)
             if index:  # the first round warms up
-                seconds[scheme].append(time.process_time() - began)
+                seconds[name].append(time.process_time() - began)
     return seconds
 
 
@@ -222,7 +223,7 @@ def measure(name: str, rounds: int, seed: int) -> dict[str, object]:
     with explicit(), torch.no_grad(), forward:
         bench.model(bench.rows.path()[0], bench.rows.t, bench.rows.r, bench.rows.c)
     executed, floors = ({s: count_flops(bench, s, floor) for s in SCHEMES} for floor in (False, True))
-    seconds = time_rounds(bench, rounds, seed)
+    seconds = time_rounds(bench.step, list(SCHEMES), rounds, seed)
     memory = {scheme: peak_memory_mb(name, scheme, seed) for scheme in SCHEMES}
     base = statistics.median(seconds["flow_matching"])
     schemes = {}

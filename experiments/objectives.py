@@ -1,7 +1,7 @@
 """Nine objectives on one scale: exact errors, samples, noise and conflict of gradients, at equal compute.
 
 Compute is counted in forward passes a row (`dynamics.planning.estimate`). Each objective has its own laws of times and
-weights (`_family`), and a learning rate found with the same effort (`objectives_tuning`). The late shift moves rows
+weights (`_family`); RATES come from `objectives_tuning`, the same effort for all. The late shift moves rows
 from v to large gaps in the last quarter, behind each one's own curriculum. Arms whose steps cost more or less than
 MeanFlow's by a tenth and more also run for as many steps as it. Seeds from 300 on.
 """
@@ -21,7 +21,7 @@ PRIMARY, SAMPLES = "one_step_error_end", "excess_fd_u_nfe1"
 SEEDS = {"digits": 10, "testbed": 10}
 LATE = GapLaw(share_from=0.0, share_to=0.25, start=0.75, end=1.0, gap_share_to=0.75)
 RATES: dict[str, dict[str, float]] = {"digits": {}, "testbed": {}}
-"""Factor of the baseline's learning rate by scale and objective, where it is not 1 (results/objectives_tuning)."""
+"""Factor of the baseline's learning rate where it is not 1: to be filled in before the first run of a scale."""
 _PUBLISHED = (
     *(("alphaflow", "lower", "2510.20771"), ("imf", "lower", "2512.02012"), ("soflow", "lower", "2512.15657")),
     *(("tvm", "lower", "2511.19797"), ("temf", "lower", "TEMF, CVPR 2026"), ("shortcut", "higher", "2505.13447")),

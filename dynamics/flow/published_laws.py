@@ -13,6 +13,21 @@ from dynamics.options import invalid
 MIN_GAP = 1e-4
 
 
+class BetweenEdges(TimeLaw):
+    """A law whose gaps lie between two edges."""
+
+    low: float = Field(default=0.0, ge=0, lt=1)
+    """Smallest gap t - r."""
+    high: float = Field(default=1.0, gt=0, le=1)
+    """Largest gap t - r."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise invalid("low, high", (self.low, self.high), "low < high", "swap the two edges")
+        return self
+
+
 class LogitNormalTime(TimeLaw):
     """One draw t ~ sigmoid(N(mean, std^2)), and a uniform r, for r = t rows that do not take the larger of two draws.
 
@@ -30,7 +45,7 @@ class LogitNormalTime(TimeLaw):
     """r is uniform in [0, t], or uniform in [0, 1] and the larger of the two numbers becomes t."""
 
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        t = _logit_normal(a, self.mean, self.std)
+        t = LogitNormalPair(mean=self.mean, std=self.std).draw_quantile(a)
         return (t, b * t) if self.r == "below" else (torch.maximum(t, b), torch.minimum(t, b))
 
 
@@ -53,12 +68,12 @@ class TwoLogitNormals(TimeLaw):
     """Its standard deviation."""
 
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        later = _logit_normal(a, self.later_mean, self.later_std)
-        earlier = _logit_normal(b, self.earlier_mean, self.earlier_std)
+        later = LogitNormalPair(mean=self.later_mean, std=self.later_std).draw_quantile(a)
+        earlier = LogitNormalPair(mean=self.earlier_mean, std=self.earlier_std).draw_quantile(b)
         return torch.maximum(later, earlier), torch.minimum(later, earlier)
 
 
-class GapThenEnd(TimeLaw):
+class GapThenEnd(BetweenEdges):
     """The gap t - r ~ sigmoid(N(gap_mean, gap_std^2)), then r ~ sigmoid(N(mean, std^2)) given r <= 1 - gap.
 
     It is that of Terminal Velocity Matching (2511.19797; official code, training/loss.py).
@@ -77,25 +92,17 @@ class GapThenEnd(TimeLaw):
     """Mean of r's normal draw before the sigmoid."""
     std: float = Field(default=1.0, gt=0)
     """Standard deviation of r's normal draw."""
-    low: float = Field(default=0.0, ge=0, lt=1)
-    """Smallest gap t - r."""
-    high: float = Field(default=1.0, gt=0, le=1)
-    """Largest gap t - r."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise invalid("gap_then_end", (self.low, self.high), "low < high", "swap the two edges")
-        return self
 
     def quantile(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        first, last = _logit_normal_cdf(torch.tensor([self.low, self.high]).double(), self.gap_mean, self.gap_std)
-        gap = _logit_normal(first + a * (last - first), self.gap_mean, self.gap_std)
-        r = _logit_normal(b * _logit_normal_cdf(1 - gap, self.mean, self.std), self.mean, self.std)
+        of_gap = LogitNormalPair(mean=self.gap_mean, std=self.gap_std)
+        of_r = LogitNormalPair(mean=self.mean, std=self.std)
+        first, last = of_gap.draw_cdf(torch.tensor([self.low, self.high]).double())
+        gap = of_gap.draw_quantile(first + a * (last - first))
+        r = of_r.draw_quantile(b * of_r.draw_cdf(1 - gap))
         return (r + gap).clamp(max=1), r
 
 
-class SeparateDraws(TimeLaw):
+class SeparateDraws(BetweenEdges):
     """t ~ sigmoid(N(t_mean, t_std^2)), and r ~ sigmoid(N(r_mean, r_std^2)) where it is below t, else t - 1e-4.
 
     SoFlow's law (2512.15657; train.py of its code); its t alone is one draw, as SoFlow and AlphaFlow take for r = t.
@@ -117,16 +124,6 @@ class SeparateDraws(TimeLaw):
     """Mean of the normal draw of r before the sigmoid."""
     r_std: float = Field(default=0.8, gt=0)
     """Its standard deviation."""
-    low: float = Field(default=0.0, ge=0, lt=1)
-    """Smallest gap t - r."""
-    high: float = Field(default=1.0, gt=0, le=1)
-    """Largest gap t - r."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise invalid("separate_draws", (self.low, self.high), "low < high", "swap the two edges")
-        return self
 
     @property
     def draws(self) -> tuple[LogitNormalPair, LogitNormalPair]:
@@ -165,12 +162,3 @@ def _table_of_t(law: SeparateDraws) -> tuple[Tensor, Tensor]:
     if not float(mass.sum()) > 0:
         raise invalid("gap bin", (law.low, law.high), "gaps that separate_draws draws", "move the edges")
     return edges, torch.cat([mass.new_zeros(1), mass.cumsum(0) / mass.sum()])
-
-
-def _logit_normal(p: Tensor, mean: float, std: float) -> Tensor:
-    return torch.sigmoid(mean + std * torch.special.ndtri(p))
-
-
-def _logit_normal_cdf(t: Tensor, mean: float, std: float) -> Tensor:
-    out: Tensor = torch.special.ndtr((torch.logit(t) - mean) / std)
-    return out
