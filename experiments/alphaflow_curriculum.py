@@ -49,7 +49,9 @@ CLAIMS = (
 def base(scale: str) -> RunConfig:
     config = with_values(_family.base(scale), _family.objectives()["alphaflow"])
     rate, every = config.training.learning_rate, config.training.num_steps // 4
-    forces = DecompositionOptions(every=every, rows_per_bin=64, rows_per_split=64, t_law="uniform", groups="model")
+    forces = DecompositionOptions(
+        every=every, t_law="uniform", num_splits=4, rows_per_bin=64, rows_per_split=128, groups="model"
+    )
     observers = (GapsOptions(every=every, rows_per_bin=512), forces)
     return with_values(
         config, {"training.learning_rate": RATES[scale].get("alphaflow", 1.0) * rate, "observers": observers}

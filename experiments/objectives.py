@@ -63,11 +63,8 @@ def axes(scale: str) -> Axes:
 
 
 def _observers(num_steps: int) -> tuple[GapsOptions, GramOptions]:
-    every = num_steps // 4
-    return (
-        GapsOptions(every=every, rows_per_bin=512),
-        GramOptions(every=every, t_law="uniform", num_splits=8, rows_per_split=64, groups="model"),
-    )
+    gram = GramOptions(every=num_steps // 2, t_law="uniform", num_splits=4, rows_per_split=128, groups="model")
+    return GapsOptions(every=num_steps // 4, rows_per_bin=512), gram
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:

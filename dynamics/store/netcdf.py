@@ -24,6 +24,7 @@ _HIDDEN = frozenset(
         "NAME",
         "REFERENCE_LIST",
         "DIMENSION_LIST",
+        "_Encoding",
         "_Netcdf4Dimid",
         "_Netcdf4Coordinates",
         "_NCProperties",
@@ -106,12 +107,13 @@ def _read_group(group: Any, arrays: Mapping[str, Any], texts: "_Texts") -> xr.Da
 def _dims(name: str, item: Any) -> tuple[str, ...]:
     """Return dimension names: of the scales a variable refers to, or the scale's own."""
     if "DIMENSION_LIST" in item.attrs:
-        return tuple(item.file[scales[0]].name.rsplit("/", 1)[1] for scales in item.attrs["DIMENSION_LIST"])
+        names = tuple(item.file[scales[0]].name.rsplit("/", 1)[1] for scales in item.attrs["DIMENSION_LIST"])
+        return names[:-1] if item.dtype == "S1" else names
     return (name,) if "CLASS" in item.attrs else ()
 
 
 def _values(item: Any, texts: "_Texts") -> np.ndarray[Any, Any]:
-    if h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O":
+    if h5py.check_string_dtype(item.dtype) is not None:
         return texts.read(item)
     return np.asarray(item[()])
 
@@ -125,6 +127,12 @@ class _Texts:
 
     def read(self, item: Any) -> np.ndarray[Any, Any]:
         """Read an array in slices: a few bytes can refer to one long string again and again."""
+        if item.dtype == "S1":  # one letter a value, as `run_file` packs them
+            self.letters += item.size
+            if 4 * self.letters > LONGEST:
+                raise ValueError(f"{item.name}: {item.size} letters")
+            letters = np.ascontiguousarray(item[()])
+            return np.char.decode(letters.view(f"S{item.shape[-1]}")[..., 0], "utf-8")
         values, longest = np.empty(item.shape, object), 0
         for part in _parts(item.shape, self.at_once):
             values[part] = item.asstr()[part]

@@ -226,7 +226,9 @@ def _write(path: Path, tree: xr.DataTree) -> None:
 
 
 def _filters(variable: xr.Variable, small: bool) -> dict[str, Any]:
-    """Compress large arrays of numbers; chunks take 2 kB a variable."""
+    """Compress large arrays of numbers, and of strings where every byte counts; chunks take 2 kB a variable."""
+    if small and variable.dtype.kind in "OUT" and variable.nbytes >= SMALL_FROM:
+        return {"dtype": "S1", "zlib": True, "complevel": 6}
     if variable.nbytes < (SMALL_FROM if small else COMPRESS_FROM) or variable.dtype.kind not in "biufc":
         return {}
     return {"zlib": True, "complevel": 6 if small else 1, "shuffle": True}

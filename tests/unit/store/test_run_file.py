@@ -103,6 +103,31 @@ def test_our_reader_agrees_with_xarrays(path: Path, way: str) -> None:
         lazy.close()
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_a_small_file_packs_its_strings(path: Path, way: str) -> None:
+    texts = np.array([["é" * (i % 7), f'{{"seed": {i}}}'] for i in range(300)])
+    dataset = xr.Dataset(coords={"text": (("row", "two"), texts), "few": ("two", ["a", ""])})
+    write_run(path, {"training": dataset}, {"slim": 1})
+    with h5py.File(path, "a") as file:
+        assert file["training/text"].dtype == "S1"
+        assert file["training/text"].id.get_storage_size() < 2 * texts.size
+        if way == "long":
+            del file.attrs[netcdf.CONSOLIDATED]
+    with h5py.File(path) as file:
+        ours = netcdf.read(file, inspected(file, str(path), path.stat().st_size))["/training"]
+    xr.testing.assert_identical(ours, dataset)
+    assert ours.text.dtype == texts.dtype
+    with xr.open_dataset(path, group="training", engine="h5netcdf") as theirs:
+        xr.testing.assert_identical(theirs.load(), dataset)
+
+
+def test_packed_strings_do_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(path, {"training": xr.Dataset(coords={"text": ("row", ["a" * 100] * 100)})}, {"slim": 1})
+    monkeypatch.setattr(netcdf, "LONGEST", 39_999)
+    with pytest.raises(ValueError, match="10000 letters"), h5py.File(path) as file:
+        netcdf.read(file, inspected(file, str(path), path.stat().st_size))
+
+
 def test_attributes_are_encoded_and_the_callers_stay(path: Path) -> None:
     dataset = xr.Dataset({"a": var("x", [1.0], law={"p": 1}, on=True)}, attrs={"parent": None})
     before = dataset.copy(deep=True)
