@@ -420,10 +420,10 @@ def test_ours_stands_beside_the_published(judged: xr.DataTree, monkeypatch: pyte
     ]
     asked = asked.assign(our_arm=["vanilla", "better"], experiment="small")
     stated = rows[rows.claim == "O1a"].assign(claim="a cosine", experiment="small")
-    alone = rows[rows.arm == "SoFlow"]
+    alone = rows[rows.arm == "AlphaFlow, XL/2+"]
     monkeypatch.setattr(beside_papers, "published", lambda: pd.concat([asked, stated, alone], ignore_index=True))
     table = beside({"small": judged})
-    assert list(table.published) == ["vanilla", *["MinSNR against vanilla"] * 2, stated.arm.iloc[0], "SoFlow"]
+    assert list(table.published) == ["vanilla", *["MinSNR against vanilla"] * 2, stated.arm.iloc[0], "AlphaFlow, XL/2+"]
     assert list(table.change)[:3] == ["", "-9%", "-9%"]
     absolute, claimed, look, direction, other = (row for _, row in table.iterrows())
     assert absolute.verdict == other.verdict == "not comparable"
