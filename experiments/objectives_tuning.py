@@ -1,4 +1,4 @@
-"""Which learning rate suits each objective? The league tunes all of them with the same effort: three rates each.
+"""Which learning rate suits each objective? The league tunes all of them with the same effort: four rates each.
 
 At the compute of the league, with its own schedule each; the best of three seeds' mean is what the league takes.
 """
@@ -11,7 +11,7 @@ from experiments import _family
 
 QUESTION = "Which learning rate makes each objective's u most accurate at equal compute?"
 PRIMARY = "one_step_error_end"
-FACTORS = (1 / 3, 1.0, 2.0)
+FACTORS = (1 / 3, 1.0, 2.0, 4.0)
 """Of the baseline's rate."""
 SEEDS = {"digits": (200, 201, 202), "testbed": (200, 201)}
 
