@@ -81,12 +81,12 @@ CONVENTIONS: dict[Source, Convention] = {
 }
 
 UNLIKE_OURS = {
-    ".q_norm.": "normalises queries and keys (qk_norm), as our attention does not",
     "shared_blocks.": "is iMF's (Lyy-iiis/imeanflow), with rotary positions, RMSNorm, SwiGLU, two heads, and tokens "
     "for t - r, guidance and class",
     "map_layer0.": "is a U-Net (such as Gsunshine/py-meanflow's), and ours is a transformer",
+    ".q_norm.": "normalises queries and keys (qk_norm), as our attention does not",
 }
-"""What keeps public networks from being ours, by a part of their tensors' names."""
+"""What keeps public networks from being ours, by a part of their tensors' names; the first that is found is told."""
 
 HEADS = {(size.depth, size.dim): size.heads for size in SIZES.values()} | {(12, 384): 6}
 """Attention heads of the published sizes by depth and width; the last is S of DiT and SiT. No file names them."""

@@ -132,8 +132,10 @@ def test_without_a_null_class_the_last_class_stands_for_it() -> None:
 )
 @pytest.mark.parametrize("source", get_args(Source))
 def test_networks_that_ours_cannot_be_are_refused_with_the_reason(source: Source, name: str, words: str) -> None:
+    """Whatever else is there: iMF's has normalised queries too."""
+    beside = {name.replace("q_proj._flax_linear", "q_norm"): torch.ones(8), "net.x_embedder.proj.bias": torch.ones(8)}
     with pytest.raises(ValueError, match="what our DiT can be exactly") as error:
-        from_public({"module." + name: torch.ones(8)}, source)
+        from_public({"module." + each: tensor for each, tensor in (beside | {name: torch.ones(8)}).items()}, source)
     assert words in str(error.value)
     assert "that do not fit" not in str(error.value)
 
