@@ -102,13 +102,20 @@ def alphaflow(state: State, heads: int, x: Tensor, sigma: Tensor, sigma_next: Te
     return _network(state, heads, x, c + embedded(state, "noise_labels_next_embedder", sigma - sigma_next), y)
 
 
-def projectors(dim: int, depth: int = 2) -> State:
-    """What REPA's training alone uses, for `depth` encoders: an MLP of three layers each."""
+def velocity(kind: Kind, state: State, heads: int, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    """What the network of a kind says of u(z, t, r, y)."""
+    if kind == "sit":
+        return -sit(state, heads, z, 1 - t, y)  # its time runs from noise to data, and so does its velocity
+    if kind == "meanflow-pytorch":
+        return meanflow(state, heads, z, r, t, y)
+    return alphaflow(state, heads, z, t, r, y) if kind == "alphaflow" else repa(state, heads, z, t, y)
+
+
+def projectors(dim: int) -> State:
+    """What REPA's training alone uses: an MLP of three layers."""
     widths = {"0": (32, dim), "2": (32, 32), "4": (12, 32)}
-    parts = {f"projectors.{i}.{layer}": shape for i in range(depth) for layer, shape in widths.items()}
-    return {f"{n}.weight": torch.ones(s) for n, s in parts.items()} | {
-        f"{n}.bias": torch.ones(s[0]) for n, s in parts.items()
-    }
+    weights = {f"projectors.0.{layer}.weight": torch.ones(shape) for layer, shape in widths.items()}
+    return weights | {name.replace("weight", "bias"): weight[:, 0].clone() for name, weight in weights.items()}
 
 
 def held(state: State) -> State:

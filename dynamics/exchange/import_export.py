@@ -58,19 +58,17 @@ def import_run(
     """Make a finished run of a public checkpoint, as if it had been trained here.
 
     The run is that of a preset by name only: what its config says about training says nothing about what happened
-    elsewhere. Its seed comes from the file's hash, so that other weights of the same size are another run. Files of
-    SiT, DiT and REPA look alike: only the caller knows which one it is.
+    elsewhere. Its seed comes from the file's hash, so that other weights of the same size are another run.
 
     Args:
         checkpoint: A .pt, .pth or .safetensors file; nothing in it is executed.
-        source: Which repository's network it holds, see `exchange.conventions`.
+        source: Which repository's network it holds; files of SiT, DiT and REPA look alike.
         out: The run folder to make. It appears when it is complete.
         preset: Config to take the rest from; None takes the paper's of this size.
         data: Latents, for evaluation; networks load without.
         heads: Attention heads, if neither the preset nor the published sizes say it.
         weights: Which of a training checkpoint's; None takes the average where there is one.
-        latent_scale: What the latents that it was trained on were multiplied by; None takes the preset's, or without
-            one what the repository's code says.
+        latent_scale: What its latents were multiplied by; None takes the preset's, or without one the repository's.
         num_classes: Number of classes, if the file may have no null class (see `exchange.translation.from_public`).
 
     Raises:

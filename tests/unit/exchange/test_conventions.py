@@ -6,7 +6,21 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from published import Kind, State, alphaflow, checkpoint, dit, held, meanflow, positions, projectors, repa, shapes, sit
+from published import (
+    Kind,
+    State,
+    alphaflow,
+    checkpoint,
+    dit,
+    held,
+    meanflow,
+    positions,
+    projectors,
+    repa,
+    shapes,
+    sit,
+    velocity,
+)
 from torch import Tensor
 
 from dynamics.cli.exchange_commands import ExportArgs, ImportArgs
@@ -92,11 +106,11 @@ def test_alphaflow_answers_u(sizes: dict[str, int]) -> None:
 def test_what_no_sample_needs_is_left_out_by_name() -> None:
     state = checkpoint("repa")
     whole = from_public({f"module.{name}": tensor for name, tensor in (state | projectors(16)).items()}, "repa", HEADS)
-    assert whole.notes == ("left out, for no sample needs these tensors: projectors. (12)",)
+    assert whole.notes == ("left out, for no sample needs these tensors: projectors. (6)",)
     assert from_public(state, "repa", HEADS).notes == ()
     (note,) = from_public(held(checkpoint("alphaflow")), "alphaflow", HEADS).notes
     assert note.endswith("autoencoder. (1), autoencoder_mean (1), autoencoder_var (1), are_ldm_stats_inited (1)")
-    with pytest.raises(ValueError, match=r"12 that do not fit: projectors.0.0.bias is unexpected"):
+    with pytest.raises(ValueError, match=r"6 that do not fit: projectors.0.0.bias is unexpected"):
         from_public(checkpoint("sit", sigma=False) | projectors(16), "sit", HEADS)
     # beside the network of AlphaFlow there is nothing else that is known
     with pytest.raises(ValueError, match=r"model.pos_embed is unexpected"):
@@ -204,13 +218,7 @@ def test_there_and_back(target: Target) -> None:
     z, t, r, y = inputs()
     exact = {name: tensor.double() for name, tensor in out.items()}
     ours = imported(state, target).double()(z, t, r, y)
-    theirs = {
-        "sit": lambda: -sit(exact, HEADS, z, 1 - t, y),
-        "repa": lambda: repa(exact, HEADS, z, t, y),
-        "meanflow-pytorch": lambda: meanflow(exact, HEADS, z, r, t, y),
-        "alphaflow": lambda: alphaflow(exact, HEADS, z, t, r, y),
-    }
-    torch.testing.assert_close(ours, theirs[target](), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, velocity(target, exact, HEADS, z, t, r, y), rtol=1e-4, atol=1e-4)
 
 
 def test_a_sit_becomes_a_port_that_ignores_r() -> None:
