@@ -1,4 +1,4 @@
-"""SiT, DiT and the MeanFlow port as their papers and code define them, written anew: tensors by public names."""
+"""SiT, REPA, DiT, the MeanFlow port and AlphaFlow as their code defines them, written anew: tensors by public names."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["sit", "dit", "meanflow-pytorch"]
+Kind = Literal["sit", "repa", "dit", "meanflow-pytorch", "alphaflow"]
 State = dict[str, Tensor]
+EMBEDDERS: dict[Kind, tuple[str, ...]] = {
+    "meanflow-pytorch": ("t_embedder", "r_embedder"),
+    "alphaflow": ("noise_labels_embedder", "noise_labels_next_embedder"),
+}
+"""Names of the embedders of times where there are two; else there is t_embedder."""
 
 
 def shapes(
@@ -22,15 +27,13 @@ def shapes(
     sigma: bool = True,
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a checkpoint; `sigma` doubles the output of sit and dit (learn_sigma)."""
-    out = channels * (2 if sigma and kind != "meanflow-pytorch" else 1) * patch * patch
+    out = channels * (2 if sigma and kind in ("sit", "dit") else 1) * patch * patch
     linear = {
-        "t_embedder.mlp.0": (dim, 256),
-        "t_embedder.mlp.2": (dim, dim),
         "final_layer.linear": (out, dim),
         "final_layer.adaLN_modulation.1": (2 * dim, dim),
     }
-    if kind == "meanflow-pytorch":
-        linear |= {"r_embedder.mlp.0": (dim, 256), "r_embedder.mlp.2": (dim, dim)}
+    for name in EMBEDDERS.get(kind, ("t_embedder",)):
+        linear |= {f"{name}.mlp.0": (dim, 256), f"{name}.mlp.2": (dim, dim)}
     for i in range(depth):
         linear |= {
             f"blocks.{i}.attn.qkv": (3 * dim, dim),
@@ -77,6 +80,11 @@ def sit(state: State, heads: int, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return _network(state, heads, x, embedded(state, "t_embedder", t), y)[:, : x.shape[1]]
 
 
+def repa(state: State, heads: int, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """REPA's estimate of e - x, at t = 1 for noise."""
+    return _network(state, heads, x, embedded(state, "t_embedder", t), y)
+
+
 def dit(state: State, heads: int, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """DiT's estimate of the noise at t = 0..999, without that of the variance."""
     return sit(state, heads, x, t, y)
@@ -86,6 +94,38 @@ def meanflow(state: State, heads: int, z: Tensor, r: Tensor, t: Tensor, y: Tenso
     """The port's u(z, r, t, y), in the order of its arguments."""
     c = embedded(state, "t_embedder", t) + embedded(state, "r_embedder", t - r)
     return _network(state, heads, z, c, y)
+
+
+def alphaflow(state: State, heads: int, x: Tensor, sigma: Tensor, sigma_next: Tensor, y: Tensor) -> Tensor:
+    """AlphaFlow's mean velocity between two noise levels, as the wrapper of its network calls it."""
+    c = embedded(state, "noise_labels_embedder", sigma)
+    return _network(state, heads, x, c + embedded(state, "noise_labels_next_embedder", sigma - sigma_next), y)
+
+
+def velocity(kind: Kind, state: State, heads: int, z: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    """What the network of a kind says of u(z, t, r, y)."""
+    if kind == "sit":
+        return -sit(state, heads, z, 1 - t, y)  # its time runs from noise to data, and so does its velocity
+    if kind == "meanflow-pytorch":
+        return meanflow(state, heads, z, r, t, y)
+    return alphaflow(state, heads, z, t, r, y) if kind == "alphaflow" else repa(state, heads, z, t, y)
+
+
+def projectors(dim: int) -> State:
+    """What REPA's training alone uses: an MLP of three layers."""
+    widths = {"0": (32, dim), "2": (32, 32), "4": (12, 32)}
+    weights = {f"projectors.0.{layer}.weight": torch.ones(shape) for layer, shape in widths.items()}
+    return weights | {name.replace("weight", "bias"): weight[:, 0].clone() for name, weight in weights.items()}
+
+
+def held(state: State) -> State:
+    """AlphaFlow's network as its files hold it, beside an autoencoder and statistics of its latents."""
+    beside = {
+        "autoencoder.model.encoder.conv_in.weight": torch.ones(2, 3, 3, 3),
+        "are_ldm_stats_inited": torch.ones(()),
+    }
+    beside |= {f"autoencoder_{name}": torch.ones(1, 4, 8, 8).double() for name in ("mean", "var")}
+    return {f"model.{name}": tensor for name, tensor in state.items()} | beside
 
 
 def embedded(state: State, name: str, t: Tensor) -> Tensor:

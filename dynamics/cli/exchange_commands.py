@@ -9,15 +9,16 @@ import tyro
 
 @dataclass(frozen=True)
 class ImportArgs:
-    """Make a finished run of public weights: SiT (answers v), DiT (a backbone only) or a MeanFlow in PyTorch (u).
+    """Make a finished run of public weights: SiT, REPA (answer v), MeanFlow, AlphaFlow (u) or DiT (a backbone only).
 
     Nothing in the file is executed. The network can be loaded without data; to evaluate it, pass --data.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A .pt, .pth or .safetensors file."""
-    source: Annotated[Literal["sit", "dit", "meanflow-pytorch"], tyro.conf.arg(name="from")]
-    """Whose network it holds: willisma/SiT, facebookresearch/DiT (their files look alike) or zhuyu-cs/MeanFlow."""
+    source: Annotated[Literal["sit", "repa", "dit", "meanflow-pytorch", "alphaflow"], tyro.conf.arg(name="from")]
+    """Whose network it holds: willisma/SiT, sihyun-yu/REPA, facebookresearch/DiT (their files look alike),
+    zhuyu-cs/MeanFlow or snap-research/alphaflow (TEMF's too)."""
     out: Path
     """The run folder to make; for runs to start from it, it must be named by its run_id, which is printed."""
     preset: str | None = None
@@ -30,7 +31,9 @@ class ImportArgs:
     """Which weights of a training checkpoint; if left out, the average where there is one."""
     latent_scale: float | None = None
     """What the latents that it was trained on were multiplied by; if left out, what the repository's code says:
-    0.18215, or 0.18125 for meanflow-pytorch."""
+    0.18215, or 0.18125 for meanflow-pytorch; for alphaflow, which normalises otherwise, it must be given."""
+    num_classes: int | None = None
+    """Number of classes, for a file that has no null class because no labels were dropped while it was trained."""
 
 
 def import_(args: ImportArgs) -> None:
@@ -40,9 +43,19 @@ def import_(args: ImportArgs) -> None:
 
     preset = None if args.preset is None else named_config(args.preset)
     made = import_run(
-        args.checkpoint, args.source, args.out, preset, args.data, args.heads, args.weights, args.latent_scale
+        args.checkpoint,
+        args.source,
+        args.out,
+        preset,
+        args.data,
+        args.heads,
+        args.weights,
+        args.latent_scale,
+        args.num_classes,
     )
     print(f"{made.path / 'run.nc'}: run {made.run_id}")
+    for note in made.notes:
+        print(note)
     if made.meaning == "backbone":
         print("NOT A VELOCITY: DiT predicts the noise of a discrete schedule. Samples and evaluations of this run mean")
         print("nothing; it is a backbone for other runs to start from.")
@@ -57,14 +70,14 @@ def import_(args: ImportArgs) -> None:
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a run's weights for SiT's code (if they ignore the gap) or for a MeanFlow in PyTorch, as safetensors."""
+    """Write a run's weights for the code of MeanFlow or AlphaFlow, or if they ignore the gap of SiT or REPA."""
 
     dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """The run folder."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The file; .safetensors is added if it is missing."""
-    target: Annotated[Literal["sit", "meanflow-pytorch"], tyro.conf.arg(name="to")]
-    """Whose code will read it: willisma/SiT (with learn_sigma=False) or zhuyu-cs/MeanFlow."""
+    target: Annotated[Literal["sit", "repa", "meanflow-pytorch", "alphaflow"], tyro.conf.arg(name="to")]
+    """Whose code will read it: willisma/SiT, sihyun-yu/REPA, zhuyu-cs/MeanFlow or snap-research/alphaflow."""
     weights: str = "ema"
     """ema (the first average), model, or a recorded decay such as 0.999."""
     checkpoint: int | None = None
@@ -77,5 +90,12 @@ def export(args: ExportArgs) -> None:
 
     path = export_run(args.dir, args.out, args.target, args.weights, args.checkpoint)
     print(f"{path}; in Python: model.load_state_dict(safetensors.torch.load_file({str(path)!r}))")
-    if args.target == "sit":
-        print("It has no learned sigma: build the model with learn_sigma=False.")
+    if args.target in _BUILT_WITH:
+        print(_BUILT_WITH[args.target])
+
+
+_BUILT_WITH = {
+    "sit": "It has no learned sigma: build the model with learn_sigma=False.",
+    "repa": "It has no projectors: build the model with z_dims=[] and qk_norm=False.",
+    "alphaflow": "The model is the backbone, net.model, with a null class: build it with label_dropout above 0.",
+}

@@ -11,8 +11,9 @@ from dynamics.atomic import file_sha256, replacing, sync
 from dynamics.config import RunConfig
 from dynamics.data import DataOptions, Latents
 from dynamics.data.latent_files import read_record
-from dynamics.exchange.conventions import CONVENTIONS, Imported, Meaning, Source, Target, from_public, to_public
+from dynamics.exchange.conventions import CONVENTIONS, Meaning, Source, Target
 from dynamics.exchange.public_files import SAFE, read_tensors
+from dynamics.exchange.translation import Imported, from_public, to_public
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiT, DiTOptions, build
 from dynamics.models.dit import SIZES
@@ -26,7 +27,7 @@ from dynamics.training import StartOptions, TrainState, check_room, room_for, st
 from dynamics.training.shards import write
 
 DOWNSAMPLING = 8
-"""Pixels per latent cell, along each side, of the autoencoder that all three repositories use."""
+"""Pixels per latent cell, along each side, of the autoencoder that all these repositories use."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ImportedRun:
     """What the folder must be called for others to start from it."""
     meaning: Meaning
     """What its network answers."""
+    notes: tuple[str, ...]
+    """What was not taken over as it is, in sentences."""
 
 
 def import_run(
@@ -50,36 +53,36 @@ def import_run(
     heads: int | None = None,
     weights: Literal["ema", "model"] | None = None,
     latent_scale: float | None = None,
+    num_classes: int | None = None,
 ) -> ImportedRun:
     """Make a finished run of a public checkpoint, as if it had been trained here.
 
     The run is that of a preset by name only: what its config says about training says nothing about what happened
-    elsewhere. Its seed comes from the file's hash, so that other weights of the same size are another run. Files of SiT
-    and of DiT look alike: only the caller knows which one it is.
+    elsewhere. Its seed comes from the file's hash, so that other weights of the same size are another run.
 
     Args:
         checkpoint: A .pt, .pth or .safetensors file; nothing in it is executed.
-        source: Which repository's network it holds, see `exchange.conventions`.
+        source: Which repository's network it holds; files of SiT, DiT and REPA look alike.
         out: The run folder to make. It appears when it is complete.
         preset: Config to take the rest from; None takes the paper's of this size.
         data: Latents, for evaluation; networks load without.
         heads: Attention heads, if neither the preset nor the published sizes say it.
         weights: Which of a training checkpoint's; None takes the average where there is one.
-        latent_scale: What the latents that it was trained on were multiplied by; None takes the preset's, or without
-            one what the repository's code says.
+        latent_scale: What its latents were multiplied by; None takes the preset's, or without one the repository's.
+        num_classes: Number of classes, if the file may have no null class (see `exchange.translation.from_public`).
 
     Raises:
-        ValueError: The file is missing, damaged, would execute code or does not fit the source or the preset; the data
-            are of other shape, classes or scale; `out` exists.
+        ValueError: The file is missing, damaged, would execute code, was trained for no velocity or does not fit the
+            source or the preset; the data are of other shape, classes or scale; `out` exists.
         DiskFullError: No room.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise invalid("out", str(out), "a folder that is empty or not there yet", "choose another --out")
-    tensors, which = read_tensors(checkpoint, weights)
+    tensors, which = read_tensors(checkpoint, weights, CONVENTIONS[source].trained_with)
     if heads is None and preset is not None and isinstance(preset.model, DiTOptions):
         heads = preset.model.heads
-    imported = from_public(tensors, source, heads)
+    imported = from_public(tensors, source, heads, num_classes)
     sha256 = file_sha256(checkpoint)
     config = config_for(imported, source, preset, data, latent_scale, origin=f"{sha256} {source} {which}")
     about = {
@@ -89,6 +92,7 @@ def import_run(
         "imported_sha256": sha256,
         "imported_weights": which,
         "meaning": CONVENTIONS[source].meaning,
+        "imported_notes": "; ".join(imported.notes),
     }
     temporary = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
     try:
@@ -98,7 +102,7 @@ def import_run(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(out.parent)
-    return ImportedRun(out, config.run_id, CONVENTIONS[source].meaning)
+    return ImportedRun(out, config.run_id, CONVENTIONS[source].meaning, imported.notes)
 
 
 def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", checkpoint: int | None = None) -> Path:
@@ -107,7 +111,7 @@ def export_run(run_dir: Path, out: Path, target: Target, weights: str = "ema", c
     Args:
         run_dir: The run folder.
         out: The file; the ending .safetensors is added if it is missing.
-        target: Which repository, see `exchange.conventions.to_public`.
+        target: Which repository, see `exchange.translation.to_public`.
         weights: "model", "ema" or a decay.
         checkpoint: Step of the checkpoint; None takes the newest.
 
@@ -159,8 +163,10 @@ def config_for(
     if base.model != imported.options:
         different = ", ".join(differences(base.model.model_dump(), imported.options.model_dump(), "model"))
         raise invalid("preset", different, "a config with the checkpoint's model", "choose another --preset")
-    if latent_scale is None and preset is None:
-        latent_scale = CONVENTIONS[source].latent_scale
+    if latent_scale is None and preset is None and (latent_scale := CONVENTIONS[source].latent_scale) is None:
+        allowed = f"a number: {CONVENTIONS[source].repository} normalises latents by statistics of each position"
+        remedy = "pass --latent-scale of your latents to accept the difference (0.18215 makes their spread about 1)"
+        raise invalid("latent_scale", "none", allowed, remedy)
     where = base.data if preset else base.data.model_copy(update={"image_size": DOWNSAMPLING * imported.shape[1]})
     changes: dict[str, Any] = {
         "data": _data(where, data, latent_scale),
@@ -181,7 +187,8 @@ def config_for(
     found = (shape, condition.num_classes)
     if found != expected:
         allowed = f"shape {expected[0]} and {expected[1]} classes, which the checkpoint is for"
-        remedy = "pass --data with such latents, or --preset with a config on such data"
+        remedy = "pass --data with such latents, --preset with a config on such data, or --num-classes for a file "
+        remedy += "without a null class"
         raise invalid("data", f"shape {found[0]} and {found[1]} classes", allowed, remedy)
     if data is not None:
         config.data.load()  # latents that are not there, or not whole, are better found now

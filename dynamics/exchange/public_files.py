@@ -32,21 +32,31 @@ _REFUSED = (
 """What torch raises on files that are truncated, damaged or not its own."""
 
 
-def read_tensors(path: Path, which: Literal["ema", "model"] | None = None) -> tuple[dict[str, Tensor], str]:
+def read_tensors(
+    path: Path, which: Literal["ema", "model"] | None = None, trained_with: Mapping[str, str] | None = None
+) -> tuple[dict[str, Tensor], str]:
     """Return the state dict in a file, and what the file calls it, "" for nothing; no code in it is executed.
 
     Args:
         path: A .safetensors file, or a .pt or .pth file with a state dict or a training checkpoint of several.
         which: Which one of a training checkpoint; None takes "ema" where there is one, and else "model".
+        trained_with: What its arguments must say, where it has some.
 
     Raises:
         ValueError: The file is missing, of another kind, damaged, or holds anything but tensors, containers, plain
-            values and an `argparse.Namespace`; or no such state dict.
+            values and an `argparse.Namespace`; or no such state dict; or it was trained otherwise.
     """
     if not path.is_file() or path.suffix not in (*PICKLED, SAFE):
         received = str(path) if path.is_file() else f"{path}, which is no file"
         raise invalid("checkpoint", received, f"a file that ends in {', '.join((*PICKLED, SAFE))}", "check the path")
     content = _load_safe(path) if path.suffix == SAFE else _load_pickled(path)
+    said = content.get("args")
+    for option, value in (trained_with or {}).items():
+        if isinstance(said, argparse.Namespace) and getattr(said, option, value) != value:
+            remedy = "nothing but a velocity of the straight path can be imported"
+            raise invalid(
+                "checkpoint", f"{path}, trained with {option} {getattr(said, option)}", f"{option} {value}", remedy
+            )
     found = [kind for kind in ("ema", "model") if isinstance(content.get(kind), Mapping)]
     if which is not None and which not in found:
         received = f"{which} of {path}, which has {' and '.join(found) or 'one set of weights without a name'}"

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from published import State, checkpoint, dit, meanflow, shapes, sit
+from published import State, checkpoint, dit, projectors, shapes, sit, velocity
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +22,8 @@ from dynamics.config import RunConfig
 from dynamics.data import Latents
 from dynamics.data.latent_files import LABELS, RECORD, Record, Shard, shard_path
 from dynamics.exchange import import_export
-from dynamics.exchange.conventions import Imported, Source
+from dynamics.exchange.conventions import Source, Target
+from dynamics.exchange.translation import Imported
 from dynamics.flow.condition import ClassLabels
 from dynamics.models import DiTOptions
 from dynamics.models.dit import SIZES
@@ -145,19 +146,22 @@ def test_a_dit_is_only_a_backbone_and_says_so(say: Say, preset: Path, tmp_path: 
     assert "predicts no velocity" in said
 
 
-@pytest.mark.parametrize("source", ["sit", "meanflow-pytorch"])
-def test_a_file_comes_back_from_its_run(source: Source, say: Say, preset: Path, tmp_path: Path) -> None:
-    kind = "sit" if source == "sit" else "meanflow-pytorch"
-    state = checkpoint(kind, dtype=torch.float32, sigma=False, **DIGITS)
-    first = saved(tmp_path / "a.pth", state)
-    assert say("import", first, "--from", source, "--out", tmp_path / "run", "--preset", preset)[0] == 0
+@pytest.mark.parametrize("source", get_args(Target))
+def test_a_file_comes_back_from_its_run(source: Target, say: Say, preset: Path, tmp_path: Path) -> None:
+    state = checkpoint(source, dtype=torch.float32, sigma=False, **DIGITS)
+    first = saved(tmp_path / "a.pth", state | (projectors(16) if source == "repa" else {}))
+    code, said = say("import", first, "--from", source, "--out", tmp_path / "run", "--preset", preset)
+    assert code == 0, said
+    assert ("no sample needs these tensors: projectors. (6)" in said) == (source == "repa")
     code, said = say("export", tmp_path / "run", tmp_path / "v1.5", "--to", source)
     assert code == 0, said
-    assert ("learn_sigma=False" in said) == (source == "sit")
+    built_with = {"sit": "learn_sigma=False", "repa": "z_dims=[]", "alphaflow": "net.model"}
+    assert [name for name, words in built_with.items() if words in said] == [source] * (source in built_with)
     back = load_file(tmp_path / "v1.5.safetensors")
-    assert {name: tuple(t.shape) for name, t in back.items()} == shapes(kind, channels=1, sigma=False)
+    assert {name: tuple(t.shape) for name, t in back.items()} == shapes(source, channels=1, sigma=False)
     for name, tensor in state.items():
         torch.testing.assert_close(back[name], tensor, rtol=2e-7, atol=2e-7)
+        assert torch.equal(back[name], tensor) or name == "pos_embed" or source == "sit"
     before = (tmp_path / "v1.5.safetensors").read_bytes()
     code, said = say("export", tmp_path / "run", tmp_path / "v1.5", "--to", source, "--weights", "model")
     assert code == 2
@@ -166,8 +170,7 @@ def test_a_file_comes_back_from_its_run(source: Source, say: Say, preset: Path, 
     again = say("import", tmp_path / "v1.5.safetensors", "--from", source, "--out", tmp_path / "2", "--preset", preset)
     assert again[0] == 0, again[1]
     z, t, r, y = inputs()
-    theirs = -sit(state, 2, z, 1 - t, y) if kind == "sit" else meanflow(state, 2, z, r, t, y)
-    same(dynamics.load_model(tmp_path / "2")(z, t, r, y), theirs)
+    same(dynamics.load_model(tmp_path / "2")(z, t, r, y), velocity(source, state, 2, z, t, r, y))
     # other bytes are another run, though they are of one size
     assert RunFolder(tmp_path / "run").read_config().run_id != RunFolder(tmp_path / "2").read_config().run_id
 
@@ -279,13 +282,13 @@ def test_a_preset_must_fit(
 def test_without_a_preset_the_size_decides(say: Say, tmp_path: Path) -> None:
     for name, size in SIZES.items():
         network = Imported(size, (4, 32, 32), 1000, {})
-        scales: dict[Source, float] = {"sit": 0.18215, "dit": 0.18215, "meanflow-pytorch": 0.18125}
+        scales: dict[Source, float] = {"sit": 0.18215, "repa": 0.18215, "dit": 0.18215, "meanflow-pytorch": 0.18125}
         for source, scale in scales.items():
             config = import_export.config_for(network, source, None, None, None, "a file")
             paper = PRESETS[f"{name.replace('/', '').lower()}-meanflow"]
             assert (config.model, config.training) == (paper.model, paper.training)
             assert config.data == Latents(image_size=256, latent_scale=scale)
-            assert (config.objective.kind == "flow_matching") == (source == "sit")
+            assert (config.objective.kind == "flow_matching") == (source in ("sit", "repa"))
             assert config.objective.guidance.label_drop_prob == 0.1
     larger = Imported(SIZES["XL/2"], (4, 64, 64), 1000, {})
     assert import_export.config_for(larger, "dit", None, None, 0.2, "a file").data.image_size == 512
