@@ -137,6 +137,7 @@ def _curricula(schedule: str, num_steps: int) -> tuple[Curriculum, ...]:
 
 # laws of times of the other objectives; r = t rows take one draw of t. AlphaFlow's code leaves them out: MeanFlow's
 _ALPHAFLOW_TIMES = TimesOptions(equal_law=LogitNormalTime(), gap_share=0.5)
+_TEMF_TIMES = TimesOptions(equal_law=LogitNormalTime(), gap_share=0.1)
 _SOFLOW_TIMES = TimesOptions(law=SeparateDraws(), equal_law=LogitNormalTime(mean=-0.2), gap_share=0.25)
 _TVM_TIMES = TimesOptions(law=GapThenEnd(), equal_law=LogitNormalTime(), gap_share=0.5)
 _DMF_TIMES = TimesOptions(
@@ -175,10 +176,9 @@ def _family_on_digits() -> dict[str, RunConfig]:
             "times": _DMF_TIMES,
             "curricula": (LearnedVariance(form="log", initial=math.log(64), eps=0.01, learning_rate=2e-3),),
         },
-        # at second hand (CVPR 2026)
         "temf": {
-            "objective": TEMF(guidance=Guidance(w=0.4, k=0.7), mix_to=0.1),
-            "times": TimesOptions(law=LogitNormalTime(r="ordered"), gap_share=0.1),
+            "objective": TEMF(guidance=Guidance(w=0.4, k=0.7, label_drop="guided")),
+            "times": _TEMF_TIMES,
             "curricula": (TemporalEquilibrium(),),
         },
         "imf": {"objective": IMeanFlow(sampled=GuidanceLaw()), "times.gap_share": 0.5},
@@ -196,6 +196,9 @@ def _family_at_paper_scale() -> dict[str, RunConfig]:
     # not in its code: XL/2+ goes on from XL/2 (start.run), with alpha = 0, for 60 epochs of larger batches
     longer = {"training.num_steps": round(60 * IMAGENET_IMAGES / 1024), "training.batch_size": 1024}
     at_the_end = {"objective.alpha": Annealed(path="constant", first=0.0)}
+    # yuanpengtu/TEMF, experiments-temf.yaml: an effective guidance of 1
+    of_temf = {"objective": TEMF(), "times": _TEMF_TIMES, "curricula": (TemporalEquilibrium(),)}
+    of_temf["training.num_steps"] = 1_200_000
     # zlab-princeton/SoFlow, imagenet.yaml: cfg_scale 3, mix_ratio 1/4, so w = 3/4 and k = 3/4
     soflow = SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025))
     of_soflow = {"objective": soflow, "times": _SOFLOW_TIMES, "training.num_steps": 400_000}
@@ -208,6 +211,8 @@ def _family_at_paper_scale() -> dict[str, RunConfig]:
     return {
         "xl2-alphaflow": with_values(xl2, of_alphaflow),
         "xl2plus-alphaflow": with_values(xl2, of_alphaflow | longer | at_the_end),
+        "b2-temf": with_values(b2, of_temf),
+        "xl2-temf": with_values(xl2, of_temf),
         "b4-soflow": with_values(b4, of_soflow | {"training.betas": (0.9, 0.99)}),
         "b2-shortcut": with_values(b2, of_shortcut),
         "xl2-shortcut": with_values(xl2, of_shortcut),

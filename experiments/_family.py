@@ -10,6 +10,7 @@ from dynamics.objectives import (
     TVM,
     Adaptive,
     AlphaFlow,
+    Guidance,
     IMeanFlow,
     MeanFlow,
     Objective,
@@ -32,7 +33,7 @@ _OBJECTIVES: dict[str, Objective] = {
     "split": SplitMeanFlow(),
     "tvm": TVM(teacher=str(TEACHER)),
     "dmf": MeanFlow(adaptive=Adaptive(p=0.0)),
-    "temf": TEMF(),
+    "temf": TEMF(guidance=Guidance(w=0.3, k=0.7, label_drop_prob=0.0)),
 }
 
 

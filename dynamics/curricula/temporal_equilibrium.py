@@ -8,21 +8,21 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from dynamics.curricula.plan import Curriculum, Plan, State, record, weigh_u
+from dynamics.curricula.plan import Curriculum, Plan, State, record, weigh_u, weigh_v
 from dynamics.flow.progress import Progress
 
 
 class TemporalEquilibrium(Curriculum):
-    """Weight 1 / ((1 + slope dt) sqrt(1 + dt^2)) on r < t rows, whose share moves by sigmoid(steepness (i/T - centre)).
+    """Weight 1 / ((1 + slope dt) sqrt(1 + dt^2)); the share of r < t rows moves by sigmoid(steepness (i/T - centre)).
 
-    Formula and numbers are known at second hand. There is no public code: whether the weight comes before or after the
-    adaptive normalisation is not known; here it comes after, else it would cancel.
+    Formulas and numbers of the official code (yuanpengtu/TEMF, configs/loss/temf.yaml), where dt is at least 0.001. The
+    paper is said to have a slope of 0.5.
     """
 
     SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"planned_gap_share": ("1", "planned share of r < t rows")}
 
     kind: Literal["temporal_equilibrium"] = "temporal_equilibrium"
-    slope: float = Field(default=0.5, ge=0)
+    slope: float = Field(default=1.0, ge=0)
     """Factor of dt in the weight's first term."""
     share_from: float = Field(default=0.1, ge=0, le=1)
     """Share of r < t rows that the sigmoid starts from."""
@@ -38,8 +38,9 @@ class TemporalEquilibrium(Curriculum):
         share = self.share_from + (self.share_to - self.share_from) * moved
 
         def weight(plan: Plan, t: Tensor, r: Tensor) -> Tensor:
-            gap = t - r
+            gap = (t - r).clamp(min=1e-3)
             out: Tensor = 1 / ((1 + self.slope * gap) * (1 + gap**2).sqrt())
             return out
 
-        return record(weigh_u(replace(plan, gap_share=share), weight), planned_gap_share=share)
+        weighed = weigh_v(weigh_u(replace(plan, gap_share=share), weight), weight)
+        return record(weighed, planned_gap_share=share)

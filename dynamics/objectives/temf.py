@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import exp
 from typing import ClassVar, Literal
 
 import torch
@@ -14,34 +13,33 @@ from dynamics.models import Network
 from dynamics.objectives.guidance import Guidance
 from dynamics.objectives.meanflow import MeanFlow
 from dynamics.objectives.objective import Objective
-from dynamics.objectives.terms import LossTerms
+from dynamics.objectives.terms import Adaptive, LossTerms
 
 
 class TEMF(MeanFlow):
     """MeanFlow with v_g = m v_cfg + (1 - m) v_pred, v_cfg = w' v + (1 - w') v_unc, v_pred = u(z, t, t | y).
 
-    In the words of `Guidance` that is k = 1 - m and w = m w': m moves and the effective scale w' = w / (1 - k), and so
-    the truth, stays. `guidance` is that of the start. Weights and the share of r < t rows are a curriculum,
-    `curricula.TemporalEquilibrium`.
+    In the words of `Guidance` that is k = 1 - m and w = m w': m moves from its start to `mix_to` in proportion to the
+    progress i/T, and the effective scale w' = w / (1 - k), and so the truth, stays. `guidance` is that of the start.
+    The loss is the mean of the squared error without adaptive weight. Weights by gap and the share of r < t rows are a
+    curriculum, `curricula.TemporalEquilibrium`. Formulas of the official code, src/training/loss.py (yuanpengtu/TEMF),
+    whose configurations have w' = 1.
     """
 
-    # DIFFERS: there is no public code. Known at second hand are m v_cfg + (1 - m) v_pred and that m goes from .3 to .1;
-    # what v_cfg and v_pred are, and along which path m moves, is read here.
     SERIES: ClassVar[Mapping[str, tuple[str, str]]] = {"guidance_mix": ("1", "share m of v_cfg in the guided target")}
 
     kind: Literal["temf"] = "temf"  # type: ignore[assignment]
-    guidance: Guidance = Guidance(w=0.3, k=0.7)
+    adaptive: Adaptive = Adaptive(p=0.0, reduction="mean")
+    """None: the mean over C, H, W."""
+    guidance: Guidance = Guidance(w=0.3, k=0.7, label_drop="guided")
     """Guidance at the start, m = 1 - k; the effective scale w / (1 - k) stays."""
     mix_to: float = Field(default=0.1, gt=0, le=1)
     """m at the end."""
-    path: Literal["linear", "sigmoid"] = "linear"
-    """How m moves with the progress tau: by tau, or by sigmoid(8 (tau - 0.6)) as the share of r < t rows."""
 
     def mix(self, now: Progress) -> float:
         """Return m."""
-        moved = now.fraction if self.path == "linear" else 1 / (1 + exp(-8 * (now.fraction - 0.6)))
         start = 1 - self.guidance.k
-        return start + (self.mix_to - start) * moved
+        return start + (self.mix_to - start) * now.fraction
 
     def at(self, now: Progress) -> MeanFlow:
         m = self.mix(now)
