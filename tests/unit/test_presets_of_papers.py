@@ -3,11 +3,11 @@
 import pytest
 
 from dynamics.config import RunConfig
-from dynamics.curricula import DTD, Beta, MinSNR
+from dynamics.curricula import DTD, Beta, MinSNR, TemporalEquilibrium
 from dynamics.flow.condition import ClassLabels
 from dynamics.flow.published_laws import LogitNormalTime, SeparateDraws
 from dynamics.flow.times import DyadicSteps, LogitNormalPair
-from dynamics.objectives import AlphaFlow, Annealed, Guidance, MeanFlow, Shortcut, SoFlow
+from dynamics.objectives import TEMF, Adaptive, AlphaFlow, Annealed, Guidance, MeanFlow, Shortcut, SoFlow
 from dynamics.planning.cost import cost
 from dynamics.presets import PRESETS, baseline, preset
 
@@ -114,6 +114,20 @@ def test_alphaflow() -> None:
     assert (training.learning_rate, training.betas, training.weight_decay) == (1e-4, (0.9, 0.95), 0.0)
     assert [alpha.at(step / 1_200_000) for step in (600_000, 800_000, 1_000_000)] == [1.0, pytest.approx(0.5), 0.0]
     assert PRESETS["xl2plus-alphaflow"].objective.alpha.at(0.0) == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("scale", ["b2", "xl2"])
+def test_temf(scale: str) -> None:
+    """Official code (yuanpengtu/TEMF), experiments-temf.yaml and temf.yaml: guidance_scale 1, mix .3 to .1."""
+    config, training = PRESETS[f"{scale}-temf"], PRESETS[f"{scale}-temf"].training
+    assert config.model == PRESETS[f"{scale}-meanflow"].model
+    guidance = Guidance(w=0.3, k=0.7, t_start=0.0, t_end=1.0, label_drop_prob=0.1, label_drop="guided")
+    assert config.objective == TEMF(adaptive=Adaptive(p=0.0, reduction="mean"), guidance=guidance, mix_to=0.1)
+    weights = TemporalEquilibrium(slope=1.0, share_from=0.1, share_to=0.9, steepness=8.0, centre=0.6)
+    assert config.curricula == (weights,)
+    assert config.times.law == LogitNormalPair(mean=-0.4, std=1.0)
+    assert config.times.equal_law == LogitNormalTime(mean=-0.4, std=1.0)
+    assert (training.num_steps, training.batch_size, training.betas) == (1_200_000, 256, (0.9, 0.95))
 
 
 def test_soflow() -> None:
