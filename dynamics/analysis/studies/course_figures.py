@@ -23,14 +23,12 @@ from dynamics.analysis.report.summary_table import relative_error
 from dynamics.analysis.run_groups import bin_edges, group
 from dynamics.analysis.seed_arms import SEEDS_NOTE
 from dynamics.analysis.studies.effect_figures import interval_bar
-from dynamics.analysis.studies.seed_means import Names, long_table, measured_at, over_seeds
+from dynamics.analysis.studies.seed_means import Names, Where, long_table, measured_at, over_seeds
 from dynamics.analysis.studies.study_table import gap_cosines
 
 
 @styled
-def over_training(
-    tree: xr.DataTree, quantity: Literal["v", "u"], by: Names, where: Mapping[str, str] | None = None
-) -> Figure:
+def over_training(tree: xr.DataTree, quantity: Literal["v", "u"], by: Names, where: Where | None = None) -> Figure:
     """Draw the exact relative error of v by time or of u by gap over training, a panel a bin and a line an arm.
 
     Args:
@@ -65,7 +63,7 @@ def over_training(
 def cosines_over_training(
     tree: xr.DataTree,
     by: Names,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     source: str = "gram",
     line: float = 0.0,
 ) -> Figure:

@@ -12,24 +12,35 @@ from matplotlib.figure import Figure
 from dynamics.analysis.figure_style import new_figure, styled
 from dynamics.analysis.run_groups import group
 from dynamics.analysis.studies.claims import is_ratio
-from dynamics.analysis.studies.seed_means import Names, column_words, long_table, measured_at, over_seeds, seed_values
+from dynamics.analysis.studies.seed_means import (
+    Names,
+    Where,
+    column_words,
+    long_table,
+    measured_at,
+    over_seeds,
+    seed_values,
+)
 from dynamics.analysis.studies.study_table import gap_cosines
 from dynamics.analysis.studies.verdicts import LEVEL
 
 
 @styled
-def affinity_by_start(tree: xr.DataTree, by: Names, step: Literal["first", "last"] = "first") -> Figure:
+def affinity_by_start(
+    tree: xr.DataTree, by: Names, step: Literal["first", "last"] = "first", where: Where | None = None
+) -> Figure:
     """Draw the mean unbiased cosine of v with u in each bin of gaps, a row an arm, with half the interval's width.
 
     Args:
         tree: The collected file of an experiment.
         by: The axis, or several, whose labels are the arms.
         step: Which measurement of each run.
+        where: Labels of the runs to draw; all if None.
 
     Raises:
-        ValueError: The file has no group gram, or there is no such axis or step.
+        ValueError: The file has no group gram, or there is no such axis, step or label.
     """
-    frame = measured_at(long_table(gap_cosines(tree, "gram").unbiased, group(tree, "gram"), by, None), step)
+    frame = measured_at(long_table(gap_cosines(tree, "gram").unbiased, group(tree, "gram"), by, where), step)
     means = over_seeds(frame, ["arm", "bin"], False)
     title = f"How well do v and u agree at the {step} measurement?"
     return _heatmap(means, title, ("gap t - r", "start"), "cosine of the true gradients", False)

@@ -14,6 +14,8 @@ from dynamics.estimators import t_quantile
 
 Names = str | Sequence[str]
 """One axis of an experiment, or several, whose labels are then read together."""
+Where = Mapping[str, str | Sequence[str]]
+"""Axes and the label, or labels, of the runs to draw."""
 
 COLUMN_WORDS = {
     r"^v_error_([\d.]+-[\d.]+)": r"error of v, t in \1",
@@ -64,7 +66,7 @@ def seed_values(table: pd.DataFrame, axis: Names, column: str) -> pd.DataFrame:
     return pd.DataFrame({"arm": arm_names(table, axis), "seed": table["seed"], "value": table[column].astype(float)})
 
 
-def arm_labels(ds: xr.Dataset, by: Names, where: Mapping[str, str] | None) -> pd.DataFrame:
+def arm_labels(ds: xr.Dataset, by: Names, where: Where | None) -> pd.DataFrame:
     """Return arm and seed of the runs to draw, which leaves out those that others start from."""
     axes = [str(name) for name, values in ds.coords.items() if values.dims == ("run",) and name != "run"]
     table = pd.DataFrame({name: [label_text(label) for label in ds[name].values] for name in axes}, ds.run.values)
@@ -72,12 +74,14 @@ def arm_labels(ds: xr.Dataset, by: Names, where: Mapping[str, str] | None) -> pd
         table = table[table["role"] == "grid"]
     for name, label in (where or {}).items():
         check_known("where", name, axes)
-        check_known(name, label, sorted(set(table[name])))
-        table = table[table[name] == label]
+        chosen = [label] if isinstance(label, str) else list(label)
+        for one in chosen:
+            check_known(name, one, sorted(set(table[name])))
+        table = table[table[name].isin(chosen)]
     return pd.DataFrame({"arm": arm_names(table, by), "seed": table["seed"]})
 
 
-def long_table(values: xr.DataArray, ds: xr.Dataset, by: Names, where: Mapping[str, str] | None) -> pd.DataFrame:
+def long_table(values: xr.DataArray, ds: xr.Dataset, by: Names, where: Where | None) -> pd.DataFrame:
     """Return a row a run, step and bin that was measured: arm, seed and value."""
     labels = arm_labels(ds, by, where)
     plain = values.drop_vars([name for name in values.coords if name not in values.dims])

@@ -248,6 +248,11 @@ def test_cosines_and_their_naive_twins_are_those_of_affinity(tree: xr.DataTree) 
     cells = [text.get_text() for text in plots.affinity_by_start(tree, "arm").axes[0].texts]
     mean, half = mean_and_half(by_seed("cosine", TASKS[1], 0))
     assert cells[2 * len(TASKS[1:])] == f"{mean:.2f}\n± {half:.2f}"
+    names = [label.get_text() for label in plots.affinity_by_start(tree, "arm").axes[0].get_yticklabels()]
+    some = plots.affinity_by_start(tree, "arm", where={"arm": names[1:3]}).axes[0]
+    assert [label.get_text() for label in some.get_yticklabels()] == names[1:3]
+    with pytest.raises(ValueError, match="arm: received 'nobody'"):
+        plots.affinity_by_start(tree, "arm", where={"arm": [names[0], "nobody"]})
 
 
 def test_a_seed_without_signal_is_left_out_and_counted(tree: xr.DataTree) -> None:
