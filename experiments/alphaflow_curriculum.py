@@ -11,7 +11,7 @@ from dynamics.config import RunConfig
 from dynamics.evaluation import EvaluationOptions
 from dynamics.instruments import DecompositionOptions, GapsOptions
 from dynamics.objectives import AlphaFlow, Annealed
-from dynamics.sweep.grid import Axes, with_values
+from dynamics.sweep.grid import Axes, Changes, with_values
 from experiments import _family
 from experiments.objectives import RATES
 
@@ -39,7 +39,9 @@ CLAIMS = (
         Claim(
             f"{arm}: the two forces oppose each other (cosine below -0.4), gaps 0.3-0.5, end of training",
             *("cosine_forces_0.3-0.5_end", {"arm": arm}, "lower"),
-            **{"than": -0.4, "source": PAPER, "family": "forces"},
+            than=-0.4,
+            source=PAPER,
+            family="forces",
         )
         for arm in (MEANFLOW, CURRICULUM)
     ),
@@ -48,27 +50,25 @@ CLAIMS = (
 
 def base(scale: str) -> RunConfig:
     config = with_values(_family.base(scale), _family.objectives()["alphaflow"])
-    rate, every = config.training.learning_rate, config.training.num_steps // 4
-    forces = DecompositionOptions(
-        every=every, t_law="uniform", num_splits=4, rows_per_bin=64, rows_per_split=128, groups="model"
-    )
-    observers = (GapsOptions(every=every, rows_per_bin=512), forces)
-    return with_values(
-        config, {"training.learning_rate": RATES[scale].get("alphaflow", 1.0) * rate, "observers": observers}
-    )
+    rate, observers = RATES[scale].get("alphaflow", 1.0) * config.training.learning_rate, (_errors(config),)
+    return with_values(config, {"training.learning_rate": rate, "observers": observers})
+
+
+def _errors(config: RunConfig) -> GapsOptions:
+    return GapsOptions(every=config.training.num_steps // 4, rows_per_bin=512)
 
 
 def axes(scale: str) -> Axes:
-    arms = {name: {"objective": AlphaFlow(alpha=alpha)} for name, alpha in FIXED.items()}
-    border = {
-        name: {"objective": AlphaFlow(alpha=FIXED[MEANFLOW]), "times.gap_share": share}
-        for name, share in BORDER.items()
-    }
+    fixed = {name: {"objective": AlphaFlow(alpha=alpha)} for name, alpha in FIXED.items()}
     linear = {"alpha 1 to 0, linear": {"objective": AlphaFlow(alpha=Annealed(path="linear"))}}
-    return {
-        "arm": {CURRICULUM: {}, **linear, **arms, **border},
-        "seed": {seed: {"seed": seed} for seed in range(400, 400 + SEEDS[scale])},
-    }
+    arms: dict[str, Changes] = {CURRICULUM: {}, **linear, **fixed}
+    arms |= {name: {**fixed[MEANFLOW], "times.gap_share": share} for name, share in BORDER.items()}
+    errors = _errors(base(scale))
+    forces = DecompositionOptions(
+        every=errors.every, t_law="uniform", num_splits=4, rows_per_bin=64, rows_per_split=128, groups="model"
+    )
+    arms |= {name: {**arms[name], "observers": (errors, forces)} for name in (CURRICULUM, MEANFLOW)}
+    return {"arm": arms, "seed": {seed: {"seed": seed} for seed in range(400, 400 + SEEDS[scale])}}
 
 
 def evaluation(scale: str) -> list[EvaluationOptions]:
