@@ -125,7 +125,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Replace our linear layer, norm and attention by the textbook ones."""
+    """Replace our linear layer, norm, gelu and attention by the textbook ones."""
 
     def textbook(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
@@ -136,6 +136,7 @@ def plain_torch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for model in (dit, mlp):
             patch.setattr(model, "standardise", norm)
+            patch.setattr(model, "gelu", lambda x: F.gelu(x, approximate="tanh"))
         patch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight, self.bias))
         patch.setattr(attention, "attend", textbook)
         yield

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dynamics.flow.condition import ClassLabels, Condition
 from dynamics.flow.path import Shape
 from dynamics.models.attention import Attention
-from dynamics.models.embeddings import Conditioning, modulate, position_table, standardise
+from dynamics.models.dual_numbers import gelu, standardise
+from dynamics.models.embeddings import Conditioning, modulate, position_table
 from dynamics.models.linear import Linear
 from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
@@ -67,7 +68,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).unsqueeze(1).chunk(6, dim=-1)
         x = x + gate1 * self.attention(modulate(standardise(x), shift1, scale1))
-        hidden = F.gelu(self.mlp_in(modulate(standardise(x), shift2, scale2)), approximate="tanh")
+        hidden = gelu(self.mlp_in(modulate(standardise(x), shift2, scale2)))
         out: Tensor = x + gate2 * self.mlp_out(hidden)
         return out
 

@@ -1,11 +1,9 @@
-"""Embeddings of times, labels and positions; the conditioning and the norm shared by all models."""
+"""Embeddings of times, labels and positions, and the conditioning shared by all models."""
 
 import math
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamics.flow.condition import Condition
@@ -13,8 +11,6 @@ from dynamics.models.linear import Linear
 
 FREQUENCIES = 256
 """Size of the sinusoidal embedding of a time, as in DiT (2212.09748)."""
-NORM_EPS = 1e-6
-"""Added to the variance in layer norms, as in DiT."""
 
 
 def sinusoid(t: Tensor, size: int = FREQUENCIES) -> Tensor:
@@ -75,16 +71,3 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     constant's zero tangent through its Python reference, which takes longer than a small layer.
     """
     return torch.addcmul(x + shift, x, scale)
-
-
-def standardise(x: Tensor) -> Tensor:
-    """Layer norm over the last dimension, without weights.
-
-    Going back through torch's own derivative of it would give wrong gradients: it takes mean and deviation for
-    constants (pytorch#196700).
-    """
-    going_back = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if going_back and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
-        centred = x - x.mean(-1, keepdim=True)
-        return centred * (centred.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)

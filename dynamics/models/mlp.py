@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dynamics.flow.condition import Condition
 from dynamics.flow.path import Shape
-from dynamics.models.embeddings import Conditioning, modulate, standardise
+from dynamics.models.dual_numbers import gelu, standardise
+from dynamics.models.embeddings import Conditioning, modulate
 from dynamics.models.linear import Linear
 from dynamics.models.model import ModelOptions
 from dynamics.models.recompute import through
@@ -41,7 +42,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(F.silu(c)).chunk(3, dim=-1)
-        hidden = F.gelu(self.hidden(modulate(standardise(x), shift, scale)), approximate="tanh")
+        hidden = gelu(self.hidden(modulate(standardise(x), shift, scale)))
         out: Tensor = x + gate * self.out(hidden)
         return out
 

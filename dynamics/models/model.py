@@ -17,7 +17,7 @@ class ModelOptions(Family):
     What it builds maps z [B, C, H, W], t [B], r [B] and a condition c of B rows to [B, C, H, W]; rows do not meet in
     it. Blocks in an attribute `blocks` are split over ranks one by one, and may recompute what they keep (see
     `recompute`). Gradients of many groups of rows are taken from one pass where all weights lie in linear and
-    embedding layers. Its layer norms are `embeddings.standardise`: torch's own has a wrong second derivative.
+    embedding layers. Its layer norms are `dual_numbers.standardise`: torch's own has a wrong second derivative.
     """
 
     kind: str
