@@ -15,7 +15,7 @@ from dynamics.instruments.gaps import BinOptions, GapProbe, GapsOptions, Table, 
 from dynamics.instruments.gram import TaskInstrument, TaskProbe, task_gram
 from dynamics.instruments.group_gradients import GradientOptions
 from dynamics.instruments.instrument import said
-from dynamics.instruments.tasks import Task, gap_tasks
+from dynamics.instruments.tasks import Task, binned_tasks
 from dynamics.models import Network
 from dynamics.training import Recipe, TrainState
 
@@ -44,8 +44,8 @@ class DecompositionProbe(TaskProbe[DecompositionOptions]):
         """Trajectory flow matching in each gap bin, then trajectory consistency."""
         o, law = self.options, self.recipe.times.law
         return [
-            *gap_tasks(o, law, "flow_matching", "matching"),
-            *gap_tasks(o, law, "consistency", "consistency"),
+            *binned_tasks(o, law, "flow_matching", "matching"),
+            *binned_tasks(o, law, "consistency", "consistency"),
         ]
 
     @cached_property

@@ -21,8 +21,8 @@ from dynamics.instruments.instrument import InstrumentOptions, Probe, said
 from dynamics.instruments.tasks import (
     Task,
     TaskOptions,
+    binned_tasks,
     check_part,
-    gap_tasks,
     task_coordinates,
     task_rows,
     velocity_task,
@@ -57,7 +57,7 @@ class TaskProbe(Probe[T]):
     def tasks(self) -> list[Task]:
         """v, then u in each gap bin."""
         o, times = self.options, self.recipe.times
-        return [velocity_task(o, times.equal_law or times.law), *gap_tasks(o, times.law)]
+        return [velocity_task(o, times.equal_law or times.law), *binned_tasks(o, times.law)]
 
     @property
     def objective(self) -> Objective:
@@ -104,12 +104,28 @@ def task_gram(
     Raises:
         ValueError: Exact gradients would not fit into memory; no optimiser state to precondition with.
     """
-    k, names = options.num_splits, [task.name for task in tasks]
+    k = options.num_splits
     check_memory(len(tasks) * k, state.model, gradients)
     groups = [Group(task_rows(task, s, options, recipe), task.loss) for task in tasks for s in range(k)]
     collected, losses = collect(state, groups, recipe, gradients, progress)
-    labels, gram, errors = products(collected, gradients.groups, num_tasks=len(tasks))
-    shape = (len(labels), len(tasks), k, len(tasks), k)
+    names = [task.name for task in tasks]
+    out = gram_dataset(collected, gradients.groups, names, losses.reshape(len(tasks), k))
+    coordinates = task_coordinates(list(tasks), gradients.objective(recipe.objective))
+    return out.assign_coords(coordinates).assign_attrs(said(gradients) | said(options))
+
+
+def gram_dataset(gradients: Gradients, level: str, names: Sequence[str], losses: Array) -> xr.Dataset:
+    """Return the inner products of task x split gradients as a labelled dataset; see `task_gram`.
+
+    Args:
+        gradients: Of every task and split, task by task.
+        level: model, block or tensor.
+        names: Of the tasks.
+        losses: Mean losses [task, split].
+    """
+    k = losses.shape[1]
+    labels, gram, errors = products(gradients, level, num_tasks=len(names))
+    shape = (len(labels), len(names), k, len(names), k)
     unit = {"units": "squared gradient norm"}
     content = {
         "gram": (
@@ -122,20 +138,15 @@ def task_gram(
             errors,
             {**unit, "long_name": "standard error of the mean product of different splits, by the sketch"},
         ),
-        "loss": (
-            ("task", "split"),
-            losses.reshape(len(tasks), k),
-            {"units": "squared pixel", "long_name": "raw loss, mean over rows"},
-        ),
+        "loss": (("task", "split"), losses, {"units": "squared pixel", "long_name": "raw loss, mean over rows"}),
     }
     split = {"units": "1", "long_name": "independent split of rows"}
     coords = {
         "group": ("group", labels, {"long_name": "part of the model"}),
-        **task_coordinates(list(tasks), gradients.objective(recipe.objective)),
-        **{"task2": ("task2", names, {"long_name": "task"})},
+        **{dim: (dim, list(names), {"long_name": "task"}) for dim in ("task", "task2")},
         **{dim: (dim, np.arange(k), split) for dim in ("split", "split2")},
     }
-    return xr.Dataset(content, coords, attrs=said(gradients) | said(options))
+    return xr.Dataset(content, coords)
 
 
 def products(gradients: Gradients, level: str, num_tasks: int) -> tuple[list[str], Array, Array]:

@@ -97,7 +97,7 @@ def velocity_task(options: TaskOptions, training_law: TimeLaw) -> Task:
     return Task("v", law, equal=True)
 
 
-def gap_tasks(options: TaskOptions, training_law: TimeLaw, loss: str = WHOLE, prefix: str = "u") -> list[Task]:
+def binned_tasks(options: TaskOptions, training_law: TimeLaw, loss: str = WHOLE, prefix: str = "u") -> list[Task]:
     """Return one task a gap bin.
 
     Raises:

@@ -14,7 +14,7 @@ from dynamics.flow.rows import Rows
 from dynamics.instruments.gram import GramOptions, GramProbe, parts_of, products, task_gram
 from dynamics.instruments.group_gradients import Group, collect
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
-from dynamics.instruments.tasks import WHOLE, Task, gap_tasks, task_rows, velocity_task
+from dynamics.instruments.tasks import WHOLE, Task, binned_tasks, task_rows, velocity_task
 from dynamics.models import DiTOptions, MLPOptions, ModelOptions, Network
 from dynamics.objectives import Guidance, LossTerms, MeanFlow, Objective
 from dynamics.training import TrainState, start
@@ -51,7 +51,7 @@ def test_gram_is_one_backward_pass_per_task_and_split(model: ModelOptions, chang
     state = state_of(RECIPE, model)
     options = GramOptions.model_validate({**SMALL, **changes})
     measured = GramProbe(RECIPE, options).measure(state)
-    tasks = [velocity_task(options, LAW), *gap_tasks(options, LAW)]
+    tasks = [velocity_task(options, LAW), *binned_tasks(options, LAW)]
     objective = GUIDED if options.guidance == "run" else MeanFlow()
     gradients = [
         brute_gradient(state, task_rows(task, s, options, RECIPE), objective, options.loss == "adaptive")
@@ -206,7 +206,7 @@ def test_average_weights_are_another_measurement() -> None:
 def test_flow_matching_and_consistency_gradients_add_up_to_meanflow() -> None:
     """grad ||u - u_tgt||^2 = grad ||u - v||^2 + grad 2 (t - r) <u, sg du/dt>, for every tensor."""
     state, options = state_of(RECIPE, DIT), GramOptions.model_validate(SMALL)
-    task = gap_tasks(options, LAW)[1]
+    task = binned_tasks(options, LAW)[1]
     rows = task_rows(task, 0, options, RECIPE)
     for guidance in ("off", "run"):
         o = options.model_copy(update={"guidance": guidance})
@@ -241,7 +241,7 @@ def test_row_gram_is_one_backward_pass_per_row(t_law: str) -> None:
 def test_sketch_agrees_within_its_stated_error() -> None:
     """Over 40 seeds the squared deviation is the stated variance on average, and never far beyond it."""
     state, options = state_of(RECIPE, MLPOptions(dim=32, depth=2), torch.float32), GramOptions.model_validate(SMALL)
-    tasks = [velocity_task(options, LAW), *gap_tasks(options, LAW)]
+    tasks = [velocity_task(options, LAW), *binned_tasks(options, LAW)]
     exact = task_gram(state, tasks, RECIPE, options, options)
 
     def product(gram: np.ndarray) -> np.ndarray:  # mean over pairs of different splits

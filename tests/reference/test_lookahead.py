@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynamics.flow.rows import Rows
 from dynamics.instruments.gram import GramOptions, GramProbe
 from dynamics.instruments.lookahead import LookaheadOptions, LookaheadProbe
-from dynamics.instruments.tasks import gap_tasks, task_rows, velocity_task
+from dynamics.instruments.tasks import binned_tasks, task_rows, velocity_task
 from dynamics.models import Network
 from dynamics.objectives import LossTerms, MeanFlow
 from dynamics.training import TrainState
@@ -21,7 +21,7 @@ from dynamics.training import TrainState
 
 def by_hand(state: TrainState, options: LookaheadOptions, i: int, j: int, split: int) -> float:
     """Step the real model and the real optimiser on copies, with targets and weights held."""
-    tasks = [velocity_task(options, LAW), *gap_tasks(options, LAW)]
+    tasks = [velocity_task(options, LAW), *binned_tasks(options, LAW)]
     other = (split + 1) % options.num_splits if options.evaluate_on == "other_split" else split
 
     def rows_of(task: int, split: int) -> Rows:

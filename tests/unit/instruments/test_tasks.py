@@ -8,7 +8,7 @@ from torch import nn
 from dynamics.instruments.gaps import GapProbe, GapsOptions
 from dynamics.instruments.gradients import Sketch, tapped, untapped
 from dynamics.instruments.row_gram import RowGramOptions, RowGramProbe
-from dynamics.instruments.tasks import Task, TaskOptions, gap_tasks, task_rows, velocity_task
+from dynamics.instruments.tasks import Task, TaskOptions, binned_tasks, task_rows, velocity_task
 from dynamics.models.linear import Linear
 from dynamics.objectives.split import SplitMeanFlow, SplitRows
 
@@ -16,7 +16,7 @@ RECIPE = recipe()
 
 
 def tasks_of(options: TaskOptions) -> list[Task]:
-    return [velocity_task(options, LAW), *gap_tasks(options, LAW)]
+    return [velocity_task(options, LAW), *binned_tasks(options, LAW)]
 
 
 @pytest.mark.parametrize("t_law", ["training", "uniform", "matched"])

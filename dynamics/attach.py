@@ -1,0 +1,277 @@
+"""How do the tasks of anybody's network get along? Gradient Grams and affinities inside a foreign training loop.
+
+    import dynamics.attach as da
+
+    tasks = da.gap_tasks(edges=(0.1, 0.3, 0.5, 0.7, 0.9))     # or {name: loss of each row, as a function (net, batch)}
+    gram = da.gram(net, tasks, batches)                        # xarray, as a run's own measurements
+    da.plots.affinity_heatmap(da.affinity(gram))
+
+    with da.watching(net, tasks, batches, every=500, to="runs/mine"):
+        train(net)                                             # whatever it does, with whatever optimiser
+    da.affinity(dynamics.open_results("runs/mine"))
+
+The network is any module; each task takes one backward pass a split, exact for every parameter that the loss reaches.
+Gradients that lie in `.grad`, torch's random state, and buffers stay as they are.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from dynamics.analysis import affinity, noise_scale, plots
+from dynamics.flow.condition import ClassLabels
+from dynamics.flow.progress import Progress
+from dynamics.flow.rows import Rows
+from dynamics.flow.times import TimeLaw, UniformGap
+from dynamics.instruments.gradients import Gradients, Sketch
+from dynamics.instruments.gram import gram_dataset
+from dynamics.instruments.instrument import asking
+from dynamics.models import Network
+from dynamics.objectives import MeanFlow, Objective
+from dynamics.options import check_edges, invalid
+from dynamics.progress_bar import ProgressBar
+from dynamics.store import write_run
+
+__all__ = ["affinity", "gap_tasks", "gram", "noise_scale", "plots", "watching"]
+
+RowLoss = Callable[[nn.Module, Any], Tensor]
+"""(network, batch) -> the loss of each row [B], with gradient. Random numbers come from torch's generators."""
+Call = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
+"""(network, z [B, ...], t [B], r [B], y) -> u(z, t, r, y) [B, ...], at t = 1 noise, z_t = (1 - t) x + t e."""
+SAME = 1e-4
+"""Relative difference of two values of one loss that is still the same loss."""
+
+
+def _plain_call(net: nn.Module, z: Tensor, t: Tensor, r: Tensor, y: Any) -> Tensor:
+    out: Tensor = net(z, t, r, y)
+    return out
+
+
+@dataclass(frozen=True)
+class GapTask:
+    """The loss of an objective on rows whose gaps t - r lie in one bin, or whose r is t."""
+
+    low: float
+    """Smallest gap."""
+    high: float
+    """Largest gap; 0 is the task of v."""
+    objective: Objective
+    call: Call
+    law: TimeLaw
+    num_classes: int
+
+    def __call__(self, net: nn.Module, batch: Any) -> Tensor:
+        """Return the weighted loss of each row of a batch: images x [B, C, H, W], or (x, y)."""
+        x, y = batch if isinstance(batch, tuple | list) else (batch, None)
+        seed = int(torch.randint(2**31, ()))
+        stream = torch.Generator().manual_seed(seed)
+        e = torch.randn(x.shape, generator=stream)
+        t, r = self.law.sample(len(x), stream)
+        num_equal = 0 if self.high else len(x)
+        kept = torch.zeros(len(x), dtype=torch.bool)
+        rows = Rows(
+            x, e.to(x), t.to(x), (r if self.high else t).to(x), y, kept, num_equal, ClassLabels(self.num_classes)
+        )
+        rows = asking(rows, self.objective, seed, "attached")
+        terms = self.objective.loss(Network(lambda *point: self.call(net, *point)), rows, Progress(0, 1))
+        return terms.adaptive * terms.raw
+
+
+def gap_tasks(
+    edges: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    call: Call = _plain_call,
+    objective: Objective | None = None,
+    num_classes: int = 0,
+) -> dict[str, GapTask]:
+    """Return the tasks v and u by gap, t uniform given the gap: functions of (net, batch) that return the loss by row.
+
+    Args:
+        edges: Edges of the bins of the gap t - r.
+        call: How the network is called, such as `lambda net, z, t, r, y: net(z, timestep=t, target=r, labels=y)`.
+        objective: What is minimised; None takes MeanFlow's loss with its adaptive weight. A batch is x [B, C, H, W] or
+            (x, y); forward-mode derivatives must exist of all that the network does.
+        num_classes: Number of classes, which is the null class, for an objective with guidance in its target.
+
+    Raises:
+        ValueError: Edges do not increase between 0 and 1.
+    """
+    check_edges("edges", tuple(edges))
+    chosen = MeanFlow() if objective is None else objective
+
+    def task(low: float, high: float) -> GapTask:
+        return GapTask(low, high, chosen, call, UniformGap(low=low, high=high), num_classes)
+
+    return {"v": task(0, 0), **{f"u {a:g}-{b:g}": task(a, b) for a, b in itertools.pairwise(edges)}}
+
+
+def gram(
+    net: nn.Module,
+    tasks: Mapping[str, RowLoss],
+    batches: Iterable[Any],
+    num_splits: int = 8,
+    groups: Literal["model", "block", "tensor"] = "model",
+    sketch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Measure inner products between the gradients of tasks on independent batches.
+
+    All tasks of a split see the same batch and the same random numbers.
+
+    Args:
+        net: Any module, in the mode in which it is to be measured.
+        tasks: Losses of each row, by name; see `RowLoss` and `gap_tasks`.
+        batches: At least `num_splits` independent batches, of any kind that the tasks take; the first ones are used.
+        num_splits: Independent splits K; error bars come from them.
+        groups: Inner products of the whole model; also of each part (the first word of a tensor's name, or two where
+            that is "blocks"); also of each tensor.
+        sketch_size: Numbers kept of each tensor by a seeded sketch; None keeps whole gradients, tasks x K of them.
+        seed: Of the random numbers of the losses, and of the sketch.
+        progress: Show a bar.
+
+    Returns:
+        `gram` [group, task, split, task2, split2], `product_error`, `loss` [task, split], as of a run of this toolkit:
+        `affinity` and `noise_scale` take it. The attribute `unreached` names parameters that no loss depends on.
+
+    Raises:
+        ValueError: No tasks, too few batches or splits, a network without trainable parameters, a loss that is not one
+            finite number a row, that changes buffers (batch norm in train mode), or is not the same twice.
+    """
+    kept, names = list(itertools.islice(iter(batches), num_splits)), list(tasks)
+    weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+    _check(weights, names, kept, num_splits)
+    _check_same_twice(net, tasks, kept[0], seed)
+    into = Gradients(len(names) * num_splits, None if sketch_size is None else Sketch(seed, sketch_size))
+    losses, sizes, reached = np.zeros((len(names), num_splits)), np.zeros(num_splits), set[str]()
+    with ProgressBar("gradients", losses.size, "pass", show=progress, leave=False) as bar:
+        for i, split in itertools.product(range(len(names)), range(num_splits)):
+            rows = _losses(net, names[i], tasks[names[i]], kept[split], seed + split)
+            found = torch.autograd.grad(rows.mean(), list(weights.values()), allow_unused=True)
+            losses[i, split], sizes[split] = float(rows.detach().mean()), len(rows)
+            where = slice(i * num_splits + split, i * num_splits + split + 1)
+            for (name, weight), gradient in zip(weights.items(), found, strict=True):
+                reached |= set() if gradient is None else {name}
+                whole = torch.zeros_like(weight) if gradient is None else gradient
+                into.add(name, where, whole.detach().reshape(1, *(whole.shape or (1,))))
+            bar.update(1)
+    out = gram_dataset(into, groups, names, losses)
+    bins = [(getattr(task, "low", np.nan), getattr(task, "high", np.nan)) for task in tasks.values()]
+    for k, end in enumerate(("low", "high")):
+        about = {"units": "1", "long_name": f"{'smallest' if end == 'low' else 'largest'} gap t - r"}
+        out = out.assign_coords({f"gap_{end}": ("task", [float(pair[k]) for pair in bins], about)})
+    unreached = [name for name in weights if name not in reached]
+    return out.assign_attrs(rows="shared", rows_per_split=int(sizes.min()), num_splits=num_splits, unreached=unreached)
+
+
+@contextmanager
+def watching(
+    net: nn.Module,
+    tasks: Mapping[str, RowLoss],
+    batches: Iterable[Any],
+    every: int,
+    to: str | Path,
+    **options: Any,
+) -> Iterator[None]:
+    """Measure the Gram of a network while any code trains it: at first, and after every so many optimiser steps.
+
+    Steps are those of the optimisers that hold a parameter of the network. The same batches serve every time. `to` has
+    a run.nc after the first measurement, written anew as a whole after each; `dynamics.open_results(to)` reads it.
+
+    Args:
+        net: As of `gram`; so are tasks, batches and options.
+        tasks: Losses of each row, by name.
+        batches: At least num_splits batches.
+        every: Optimiser steps between measurements.
+        to: A folder, made if missing.
+        options: Of `gram`: num_splits, groups, sketch_size, seed.
+
+    Raises:
+        ValueError: As `gram`, before the first step; `every` below 1; a folder that holds a run.nc already.
+    """
+    file = Path(to) / "run.nc"
+    if every < 1:
+        raise invalid("every", every, "1 or more", "measure after every so many optimiser steps")
+    if file.exists():
+        raise invalid("to", str(to), "a folder without run.nc", "choose another one, or delete it")
+    kept = list(itertools.islice(iter(batches), int(options.get("num_splits", 8))))
+    own, found, steps = {id(weight) for weight in net.parameters()}, list[xr.Dataset](), [0]
+
+    def measure() -> None:
+        found.append(gram(net, tasks, kept, **options).expand_dims(step=[steps[-1]]))
+        joined = xr.concat(found, "step", data_vars="minimal", coords="minimal", compat="override", join="exact")
+        joined["step"].attrs.update(long_name="optimiser step", units="1")
+        write_run(file, {"gram": joined}, {"run_id": Path(to).name})
+
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if any(id(weight) in own for group in optimizer.param_groups for weight in group["params"]):
+            steps.append(steps[-1] + 1)
+            if steps[-1] % every == 0:
+                measure()
+
+    measure()
+    handle = register_optimizer_step_post_hook(after_step)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _losses(net: nn.Module, name: str, task: RowLoss, batch: Any, seed: int) -> Tensor:
+    """Compute the losses of a batch's rows under a seed of their own, and leave torch's random state alone."""
+    devices = sorted({weight.device for weight in net.parameters() if weight.device.type == "cuda"}, key=str)
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        torch.manual_seed(seed)
+        out = task(net, batch)
+    if not isinstance(out, Tensor) or out.ndim != 1 or not len(out) or not bool(out.isfinite().all()):
+        received = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        finite = (
+            "" if not isinstance(out, Tensor) or bool(out.isfinite().all()) else " with numbers that are not finite"
+        )
+        raise invalid(f"task {name!r}", received + finite, "a finite loss of each row, [B]", "do not reduce it")
+    if not out.requires_grad:
+        raise invalid(
+            f"task {name!r}", "a loss without gradient", "one that depends on the network", "do not detach it"
+        )
+    return out
+
+
+def _check(weights: Mapping[str, Tensor], names: Sequence[str], kept: Sequence[Any], num_splits: int) -> None:
+    if not names:
+        raise invalid("tasks", "none", "at least one loss by name", "see gap_tasks")
+    if num_splits < 2:
+        remedy = "an unbiased product needs two independent gradients; 8 give usable error bars"
+        raise invalid("num_splits", num_splits, "2 or more", remedy)
+    if len(kept) < num_splits:
+        raise invalid("batches", len(kept), f"at least num_splits={num_splits}", "give more batches, or fewer splits")
+    if not weights:
+        raise invalid("net", "no trainable parameter", "a module with parameters", "set requires_grad")
+
+
+def _check_same_twice(net: nn.Module, tasks: Mapping[str, RowLoss], batch: Any, seed: int) -> None:
+    """Refuse losses that change the network's buffers, or that differ from call to call under one seed."""
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    first, again = ([_losses(net, name, task, batch, seed).detach() for name, task in tasks.items()] for _ in range(2))
+    moved = [name for name, buffer in net.named_buffers() if not torch.equal(buffer, before[name])]
+    for name, buffer in net.named_buffers():
+        buffer.copy_(before[name]) if name in moved else None
+    remedy = "call net.eval() for the measurement"
+    if moved:
+        norms = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.training]
+        raise invalid("net", f"buffers that change: {', '.join(norms or moved)}", "losses that only read", remedy)
+    for name, one, two in zip(tasks, first, again, strict=True):
+        if len(one) != len(two) or float((one - two).abs().max()) > SAME * float(one.abs().max()):
+            random = [n for n, m in net.named_modules() if isinstance(m, _DropoutNd) and m.training]
+            received = f"a loss that differs from call to call{': ' + ', '.join(random) if random else ''}"
+            allowed = "one that is the same under the same torch.manual_seed"
+            raise invalid(f"task {name!r}", received, allowed, f"draw all random numbers from torch, or {remedy}")
