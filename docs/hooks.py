@@ -16,7 +16,8 @@ import dynamics
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ROOT / "build" / "docs" / "drawn"
-PLOTS = "dynamics.analysis.plots"
+OPEN = ("dynamics.analysis.plots", "dynamics.attach")
+"""Modules with a page of the API of their own."""
 SHOWN = {"findings.md": "results/FINDINGS.md", "log.md": "experiments/LOG.md", "security.md": "SECURITY.md"}
 """Files of the repository that are pages of the site."""
 LINKS = {
@@ -32,7 +33,7 @@ def rooms() -> dict[str, str]:
     """Return the page of every room by its name: what the room says is public, else its modules one after another."""
     pages = {"dynamics": "# dynamics\n\n::: dynamics\n"}
     for room in pkgutil.walk_packages(dynamics.__path__, "dynamics."):
-        if room.name == "dynamics.cli" or not (room.ispkg or room.name == PLOTS):
+        if room.name == "dynamics.cli" or not (room.ispkg or room.name in OPEN):
             continue
         package = importlib.import_module(room.name)
         parts = [f"# {room.name}\n\n::: {room.name}\n"]

@@ -13,6 +13,7 @@ from dynamics.analysis import plots
 from dynamics.cli.experiments import main as sweeps
 from dynamics.cli.sweep_commands import VERBS
 from dynamics.config import RunConfig
+from dynamics.data.vae import import_torchvision
 from dynamics.runner import run
 
 COMMANDS, SWEEPS = commands("dynamics"), commands("experiments")
@@ -100,6 +101,8 @@ def test_the_python_of_a_page_runs(page: str, tiny: RunConfig, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     if "results/demo/" in PAGES[page]:
         run(tiny, Path("results/demo/digits-meanflow"), progress=False)
+    if "diffusers" in PAGES[page]:
+        import_torchvision()
     names: dict[str, object] = {}
     for code, _ in drawing().blocks(ROOT / page):
         drawing().run(code, names, page)
