@@ -8,14 +8,12 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import h5py
 import pytest
 import torch
-import xarray as xr
+from fast_files import write_fast
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -28,7 +26,6 @@ from dynamics.instruments import CellsOptions, GapsOptions, gaps
 from dynamics.models import DiTOptions
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.oracles.posterior import PosteriorOracle
-from dynamics.store import run_file
 from dynamics.training import TrainingOptions
 
 if TYPE_CHECKING:
@@ -87,31 +84,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _files_written_fast() -> None:
-    """Spare h5netcdf half of the time that a run's file takes: it looks every object up by its path, forty times each.
-
-    What is in the file is the same, see test_run_file.
-    """
-    plain, find, delete = run_file._write, h5py.Group.__getitem__, h5py.Group.__delitem__
-
-    def write(path: Path, tree: xr.DataTree) -> None:
-        found: dict[str, Any] = {}
-
-        def remembered(group: h5py.Group, name: Any) -> Any:
-            if not (isinstance(name, str) and name.startswith("/")):
-                return find(group, name)
-            if name not in found:
-                found[name] = find(group, name)
-            return found[name]
-
-        def forgotten(group: h5py.Group, name: str) -> None:
-            found.clear()  # what was there is made anew
-            delete(group, name)
-
-        with mock.patch.multiple(h5py.Group, __getitem__=remembered, __delitem__=forgotten):
-            plain(path, tree)
-
-    write.plain = plain  # type: ignore[attr-defined]
-    run_file._write = write
+    write_fast()
 
 
 @pytest.fixture(autouse=True)
