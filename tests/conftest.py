@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from fast_files import write_fast
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -92,14 +93,14 @@ def _figures_in_brief(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """Draw figures coarsely where a test needs a report but does not look at it; tests of `analysis` do."""
     if "analysis" in request.path.parts or "docs" in request.path.parts:
         return
-    savefig = Figure.savefig
 
     def brief(figure: Figure, file: Any, *args: Any, **options: Any) -> None:
         if options.get("format") == "svg":
             Path(file).write_text("<svg/>")
         else:
             figure.set_layout_engine("none")  # to lay out is most of the work
-            savefig(figure, file, *args, **{**options, "dpi": 20})
+            figure.dpi = 20
+            FigureCanvasAgg(figure).print_png(file)  # savefig would draw it twice
 
     monkeypatch.setattr(Figure, "savefig", brief)
 
