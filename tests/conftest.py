@@ -1,19 +1,20 @@
 """What all tests share: one thread, and a run small enough to be repeated many times."""
 
+import fcntl
+import gc
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import h5py
 import pytest
 import torch
-import xarray as xr
+from fast_files import write_fast
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -26,7 +27,6 @@ from dynamics.instruments import CellsOptions, GapsOptions, gaps
 from dynamics.models import DiTOptions
 from dynamics.objectives import Guidance, MeanFlow
 from dynamics.oracles.posterior import PosteriorOracle
-from dynamics.store import run_file
 from dynamics.training import TrainingOptions
 
 if TYPE_CHECKING:
@@ -44,6 +44,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             scopes = [found[-1].scope for found in fixtures.name2fixturedefs.values()] if fixtures else []
             if "module" in scopes and not item.get_closest_marker("xdist_group"):
                 item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the first worker compile the tests: the others, which would each spend six seconds on it, wait for that."""
+    folder = os.open(Path(__file__).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        fcntl.flock(folder, fcntl.LOCK_UN)
+    try:
+        return (yield)
+    finally:
+        os.close(folder)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom, and never among what is imported: that was a tenth of all work, and of every fork's."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,31 +85,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _files_written_fast() -> None:
-    """Spare h5netcdf half of the time that a run's file takes: it looks every object up by its path, forty times each.
-
-    What is in the file is the same, see test_run_file.
-    """
-    plain, find, delete = run_file._write, h5py.Group.__getitem__, h5py.Group.__delitem__
-
-    def write(path: Path, tree: xr.DataTree) -> None:
-        found: dict[str, Any] = {}
-
-        def remembered(group: h5py.Group, name: Any) -> Any:
-            if not (isinstance(name, str) and name.startswith("/")):
-                return find(group, name)
-            if name not in found:
-                found[name] = find(group, name)
-            return found[name]
-
-        def forgotten(group: h5py.Group, name: str) -> None:
-            found.clear()  # what was there is made anew
-            delete(group, name)
-
-        with mock.patch.multiple(h5py.Group, __getitem__=remembered, __delitem__=forgotten):
-            plain(path, tree)
-
-    write.plain = plain  # type: ignore[attr-defined]
-    run_file._write = write
+    write_fast()
 
 
 @pytest.fixture(autouse=True)
@@ -96,14 +93,14 @@ def _figures_in_brief(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """Draw figures coarsely where a test needs a report but does not look at it; tests of `analysis` do."""
     if "analysis" in request.path.parts or "docs" in request.path.parts:
         return
-    savefig = Figure.savefig
 
     def brief(figure: Figure, file: Any, *args: Any, **options: Any) -> None:
         if options.get("format") == "svg":
             Path(file).write_text("<svg/>")
         else:
             figure.set_layout_engine("none")  # to lay out is most of the work
-            savefig(figure, file, *args, **{**options, "dpi": 20})
+            figure.dpi = 20
+            FigureCanvasAgg(figure).print_png(file)  # savefig would draw it twice
 
     monkeypatch.setattr(Figure, "savefig", brief)
 

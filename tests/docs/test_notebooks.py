@@ -16,6 +16,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
+from dynamics.analysis import figure_style
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "analysis_notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
@@ -40,6 +42,7 @@ def shell() -> Iterator[InteractiveShell]:
 def executed(script: Path, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Run the cells of a script in its folder and return what they display; an error or a warning is raised."""
     monkeypatch.chdir(script.parent)
+    monkeypatch.setattr(figure_style, "DPI", 40)  # nobody looks at them
     shell.reset()
     shown: list[Any] = []
     for cell in jupytext.read(script).cells:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ from dynamics.cli.experiments import main
 from dynamics.config import RunConfig
 from dynamics.runner import run
 from dynamics.store import RunLog
+from dynamics.sweep import warm
 from dynamics.training import Interrupted
 
 TESTS = Path(__file__).parents[1]
@@ -71,6 +73,43 @@ def killed_run(config: RunConfig, out: Path, after: int, number: signal.Signals 
         raise SystemExit(75) from None
 
 
+class ForkedWarm:
+    """The process that forks a sweep's runs, itself a fork: in place of the Popen of WarmProcess."""
+
+    def __init__(self, logs: Path, log: Path) -> None:
+        questions, self._ask = os.pipe()
+        self._hear, answers = os.pipe()
+
+        def work() -> None:
+            os.setsid()
+            os.close(self._ask)  # or it would not hear that who started it has ended
+            os.close(self._hear)
+            for opened, stream in ((questions, 0), (answers, 1), (os.open(log, os.O_WRONLY | os.O_APPEND), 2)):
+                os.dup2(opened, stream)
+                os.close(opened)
+            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
+            warm.serve(logs)
+
+        self.pid = forked(work)
+        os.close(questions)
+        os.close(answers)
+        self.stdin, self.stdout = os.fdopen(self._ask, "wb"), os.fdopen(self._hear, "rb")
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        os.waitpid(self.pid, 0)
+
+    @classmethod
+    def begin(cls, process: warm.WarmProcess) -> "ForkedWarm":
+        process._logs.mkdir(parents=True, exist_ok=True)
+        process._log.touch()
+        return cls(process._logs, process._log)
+
+
 class Command:
     """The command of sweeps in a forked process, which leads a group as a shell's does and speaks to a file."""
 
@@ -80,6 +119,7 @@ class Command:
         def work() -> None:
             os.setsid()
             os.environ["PYTHONPATH"] = str(TESTS)
+            warm.WarmProcess._begin = lambda process: ForkedWarm.begin(process)  # type: ignore[method-assign, assignment]
             with said.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
                 main("sweeps", words)
 

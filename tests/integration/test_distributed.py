@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -277,12 +276,16 @@ def test_a_non_finite_loss_names_the_rows_of_the_batch(twenty: Configs, tmp_path
     assert rows[2]["t"] > rows[2]["r"]
 
 
-def test_through_the_launcher(alone: Path, twenty: Configs, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("slurm")  # whose worker has a warm Python
+def test_through_the_launcher(warm_command: str, alone: Path, twenty: Configs, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(twenty().to_json())
-    out = tmp_path / "both"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "dynamics"]
+    out, python = tmp_path / "both", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {warm_command} "$@"\n')
+    python.chmod(0o755)
+    command = [python, "-u", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "dynamics"]
     done = subprocess.run(
         [*command, "train", str(tmp_path / "config.json"), "--out", str(out)],
+        env={**os.environ, "PYTHON_EXEC": str(python)},
         capture_output=True,
         text=True,
         check=False,

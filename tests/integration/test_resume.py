@@ -79,14 +79,14 @@ RunLog.append = stopping
     words = [
         *("train", "digits-improved", "--out", str(tmp_path / "run")),
         *("--model.dim", "16", "--model.depth", "1", "--model.heads", "2", "--training.batch-size", "16"),
-        *("--training.num-steps", "60", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
+        *("--training.num-steps", "20", "--training.num-threads", "1", "--observers.0.rows-per-bin", "4"),
     ]
     command = [sys.executable, "-m", "dynamics", *words]
     stopped = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert stopped.returncode == 75, stopped.stderr
     assert "the same command continues" in stopped.stderr
     cli.main(words)
-    assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 60
+    assert read_run(tmp_path / "run" / "run.nc")["training"].sizes["step"] == 20
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(

@@ -16,6 +16,7 @@ from sweeps._sweep import Small, same_results, small
 
 from dynamics.cli.experiments import main
 from dynamics.evaluation.fid import FidOptions
+from dynamics.instruments import CellsOptions, GapsOptions
 from dynamics.planning.resources import RESOURCES
 from dynamics.store import open_results
 from dynamics.sweep import slurm as queries
@@ -25,6 +26,7 @@ from dynamics.sweep.machine_files import remembered
 from dynamics.sweep.status import Status, statuses
 from dynamics.sweep.submit import ClusterOptions, submit_slurm
 from dynamics.sweep.sweep_folder import SweepFolder
+from experiments import final_model
 
 DIGITS = RESOURCES["digits"]
 Undisturbed = Callable[[str, Planned], Path]
@@ -234,6 +236,9 @@ def test_the_final_model_from_images_to_the_report(
     """Encode, train both schedules on two ranks each, preempt one, FID on both ranks, collect, report."""
     few = FidOptions(nfe=(1, 2), num_samples=10, batch_size=5)  # a batch a rank: Inception is most of the work
     monkeypatch.setattr("experiments.final_model.evaluation", lambda scale: [few])
+    small = {"training.batch_size": 16, "observers": (GapsOptions(every=30, rows_per_bin=4), CellsOptions())}
+    for name, value in small.items():
+        monkeypatch.setitem(final_model.SMALL, name, value)
     where, hold = ["--results", str(tmp_path)], tmp_path / "hold"
     with held(hold):
         main("experiments", ["final_model", "submit", "--cluster", "slurm", "--tasks", "2", "--timeout", "10", *where])

@@ -6,6 +6,7 @@ python -I -S warm_python.py SOCKET WORDS  stands for `python WORDS`: a fork of t
 """
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -60,6 +61,8 @@ def serve(path: str) -> None:
     torch.set_num_threads(1)
     for name in IMPORTS:
         import_module(name)
+    import_module("fast_files").write_fast()
+    gc.freeze()  # or every fork looks through all of it, and copies it by that
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen(64)

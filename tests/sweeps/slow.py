@@ -14,11 +14,11 @@ QUESTION = "Does an interrupted sweep come out as an undisturbed one?"
 
 def base(scale: str) -> RunConfig:
     return RunConfig(
-        model=MLPOptions(dim=32, depth=2),
+        model=MLPOptions(dim=16, depth=1),
         times=TimesOptions(gap_share=0.5),
         curricula=(DTD(num_clusters=3, patience=5), MinSNR(), Beta()),
-        training=TrainingOptions(num_steps=160, batch_size=32, checkpoint_every=60, num_threads=1),
-        observers=(GapsOptions(every=64, rows_per_bin=4), CellsOptions(every=44)),
+        training=TrainingOptions(num_steps=80, batch_size=16, checkpoint_every=30, num_threads=1),
+        observers=(GapsOptions(every=32, rows_per_bin=4), CellsOptions(every=22)),
     )
 
 
