@@ -16,7 +16,7 @@ SCALE ?= digits
 SUBMIT ?=
 MINUTES ?= 30
 SEED ?= 0
-STUDIES := $(filter-out seeds_smoke final_model testbed objectives objectives_tuning,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
+STUDIES := $(filter-out seeds_smoke final_model testbed,$(basename $(notdir $(wildcard experiments/[a-z]*.py))))
 
 .PHONY: demo findings notebooks docs style types rooms check tests test soak clean
 .DEFAULT_GOAL := help

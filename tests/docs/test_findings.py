@@ -12,9 +12,8 @@ from dynamics.store import open_results
 from dynamics.sweep.grid import experiment, experiments, plan
 
 ROOT = Path(__file__).parents[2]
-# a sweep for new machines, a rehearsal of paper scale, what has to hold before studies of the testbed, and the league,
-# whose runs are not made yet
-NOT_STUDIES = ("seeds_smoke", "final_model", "testbed", "objectives", "objectives_tuning")
+# a sweep for new machines, a rehearsal of paper scale, and what has to hold before studies of the testbed
+NOT_STUDIES = ("seeds_smoke", "final_model", "testbed")
 STUDIES = [name for name in experiments("experiments") if name not in NOT_STUDIES]
 REPEATED = {
     "component_ablation": ("digits-dit", "mnist5k"),
