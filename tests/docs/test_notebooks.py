@@ -89,7 +89,7 @@ def check_outputs(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_there_are_nine_pairs_and_nothing_else() -> None:
-    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(8)]
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(9)]
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
     assert sum(path.stat().st_size for path in FOLDER.glob("*.ipynb")) < 9e6
 
