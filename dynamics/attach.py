@@ -261,7 +261,8 @@ def _whole(numbers: Tensor) -> Tensor:
 def _losses(net: nn.Module, name: str, task: RowLoss, batch: Any, seed: int) -> Tensor:
     """Compute the losses of a batch's rows under a seed of their own, and leave torch's random state alone."""
     # torch.manual_seed seeds every GPU, and those that are not yet in use too once they are
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if in_use else ()
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
         if devices:
