@@ -211,8 +211,8 @@ def watching(
 ) -> Iterator[None]:
     """Measure the Gram of a network while any code trains it: at first, and after every so many optimiser steps.
 
-    Steps are those of the optimisers that hold a parameter of the network. The same batches serve every time. `to` has
-    a run.nc after the first measurement, written anew as a whole after each; `dynamics.open_results(to)` reads it.
+    Steps are those of the torch optimisers that hold a parameter of the network. The same batches serve every time.
+    `to` has a run.nc after the first measurement, written anew after each; `dynamics.open_results(to)` reads it.
 
     Args:
         net: As of `gram`; so are tasks, batches and options.
@@ -223,7 +223,8 @@ def watching(
         options: Of `gram`: num_splits, groups, sketch_size, seed.
 
     Raises:
-        ValueError: As `gram`, before the first step; `every` below 1; a folder that holds a run.nc already.
+        ValueError: As `gram`, before the first step, or at a later one whose loss cannot be measured any more; `every`
+            below 1; a folder that holds a run.nc already.
     """
     file = Path(to) / "run.nc"
     if every < 1:
