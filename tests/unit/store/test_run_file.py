@@ -121,18 +121,6 @@ def test_a_small_file_packs_its_strings(path: Path, way: str) -> None:
         xr.testing.assert_identical(theirs.load(), dataset)
 
 
-@pytest.mark.parametrize("way", ["short", "long"])
-def test_packed_strings_that_deflate_well_can_be_read_again(path: Path, way: str) -> None:
-    texts = np.array(["the same thirty letters again"] * 70_000)
-    write_run(path, {"training": xr.Dataset(coords={"text": ("row", texts)})}, {"slim": 1})
-    if way == "long":
-        with h5py.File(path, "a") as file:
-            del file.attrs[netcdf.CONSOLIDATED]
-    with h5py.File(path) as file:
-        found = netcdf.read(file, inspected(file, str(path), path.stat().st_size))["/training"].text
-    np.testing.assert_array_equal(found, texts)
-
-
 def test_packed_strings_do_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(path, {"training": xr.Dataset(coords={"text": ("row", ["a" * 100] * 100)})}, {"slim": 1})
     monkeypatch.setattr(netcdf, "LONGEST", 9_999)
