@@ -163,17 +163,13 @@ def gram(
         (`rows_per_split`). The attribute `unreached` names parameters that no loss depends on.
 
     Raises:
-        ValueError: No tasks, too few batches or splits, a network without trainable parameters, unknown groups, a
-            sketch of nothing, a loss that is not one finite number a row, that changes buffers (batch norm in train
-            mode), or is not the same twice.
+        ValueError: No tasks, too few batches or splits, no trainable parameter, unknown options, a loss that is not
+            one finite number a row, that changes buffers (batch norm in train mode), or is not the same twice.
     """
+    _check_options(groups, sketch_size)
     kept, names = list(itertools.islice(iter(batches), num_splits)), list(tasks)
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     _check(weights, names, kept, num_splits)
-    if groups not in get_args(Groups):
-        raise invalid("groups", groups, ", ".join(get_args(Groups)), "choose one of these")
-    if sketch_size is not None and sketch_size < 1:
-        raise invalid("sketch_size", sketch_size, "1 or more, or None", "4096 is usual")
     _check_same_twice(net, tasks, kept[0], seed)
     into = Gradients(len(names) * num_splits, None if sketch_size is None else Sketch(seed, sketch_size))
     losses, sizes, reached = np.zeros((len(names), num_splits)), set[int](), set[str]()
@@ -181,8 +177,7 @@ def gram(
         for i, split in itertools.product(range(len(names)), range(num_splits)):
             rows = _losses(net, names[i], tasks[names[i]], kept[split], seed + split)
             found = torch.autograd.grad(_whole(rows).mean(), list(weights.values()), allow_unused=True)
-            losses[i, split] = float(_whole(rows.detach()).mean())
-            sizes.add(len(rows))
+            losses[i, split], sizes = float(_whole(rows.detach()).mean()), sizes | {len(rows)}
             where = slice(i * num_splits + split, i * num_splits + split + 1)
             for (name, weight), gradient in zip(weights.items(), found, strict=True):
                 reached |= set() if gradient is None else {name}
@@ -190,10 +185,9 @@ def gram(
                 into.add(name, where, _whole(whole.detach()).reshape(1, *(whole.shape or (1,))))
             bar.update(1)
     out = gram_dataset(into, groups, names, losses)
-    bins = [(getattr(task, "low", np.nan), getattr(task, "high", np.nan)) for task in tasks.values()]
-    for k, end in enumerate(("low", "high")):
-        about = {"units": "1", "long_name": f"{'smallest' if end == 'low' else 'largest'} gap t - r"}
-        out = out.assign_coords({f"gap_{end}": ("task", [float(pair[k]) for pair in bins], about)})
+    for end, word in (("low", "smallest"), ("high", "largest")):
+        gaps = [float(getattr(task, end, np.nan)) for task in tasks.values()]
+        out = out.assign_coords({f"gap_{end}": ("task", gaps, {"units": "1", "long_name": f"{word} gap t - r"})})
     out["loss"].attrs = {"units": "1", "long_name": "loss of the task, mean over rows"}
     unreached = [name for name in weights if name not in reached]
     size = {"rows_per_split": sizes.pop()} if len(sizes) == 1 else {}
@@ -292,6 +286,13 @@ def _check(weights: Mapping[str, Tensor], names: Sequence[str], kept: Sequence[A
         raise invalid("batches", len(kept), f"at least num_splits={num_splits}", "give more batches, or fewer splits")
     if not weights:
         raise invalid("net", "no trainable parameter", "a module with parameters", "set requires_grad")
+
+
+def _check_options(groups: str, sketch_size: int | None) -> None:
+    if groups not in get_args(Groups):
+        raise invalid("groups", groups, ", ".join(get_args(Groups)), "choose one of these")
+    if sketch_size is not None and sketch_size < 1:
+        raise invalid("sketch_size", sketch_size, "1 or more, or None", "4096 is usual")
 
 
 def _check_same_twice(net: nn.Module, tasks: Mapping[str, RowLoss], batch: Any, seed: int) -> None:
