@@ -11,7 +11,7 @@
     da.affinity(dynamics.open_results("runs/mine"))
 
 The network is any module; each task takes one backward pass a split, exact for every parameter that the loss reaches.
-Gradients that lie in `.grad`, torch's random state, and buffers stay as they are.
+Gradients that lie in `.grad`, torch's random state on CPU and CUDA, and buffers stay as they are.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -49,8 +49,19 @@ RowLoss = Callable[[nn.Module, Any], Tensor]
 """(network, batch) -> the loss of each row [B], with gradient. Random numbers come from torch's generators."""
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
 """(network, z [B, ...], t [B], r [B], y) -> u(z, t, r, y) [B, ...], at t = 1 noise, z_t = (1 - t) x + t e."""
+Groups = Literal["model", "block", "tensor"]
 SAME = 1e-4
 """Relative difference of two values of one loss that is still the same loss."""
+
+
+class _Labels(ClassLabels):
+    """Labels whose null class is unknown where no number of classes was said."""
+
+    def null(self, c: Tensor) -> Tensor:
+        if len(c) and not self.num_classes:
+            allowed = "the number of classes, where the target holds the network's answer to the null class"
+            raise invalid("num_classes", 0, allowed, "pass num_classes to gap_tasks, and labels with each batch")
+        return super().null(c)
 
 
 def _plain_call(net: nn.Module, z: Tensor, t: Tensor, r: Tensor, y: Any) -> Tensor:
@@ -74,17 +85,18 @@ class GapTask:
     def __call__(self, net: nn.Module, batch: Any) -> Tensor:
         """Return the weighted loss of each row of a batch: images x [B, C, H, W], or (x, y)."""
         x, y = batch if isinstance(batch, tuple | list) else (batch, None)
+        c = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
+        num_classes = 0 if y is None else self.num_classes
         seed = int(torch.randint(2**31, ()))
         stream = torch.Generator().manual_seed(seed)
         e = torch.randn(x.shape, generator=stream)
         t, r = self.law.sample(len(x), stream)
         num_equal = 0 if self.high else len(x)
         kept = torch.zeros(len(x), dtype=torch.bool)
-        rows = Rows(
-            x, e.to(x), t.to(x), (r if self.high else t).to(x), y, kept, num_equal, ClassLabels(self.num_classes)
-        )
+        rows = Rows(x, e.to(x), t.to(x), (r if self.high else t).to(x), c, kept, num_equal, _Labels(num_classes))
         rows = asking(rows, self.objective, seed, "attached")
-        terms = self.objective.loss(Network(lambda *point: self.call(net, *point)), rows, Progress(0, 1))
+        u = Network(lambda z, t, r, c: self.call(net, z, t, r, None if y is None else c))
+        terms = self.objective.loss(u, rows, Progress(0, 1))
         return terms.adaptive * terms.raw
 
 
@@ -100,14 +112,19 @@ def gap_tasks(
         edges: Edges of the bins of the gap t - r.
         call: How the network is called, such as `lambda net, z, t, r, y: net(z, timestep=t, target=r, labels=y)`.
         objective: What is minimised; None takes MeanFlow's loss with its adaptive weight. A batch is x [B, C, H, W] or
-            (x, y); forward-mode derivatives must exist of all that the network does.
+            (x, y); forward-mode derivatives must exist of all that the network does. One that moves while training
+            proceeds (AlphaFlow, TEMF) stands at its start.
         num_classes: Number of classes, which is the null class, for an objective with guidance in its target.
 
     Raises:
-        ValueError: Edges do not increase between 0 and 1.
+        ValueError: Edges do not increase between 0 and 1; an objective without a loss for r < t, or with teachers,
+            which are no part of the network.
     """
     check_edges("edges", tuple(edges))
     chosen = MeanFlow() if objective is None else objective
+    if chosen.teachers() or not chosen.TAKES_GAPS:
+        allowed = "one with a loss for r < t rows that asks no averaged weights"
+        raise invalid("objective", chosen.kind, allowed, "write its tasks as functions of (net, batch)")
 
     def task(low: float, high: float) -> GapTask:
         return GapTask(low, high, chosen, call, UniformGap(low=low, high=high), num_classes)
@@ -120,7 +137,7 @@ def gram(
     tasks: Mapping[str, RowLoss],
     batches: Iterable[Any],
     num_splits: int = 8,
-    groups: Literal["model", "block", "tensor"] = "model",
+    groups: Groups = "model",
     sketch_size: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -142,36 +159,39 @@ def gram(
 
     Returns:
         `gram` [group, task, split, task2, split2], `product_error`, `loss` [task, split], as of a run of this toolkit:
-        `affinity` and `noise_scale` take it. The attribute `unreached` names parameters that no loss depends on.
+        `affinity` and `noise_scale` take it, the latter where all batches and tasks have as many rows
+        (`rows_per_split`). The attribute `unreached` names parameters that no loss depends on.
 
     Raises:
-        ValueError: No tasks, too few batches or splits, a network without trainable parameters, a loss that is not one
-            finite number a row, that changes buffers (batch norm in train mode), or is not the same twice.
+        ValueError: No tasks, too few batches or splits, no trainable parameter, unknown options, a loss that is not
+            one finite number a row, that changes buffers (batch norm in train mode), or is not the same twice.
     """
+    _check_options(groups, sketch_size)
     kept, names = list(itertools.islice(iter(batches), num_splits)), list(tasks)
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     _check(weights, names, kept, num_splits)
     _check_same_twice(net, tasks, kept[0], seed)
     into = Gradients(len(names) * num_splits, None if sketch_size is None else Sketch(seed, sketch_size))
-    losses, sizes, reached = np.zeros((len(names), num_splits)), np.zeros(num_splits), set[str]()
+    losses, sizes, reached = np.zeros((len(names), num_splits)), set[int](), set[str]()
     with ProgressBar("gradients", losses.size, "pass", show=progress, leave=False) as bar:
         for i, split in itertools.product(range(len(names)), range(num_splits)):
             rows = _losses(net, names[i], tasks[names[i]], kept[split], seed + split)
-            found = torch.autograd.grad(rows.mean(), list(weights.values()), allow_unused=True)
-            losses[i, split], sizes[split] = float(rows.detach().mean()), len(rows)
+            found = torch.autograd.grad(_whole(rows).mean(), list(weights.values()), allow_unused=True)
+            losses[i, split], sizes = float(_whole(rows.detach()).mean()), sizes | {len(rows)}
             where = slice(i * num_splits + split, i * num_splits + split + 1)
             for (name, weight), gradient in zip(weights.items(), found, strict=True):
                 reached |= set() if gradient is None else {name}
                 whole = torch.zeros_like(weight) if gradient is None else gradient
-                into.add(name, where, whole.detach().reshape(1, *(whole.shape or (1,))))
+                into.add(name, where, _whole(whole.detach()).reshape(1, *(whole.shape or (1,))))
             bar.update(1)
     out = gram_dataset(into, groups, names, losses)
-    bins = [(getattr(task, "low", np.nan), getattr(task, "high", np.nan)) for task in tasks.values()]
-    for k, end in enumerate(("low", "high")):
-        about = {"units": "1", "long_name": f"{'smallest' if end == 'low' else 'largest'} gap t - r"}
-        out = out.assign_coords({f"gap_{end}": ("task", [float(pair[k]) for pair in bins], about)})
+    for end, word in (("low", "smallest"), ("high", "largest")):
+        gaps = [float(getattr(task, end, np.nan)) for task in tasks.values()]
+        out = out.assign_coords({f"gap_{end}": ("task", gaps, {"units": "1", "long_name": f"{word} gap t - r"})})
+    out["loss"].attrs = {"units": "1", "long_name": "loss of the task, mean over rows"}
     unreached = [name for name in weights if name not in reached]
-    return out.assign_attrs(rows="shared", rows_per_split=int(sizes.min()), num_splits=num_splits, unreached=unreached)
+    size = {"rows_per_split": sizes.pop()} if len(sizes) == 1 else {}
+    return out.assign_attrs(rows="shared", **size, num_splits=num_splits, unreached=unreached)
 
 
 @contextmanager
@@ -185,8 +205,8 @@ def watching(
 ) -> Iterator[None]:
     """Measure the Gram of a network while any code trains it: at first, and after every so many optimiser steps.
 
-    Steps are those of the optimisers that hold a parameter of the network. The same batches serve every time. `to` has
-    a run.nc after the first measurement, written anew as a whole after each; `dynamics.open_results(to)` reads it.
+    Steps are those of the torch optimisers that hold a parameter of the network. The same batches serve every time.
+    `to` has a run.nc after the first measurement, written anew after each; `dynamics.open_results(to)` reads it.
 
     Args:
         net: As of `gram`; so are tasks, batches and options.
@@ -197,7 +217,8 @@ def watching(
         options: Of `gram`: num_splits, groups, sketch_size, seed.
 
     Raises:
-        ValueError: As `gram`, before the first step; `every` below 1; a folder that holds a run.nc already.
+        ValueError: As `gram`, before the first step, or at a later one whose loss cannot be measured any more; `every`
+            below 1; a folder that holds a run.nc already.
     """
     file = Path(to) / "run.nc"
     if every < 1:
@@ -227,11 +248,20 @@ def watching(
         handle.remove()
 
 
+def _whole(numbers: Tensor) -> Tensor:
+    """Return numbers in single precision at least: products of gradients lose more than a network in half does."""
+    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers
+
+
 def _losses(net: nn.Module, name: str, task: RowLoss, batch: Any, seed: int) -> Tensor:
     """Compute the losses of a batch's rows under a seed of their own, and leave torch's random state alone."""
-    devices = sorted({weight.device for weight in net.parameters() if weight.device.type == "cuda"}, key=str)
+    # torch.manual_seed seeds every GPU, and those that are not yet in use too once they are
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if in_use else ()
     with torch.random.fork_rng(devices), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         out = task(net, batch)
     if not isinstance(out, Tensor) or out.ndim != 1 or not len(out) or not bool(out.isfinite().all()):
         received = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
@@ -258,13 +288,25 @@ def _check(weights: Mapping[str, Tensor], names: Sequence[str], kept: Sequence[A
         raise invalid("net", "no trainable parameter", "a module with parameters", "set requires_grad")
 
 
+def _check_options(groups: str, sketch_size: int | None) -> None:
+    if groups not in get_args(Groups):
+        raise invalid("groups", groups, ", ".join(get_args(Groups)), "choose one of these")
+    if sketch_size is not None and sketch_size < 1:
+        raise invalid("sketch_size", sketch_size, "1 or more, or None", "4096 is usual")
+
+
 def _check_same_twice(net: nn.Module, tasks: Mapping[str, RowLoss], batch: Any, seed: int) -> None:
     """Refuse losses that change the network's buffers, or that differ from call to call under one seed."""
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    first, again = ([_losses(net, name, task, batch, seed).detach() for name, task in tasks.items()] for _ in range(2))
-    moved = [name for name, buffer in net.named_buffers() if not torch.equal(buffer, before[name])]
-    for name, buffer in net.named_buffers():
-        buffer.copy_(before[name]) if name in moved else None
+    try:
+        first, again = (
+            [_losses(net, name, task, batch, seed).detach() for name, task in tasks.items()] for _ in range(2)
+        )
+    finally:
+        buffers = {name: buffer for name, buffer in net.named_buffers() if name in before}
+        moved = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
+        for name in moved:
+            buffers[name].copy_(before[name])
     remedy = "call net.eval() for the measurement"
     if moved:
         norms = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.training]

@@ -207,7 +207,7 @@ def parts_of(names: Sequence[str], level: str) -> dict[str, list[str]]:
     for kind in (False, True):
         for name in names:
             words = name.split(".")
-            repeated = words[0] == "blocks"
+            repeated = words[0] == "blocks" and len(words) > 2
             if kind and not repeated:
                 continue
             label = f"blocks.*.{words[2]}" if kind else ".".join(words[:2]) if repeated else words[0]

@@ -53,6 +53,8 @@ def read(file: Any, arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, xr.Dat
 
 CONSOLIDATED = "consolidated"
 """Root attribute with what all groups consist of, so that a reader looks up arrays and nothing else (zarr's word)."""
+DECODED = 2**16
+"""Packed strings that are decoded at once."""
 LARGEST = 60_000
 """Bytes that HDF5 takes in an attribute beside an object; larger files go without and are read the long way."""
 
@@ -129,10 +131,13 @@ class _Texts:
         """Read an array in slices: a few bytes can refer to one long string again and again."""
         if item.dtype == "S1":  # one letter a value, as `run_file` packs them
             self.letters += item.size
-            if 4 * self.letters > LONGEST:
+            if self.letters > LONGEST:
                 raise ValueError(f"{item.name}: {item.size} letters")
-            letters = np.ascontiguousarray(item[()])
-            return np.char.decode(letters.view(f"S{item.shape[-1]}")[..., 0], "utf-8")
+            packed = np.ascontiguousarray(item[()]).view(f"S{item.shape[-1]}")
+            flat = packed.ravel()
+            starts = range(0, max(1, len(flat)), DECODED)  # numpy makes a Python string of each
+            parts = [np.char.decode(flat[start : start + DECODED], "utf-8") for start in starts]
+            return np.concatenate(parts).reshape(packed.shape[:-1])
         values, longest = np.empty(item.shape, object), 0
         for part in _parts(item.shape, self.at_once):
             values[part] = item.asstr()[part]

@@ -12,6 +12,8 @@ import dynamics.attach as da
 from dynamics import open_results
 from dynamics.data.vae import import_torchvision
 from dynamics.flow.path import interpolate
+from dynamics.instruments.gram import parts_of
+from dynamics.objectives import TVM, FlowMatching, Guidance, MeanFlow, Shortcut
 
 EDGES = (0.1, 0.5, 0.9)
 SPLITS = 3
@@ -105,12 +107,20 @@ def test_a_network_of_diffusers() -> None:
     assert "u 0.5-0.9" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
-def test_nothing_is_left_behind() -> None:
-    net = network()
+def test_names_of_foreign_networks_have_parts() -> None:
+    names = ["blocks.weight", "blocks.0.attention.qkv", "head"]
+    assert list(parts_of(names, "block")) == ["model", "blocks", "blocks.0", "head", "blocks.*.attention"]
+
+
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are GPUs seeded that are not in use yet: that seed would come true later."""
+    net, seeded = network(), list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     net.scale.grad = torch.tensor(3.0, dtype=torch.float64)
     before, stream = {name: p.clone() for name, p in net.named_parameters()}, torch.get_rng_state()
     da.gram(net, da.gap_tasks(EDGES), batches(), num_splits=SPLITS)
     assert torch.equal(torch.get_rng_state(), stream)
+    assert seeded == []
     assert float(net.scale.grad) == 3.0
     assert net.first.weight.grad is None
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
@@ -120,6 +130,8 @@ def test_what_cannot_be_measured_is_refused() -> None:
     net, tasks = network(), da.gap_tasks(EDGES)
     for changes, message in (
         ({"tasks": {}}, "tasks: received 'none'"),
+        ({"groups": "layer"}, "groups: received 'layer'"),
+        ({"sketch_size": 0}, "sketch_size: received 0"),
         ({"num_splits": 1}, "num_splits: received 1"),
         ({"num_splits": 5}, "batches: received 3"),
         ({"tasks": {"a": lambda n, b: n.scale * torch.ones(())}}, r"task 'a': received 'a tensor \(\)'"),
@@ -139,6 +151,56 @@ def test_what_cannot_be_measured_is_refused() -> None:
     assert torch.equal(moving[0].running_mean, mean)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="edges"):
         da.gap_tasks((0.5, 0.1))
+
+
+def test_a_batch_may_be_images_alone() -> None:
+    """And a guided target, which holds the answer to the null class, is refused where there is none."""
+    net, objective = network(), MeanFlow(guidance=Guidance(w=0.5, k=0.2))
+
+    def call(net: nn.Module, z: Tensor, t: Tensor, r: Tensor, y: Tensor | None) -> Tensor:
+        out: Tensor = net(z, t, r, torch.zeros(len(z), dtype=torch.long) if y is None else y)
+        return out
+
+    images, tasks = [x for x, _ in batches()], da.gap_tasks(EDGES, call)
+    found = da.gram(net, tasks, images, num_splits=SPLITS)
+    labelled = da.gram(net, tasks, [(x, torch.zeros(len(x), dtype=torch.long)) for x in images], num_splits=SPLITS)
+    np.testing.assert_array_equal(found.gram, labelled.gram)
+    for given, num_classes in ((batches(), 0), (images, 2)):
+        with pytest.raises(ValueError, match="num_classes: received 0"):
+            da.gram(net, da.gap_tasks(EDGES, call, objective, num_classes), given, num_splits=SPLITS)
+    da.gram(net, da.gap_tasks(EDGES, call, objective, num_classes=2), batches(), num_splits=SPLITS)
+
+
+def test_objectives_that_ask_teachers_or_know_no_gaps_are_refused() -> None:
+    for objective in (TVM(), Shortcut(), FlowMatching()):
+        with pytest.raises(ValueError, match=f"objective: received '{objective.kind}'"):
+            da.gap_tasks(EDGES, objective=objective)
+
+
+def test_products_of_a_network_in_half_precision_are_not_rounded_to_half() -> None:
+    net = nn.Linear(50, 1, bias=False).bfloat16()
+    tasks = {"a": lambda n, b: n(b)[:, 0], "b": lambda n, b: n(b)[:, 0] * 0.5}
+    given = [torch.randn(8, 50, generator=torch.Generator().manual_seed(k)).bfloat16() for k in range(SPLITS)]
+    found = da.gram(net, tasks, given, num_splits=SPLITS).gram.sel(group="model", task="a", task2="a").values
+    means = torch.stack([batch.float().mean(0) for batch in given])
+    np.testing.assert_allclose(found, means.bfloat16().float() @ means.bfloat16().float().T, rtol=1e-5, atol=1e-7)
+
+
+def test_rows_per_split_are_said_where_they_are_one_number() -> None:
+    net, tasks = network(), da.gap_tasks(EDGES)
+    assert da.gram(net, tasks, batches(), num_splits=SPLITS).attrs["rows_per_split"] == 5
+    uneven = da.gram(net, tasks, [*batches(), *batches(1, rows=2)], num_splits=SPLITS + 1)
+    assert np.isfinite(da.affinity(uneven)["product"]).all()
+    with pytest.raises(ValueError, match="rows_per_split"):
+        da.noise_scale(uneven)
+
+
+def test_buffers_come_back_where_a_loss_is_refused() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    mean = net[0].running_mean.clone()  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match="not finite"):
+        da.gram(net, {"a": lambda n, b: n(b)[:, 0] * torch.inf}, [torch.randn(6, 4)] * SPLITS, SPLITS)
+    assert torch.equal(net[0].running_mean, mean)  # type: ignore[arg-type]
 
 
 def trained(watched: Path | None) -> Net:

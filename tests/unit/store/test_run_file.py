@@ -123,7 +123,7 @@ def test_a_small_file_packs_its_strings(path: Path, way: str) -> None:
 
 def test_packed_strings_do_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(path, {"training": xr.Dataset(coords={"text": ("row", ["a" * 100] * 100)})}, {"slim": 1})
-    monkeypatch.setattr(netcdf, "LONGEST", 39_999)
+    monkeypatch.setattr(netcdf, "LONGEST", 9_999)
     with pytest.raises(ValueError, match="10000 letters"), h5py.File(path) as file:
         netcdf.read(file, inspected(file, str(path), path.stat().st_size))
 
