@@ -83,9 +83,9 @@ plots.over_training(tree, "u", "arm", where={"arm": alone})
 plots.affinity_by_start(tree, "arm", "last", where={"arm": alone})
 
 # %%
-noise = analysis.noise_scale(tree).sel(group="model")
+noise = analysis.noise_scale(tree).sel(group="model").noise_scale.reset_coords(drop=True).to_dataframe().dropna()
+last = noise.reset_index().sort_values("step").groupby(["run", "task"]).noise_scale.last().unstack()
 arms = tree["gram"].to_dataset().arm.to_series()
-last = noise.noise_scale.ffill("step").isel(step=-1).to_series().unstack("task")
 display(HTML(last.groupby(arms).median().loc[alone].to_html(float_format="{:.0f}".format)))
 
 # %% [markdown]

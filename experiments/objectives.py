@@ -1,9 +1,10 @@
 """Nine objectives on one scale: exact errors, samples, noise and conflict of gradients, at equal compute.
 
 Compute is counted in forward passes a row (`dynamics.planning.estimate`). Each objective has its own laws of times and
-weights (`_family`); RATES come from `objectives_tuning`, the same effort for all. The late shift moves rows
-from v to large gaps in the last quarter, behind each one's own curriculum. Arms whose steps cost more or less than
-MeanFlow's by a tenth and more also run for as many steps as it. Seeds from 300 on.
+weights (`_family`); RATES come from `objectives_tuning`, the same effort for all. The late shift moves rows from v to
+large gaps in the last quarter, behind each one's own curriculum (TEMF's share of r < t rows ends higher: there it takes
+rows back). Arms whose steps cost more or less than MeanFlow's by a tenth and more also run for as many steps as it.
+Seeds from 300 on.
 """
 
 from typing import Any

@@ -31,11 +31,12 @@ def split_noise(gram: Floats, error: Floats, rows: float, level: float = 0.95) -
     signal, own_error = (np.einsum("...ii->...i", values) for values in (split_products(gram), error))
     noise = norms.mean(-2) - signal  # of a split's gradient; the trace of a sample covariance, so never negative
     known = np.where(signal > 0, signal, np.nan)
-    scale, slope = rows * noise / known, 1 / noise + 1 / known  # slope of log B against the signal
+    with np.errstate(divide="ignore", invalid="ignore"):  # no noise: nothing to go by
+        scale, slope = rows * noise / known, 1 / noise + 1 / known  # slope of log B against the signal
+        relative = (norms.sum(-2, keepdims=True) - norms) / (k - 1 or np.nan) / noise[..., None, :]
     signals = np.einsum("...ii->...i", products_without_splits(gram))
-    means = (norms.sum(-2, keepdims=True) - norms) / (k - 1 or np.nan)
-    spread = jackknife_sem(means / noise[..., None, :] - signals * slope[..., None, :], axis=-2)
-    with np.errstate(over="ignore"):  # next to no signal: the interval ends at infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # next to no signal: the interval ends at infinity
+        spread = jackknife_sem(relative - signals * slope[..., None, :], axis=-2)
         factor = np.exp(t_quantile(level, k - 1) * np.hypot(spread, slope * own_error))
     return {
         "noise_scale": scale,
