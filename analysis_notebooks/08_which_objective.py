@@ -62,7 +62,8 @@ display(Markdown(analysis.sentences([f for f in found if f.claim.family.startswi
 # %%
 columns = ["one_step_error_end", "v_error_end", *(f"excess_fd_u_nfe{nfe}" for nfe in (1, 2, 4))]
 means = table.groupby("arm", sort=False)[columns].mean()
-steps = tree["training"].to_dataset().groupby("arm").first()["training.num_steps"].to_series().astype(int)
+about = tree["training"].to_dataset().coords
+steps = about["training.num_steps"].to_series().astype(int).groupby(about["arm"].to_series()).first()
 display(HTML(means.assign(steps=steps).sort_values("one_step_error_end").to_html(float_format="{:.3g}".format)))
 
 # %% [markdown]
