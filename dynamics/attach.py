@@ -50,6 +50,8 @@ RowLoss = Callable[[nn.Module, Any], Tensor]
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
 """(network, z [B, ...], t [B], r [B], y) -> u(z, t, r, y) [B, ...], at t = 1 noise, z_t = (1 - t) x + t e."""
 Groups = Literal["model", "block", "tensor"]
+SPLITS = 8
+"""Independent splits, unless told otherwise."""
 SAME = 1e-4
 """Relative difference of two values of one loss that is still the same loss."""
 
@@ -136,7 +138,7 @@ def gram(
     net: nn.Module,
     tasks: Mapping[str, RowLoss],
     batches: Iterable[Any],
-    num_splits: int = 8,
+    num_splits: int = SPLITS,
     groups: Groups = "model",
     sketch_size: int | None = None,
     seed: int = 0,
@@ -225,19 +227,20 @@ def watching(
         raise invalid("every", every, "1 or more", "measure after every so many optimiser steps")
     if file.exists():
         raise invalid("to", str(to), "a folder without run.nc", "choose another one, or delete it")
-    kept = list(itertools.islice(iter(batches), int(options.get("num_splits", 8))))
-    own, found, steps = {id(weight) for weight in net.parameters()}, list[xr.Dataset](), [0]
+    kept = list(itertools.islice(iter(batches), int(options.get("num_splits", SPLITS))))
+    own, found, step = {id(weight) for weight in net.parameters()}, list[xr.Dataset](), 0
 
     def measure() -> None:
-        found.append(gram(net, tasks, kept, **options).expand_dims(step=[steps[-1]]))
+        found.append(gram(net, tasks, kept, **options).expand_dims(step=[step]))
         joined = xr.concat(found, "step", data_vars="minimal", coords="minimal", compat="override", join="exact")
         joined["step"].attrs.update(long_name="optimiser step", units="1")
         write_run(file, {"gram": joined}, {"run_id": Path(to).name})
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        nonlocal step
         if any(id(weight) in own for group in optimizer.param_groups for weight in group["params"]):
-            steps.append(steps[-1] + 1)
-            if steps[-1] % every == 0:
+            step += 1
+            if step % every == 0:
                 measure()
 
     measure()
@@ -263,16 +266,16 @@ def _losses(net: nn.Module, name: str, task: RowLoss, batch: Any, seed: int) -> 
         if devices:
             torch.cuda.manual_seed_all(seed)
         out = task(net, batch)
-    if not isinstance(out, Tensor) or out.ndim != 1 or not len(out) or not bool(out.isfinite().all()):
+    received = ""
+    if not isinstance(out, Tensor) or out.ndim != 1 or not len(out):
         received = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        finite = (
-            "" if not isinstance(out, Tensor) or bool(out.isfinite().all()) else " with numbers that are not finite"
-        )
-        raise invalid(f"task {name!r}", received + finite, "a finite loss of each row, [B]", "do not reduce it")
-    if not out.requires_grad:
-        raise invalid(
-            f"task {name!r}", "a loss without gradient", "one that depends on the network", "do not detach it"
-        )
+    elif not bool(out.isfinite().all()):
+        received = "numbers that are not finite"
+    elif not out.requires_grad:
+        received = "a loss without gradient"
+    if received:
+        remedy = "return the losses of the rows, neither reduced nor detached"
+        raise invalid(f"task {name!r}", received, "a finite loss of each row, [B], that depends on the network", remedy)
     return out
 
 

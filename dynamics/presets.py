@@ -197,8 +197,8 @@ def _family_at_paper_scale() -> dict[str, RunConfig]:
     longer = {"training.num_steps": round(60 * IMAGENET_IMAGES / 1024), "training.batch_size": 1024}
     at_the_end = {"objective.alpha": Annealed(path="constant", first=0.0)}
     # yuanpengtu/TEMF, experiments-temf.yaml: an effective guidance of 1
-    of_temf = {"objective": TEMF(), "times": _TEMF_TIMES, "curricula": (TemporalEquilibrium(),)}
-    of_temf["training.num_steps"] = 1_200_000
+    of_temf = {"objective": TEMF(), "times": _TEMF_TIMES, "training.num_steps": 1_200_000}
+    of_temf |= {"curricula": (TemporalEquilibrium(),)}
     # zlab-princeton/SoFlow, imagenet.yaml: cfg_scale 3, mix_ratio 1/4, so w = 3/4 and k = 3/4
     soflow = SoFlow(guidance=Guidance(w=0.75, k=0.75, t_end=0.8, fade=0.025))
     of_soflow = {"objective": soflow, "times": _SOFLOW_TIMES, "training.num_steps": 400_000}
